@@ -1,0 +1,514 @@
+"""StyleGAN2: generator (skip architecture) and discriminator (residual) with image and patch heads.
+
+Data flows `map -> affine -> render`; a forward pass draws no random number and has no mode flag. Weights are
+stored as the originals store them (before the equalised learning-rate gain), so files convert by renaming.
+
+Source: "Analyzing and Improving the Image Quality of StyleGAN" (StyleGAN2); arithmetic as in NVlabs
+stylegan2-ada-pytorch training/networks.py and rosinality stylegan2-pytorch model.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import bias_act, blur_kernel, modulated_conv2d, upfirdn2d
+from .tensors import Images, Latents, Noise, Styles, check_shape
+
+NORM_EPS = 1e-8
+_Module = TypeVar("_Module", bound=nn.Module)
+_Config = TypeVar("_Config", bound="_JsonConfig")
+
+
+class _JsonConfig:
+    """Conversion of the two frozen config dataclasses to and from JSON values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON types."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {**values, "channels": list(values["channels"])}
+
+    @classmethod
+    def from_dict(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """Build from `to_dict` values; raises ValueError for unknown keys."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{cls.__name__} does not know {unknown}; it knows {sorted(known)}")
+        settings = dict(values)
+        if "channels" in settings:
+            settings["channels"] = tuple(settings["channels"])
+        return cls(**settings)
+
+
+def _check_sizes(size: int, channels: tuple[int, ...]) -> None:
+    levels = int(math.log2(size)) if size > 0 else 0
+    if size != 2**levels or not 16 <= size <= 1024:
+        raise ValueError(f"size must be a power of two from 16 to 1024, got {size}")
+    if len(channels) != levels - 1 or any(width < 1 for width in channels):
+        raise ValueError(
+            f"channels must hold one positive width per resolution from 4 to {size} "
+            f"({levels - 1} values), got {list(channels)}"
+        )
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(_JsonConfig):
+    """Shape of a generator; every value is read from a checkpoint's tensors, none is assumed."""
+
+    size: int  # side of the image in pixels, power of two, 16 to 1024
+    channels: tuple[int, ...]  # feature widths at 4, 8, ..., size
+    z_dim: int = 512
+    w_dim: int = 512
+    c_dim: int = 0  # classes of a conditional generator, 0 for none
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    mapping_width: int | None = None  # hidden width of the mapping network; None: w_dim
+    label_width: int | None = None  # width of the embedded label; None: w_dim
+    image_channels: int = 3
+    conv_clamp: float | None = None  # bound on activations (NVIDIA's fp16 models), None for none
+
+    def __post_init__(self) -> None:
+        _check_sizes(self.size, self.channels)
+        if self.mapping_layers < 1:
+            raise ValueError(f"mapping_layers must be at least 1, got {self.mapping_layers}")
+
+    @property
+    def num_convs(self) -> int:
+        """Number of styled convolutions, 2 * log2(size) - 3."""
+        return 2 * len(self.channels) - 1
+
+    @property
+    def num_layers(self) -> int:
+        """Number of slots L of a W+ code, 2 * log2(size) - 2."""
+        return 2 * len(self.channels)
+
+    def channels_at(self, resolution: int) -> int:
+        """Feature width at a resolution of 4, 8, ..., size."""
+        return self.channels[int(math.log2(resolution)) - 2]
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig(_JsonConfig):
+    """Shape of a discriminator."""
+
+    size: int
+    channels: tuple[int, ...]  # feature widths at 4, 8, ..., size
+    image_channels: int = 3
+    c_dim: int = 0
+    cmap_dim: int | None = None  # width of the mapped label; None: channels at 4
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    mapping_width: int | None = None  # hidden and label-embedding width of the label mapping; None: cmap_dim
+    mbstd_group: int | None = 4  # samples per group of the minibatch standard deviation; None: whole batch
+    mbstd_features: int = 1
+    conv_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes(self.size, self.channels)
+
+    @property
+    def has_patch_features(self) -> bool:
+        """Whether the network is large enough for the patch heads (64 px)."""
+        return self.size >= 64
+
+    @property
+    def label_dim(self) -> int:
+        """Width of the mapped label."""
+        return self.channels[0] if self.cmap_dim is None else self.cmap_dim
+
+
+def _stack(modules: Iterable[_Module]) -> Sequence[_Module]:
+    """Register modules as a list whose elements keep their type for the type checker."""
+    return cast("Sequence[_Module]", nn.ModuleList(modules))
+
+
+class Linear(nn.Module):
+    """Fully connected layer with equalised learning rate."""
+
+    def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, bias_init: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init))
+        self.lr_multiplier = lr_multiplier
+        self.gain = lr_multiplier / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I] -> [N, O]."""
+        return F.linear(x, self.weight * self.gain, self.bias * self.lr_multiplier)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """[N, I] -> [N, O], through leaky ReLU."""
+        return bias_act(F.linear(x, self.weight * self.gain), self.bias * self.lr_multiplier)
+
+
+class Conv(nn.Module):
+    """Convolution with equalised learning rate, optional filtered down-sampling and leaky ReLU."""
+
+    blur: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel_px: int, down: int = 1, act: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_px, kernel_px))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if act else None
+        self.gain = 1 / math.sqrt(inputs * kernel_px**2)
+        self.kernel_px, self.down = kernel_px, down
+        self.register_buffer("blur", blur_kernel(), persistent=False)
+
+    def forward(self, x: Tensor, clamp: float | None = None) -> Tensor:
+        """[N, I, H, W] -> [N, O, H / down, W / down]."""
+        weight = self.weight * self.gain
+        if self.down == 1:
+            x = F.conv2d(x, weight, padding=self.kernel_px // 2)
+        elif self.kernel_px == 1:  # filter and decimate first: the same values, a quarter of the work
+            x = F.conv2d(upfirdn2d(x, self.blur, down=2, pad=(1, 1)), weight)
+        else:
+            x = F.conv2d(upfirdn2d(x, self.blur, pad=(2, 2)), weight, stride=2)
+        return x if self.bias is None else bias_act(x, self.bias, clamp)
+
+
+class MappingNetwork(nn.Module):
+    """Mapping network: normalise, embed the label, a stack of leaky-ReLU layers."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        layers: int,
+        lr_multiplier: float,
+        width: int,
+        label_width: int,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim = z_dim, c_dim
+        self.embed = Linear(c_dim, label_width) if c_dim else None
+        first = z_dim + (label_width if c_dim else 0)
+        widths = [first, *[width] * (layers - 1), w_dim]
+        self.layers: Sequence[Linear] = _stack(
+            Linear(i, o, lr_multiplier) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, z: Tensor | None, c: Tensor | None) -> Tensor:
+        """[N, Z], [N, c_dim] -> [N, W]."""
+        parts = [] if z is None else [_unit_rms(z)]
+        if self.embed is not None:
+            if c is None:
+                raise ValueError(
+                    f"this network is conditional: give c, a one-hot tensor of shape [N, {self.c_dim}]"
+                )
+            check_shape(c, "c", (None, self.c_dim))
+            parts.append(_unit_rms(self.embed(c)))
+        x = torch.cat(parts, dim=1)
+        for layer in self.layers:
+            x = layer.activated(x)
+        return x
+
+
+def _unit_rms(x: Tensor) -> Tensor:
+    """Scale each row to a root mean square of 1."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias and leaky ReLU."""
+
+    noise_const: Tensor
+    blur: Tensor
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: int) -> None:
+        super().__init__()
+        self.affine = Linear(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.gain = 1 / math.sqrt(inputs * 9)
+        self.up, self.resolution = up, resolution
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("blur", blur_kernel(gain=4.0), persistent=False)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None, clamp: float | None) -> Tensor:
+        """[N, I, H, W], [N, I], [1 or N, 1, r, r] -> [N, O, r, r]."""
+        x = modulated_conv2d(x, self.weight * self.gain, style, self.blur, up=self.up)
+        if noise is not None:
+            x = x + noise.to(x.dtype) * self.noise_strength
+        return bias_act(x, self.bias, clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to image channels, without demodulation."""
+
+    def __init__(self, inputs: int, image_channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.affine = Linear(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(image_channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(image_channels))
+        self.gain = 1 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor, style: Tensor, clamp: float | None) -> Tensor:
+        """[N, I, r, r], [N, I] -> [N, image_channels, r, r]."""
+        x = modulated_conv2d(x, self.weight * self.gain, style, demodulate=False)
+        x = x + self.bias.reshape(1, -1, 1, 1)
+        return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator in three steps: `map` z to w, `affine` w to styles, `render` styles to images."""
+
+    blur: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.w_dim
+        width, label = config.mapping_width or w, config.label_width or w
+        self.mapping = MappingNetwork(
+            config.z_dim, config.c_dim, w, config.mapping_layers, config.mapping_lr_multiplier, width, label
+        )
+        self.const = nn.Parameter(torch.randn(config.channels[0], 4, 4))
+        convs = [StyledConv(config.channels[0], config.channels[0], w, 4, up=1)]
+        to_rgbs = [ToRGB(config.channels[0], config.image_channels, w)]
+        for level, (inputs, outputs) in enumerate(
+            zip(config.channels[:-1], config.channels[1:], strict=True)
+        ):
+            resolution = 2 ** (level + 3)
+            convs.append(StyledConv(inputs, outputs, w, resolution, up=2))
+            convs.append(StyledConv(outputs, outputs, w, resolution, up=1))
+            to_rgbs.append(ToRGB(outputs, config.image_channels, w))
+        self.convs: Sequence[StyledConv] = _stack(convs)
+        self.to_rgbs: Sequence[ToRGB] = _stack(to_rgbs)
+        self.register_buffer("blur", blur_kernel(gain=4.0), persistent=False)
+
+    def map_single(self, z: Latents, c: Tensor | None = None) -> Latents:
+        """Map z to one w per sample.
+
+        Args:
+            z: [N, Z], standard normal; its scale is normalised away.
+            c: [N, c_dim] one-hot labels, needed by conditional generators only.
+
+        Returns:
+            [N, W].
+        """
+        check_shape(z, "z", (None, self.config.z_dim))
+        return self.mapping(z, c)
+
+    def map(self, z: Latents, c: Tensor | None = None) -> Latents:
+        """Map z to a W+ code with the same w in every slot: [N, Z] -> [N, L, W]."""
+        return self.broadcast(self.map_single(z, c))
+
+    def broadcast(self, w: Latents) -> Latents:
+        """Repeat a w over all slots: [N, W] -> [N, L, W]; a W+ code passes through."""
+        if w.ndim == 2:
+            w = w.unsqueeze(1).expand(-1, self.config.num_layers, -1)
+        check_shape(w, "w", (None, self.config.num_layers, self.config.w_dim))
+        return w
+
+    def affine(self, w: Latents) -> Styles:
+        """Turn a code into styles, one per modulated convolution (the StyleSpace of the literature).
+
+        Args:
+            w: [N, W] or [N, L, W]. Convolution k reads slot k, the RGB layer at level j reads slot 2j + 1.
+
+        Returns:
+            Tensors [N, C] in forward order: conv 4, rgb 4, then per level up-conv, conv, rgb.
+        """
+        w = self.broadcast(w)
+        styles = [self.convs[0].affine(w[:, 0]), self.to_rgbs[0].affine(w[:, 1])]
+        for level in range(1, len(self.to_rgbs)):
+            styles.append(self.convs[2 * level - 1].affine(w[:, 2 * level - 1]))
+            styles.append(self.convs[2 * level].affine(w[:, 2 * level]))
+            styles.append(self.to_rgbs[level].affine(w[:, 2 * level + 1]))
+        return tuple(styles)
+
+    def render(self, styles: Styles, noise: Noise | None) -> Images:
+        """Draw images.
+
+        Args:
+            styles: what `affine` returns, possibly edited.
+            noise: one map [1 or N, 1, r, r] per convolution (`noise_shapes`); None for no noise.
+
+        Returns:
+            [N, 3, size, size], nominally in [-1, 1], not clamped.
+        """
+        self._check_render(styles, noise)
+        maps: Sequence[Tensor | None] = [None] * len(self.convs) if noise is None else list(noise)
+        clamp = self.config.conv_clamp
+        x = self.const.unsqueeze(0).expand(styles[0].shape[0], -1, -1, -1)
+        x = self.convs[0](x, styles[0], maps[0], clamp)
+        image = self.to_rgbs[0](x, styles[1], clamp)
+        for level in range(1, len(self.to_rgbs)):
+            first = 3 * level - 1
+            x = self.convs[2 * level - 1](x, styles[first], maps[2 * level - 1], clamp)
+            x = self.convs[2 * level](x, styles[first + 1], maps[2 * level], clamp)
+            image = upfirdn2d(image, self.blur, up=2, pad=(2, 1))
+            image = image + self.to_rgbs[level](x, styles[first + 2], clamp)
+        return image
+
+    def _check_render(self, styles: Styles, noise: Noise | None) -> None:
+        if len(styles) != len(self.convs) + len(self.to_rgbs):
+            raise ValueError(
+                f"render needs the {len(self.convs) + len(self.to_rgbs)} styles of affine, got {len(styles)}"
+            )
+        if noise is not None and len(noise) != len(self.convs):
+            raise ValueError(f"noise must hold {len(self.convs)} maps, got {len(noise)}")
+
+    def synthesize(self, w: Latents, noise: Noise | None) -> Images:
+        """Shorthand for `render(affine(w), noise)`: [N, W] or [N, L, W] -> [N, 3, size, size]."""
+        return self.render(self.affine(w), noise)
+
+    def noise_shapes(self) -> list[tuple[int, int]]:
+        """Height and width of the noise map of each convolution, in forward order."""
+        return [(conv.resolution, conv.resolution) for conv in self.convs]
+
+    def constant_noise(self) -> list[Tensor]:
+        """The noise maps stored with the weights, each [1, 1, r, r]."""
+        return [conv.noise_const[None, None] for conv in self.convs]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a filtered skip, halving the resolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = Conv(inputs, inputs, 3)
+        self.conv2 = Conv(inputs, outputs, 3, down=2)
+        self.skip = Conv(inputs, outputs, 1, down=2, act=False)
+
+    def forward(self, x: Tensor, clamp: float | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the outputs of conv1, of conv2 (both before the skip is added) and of the block."""
+        first = self.conv1(x, clamp)
+        second = self.conv2(first, clamp)
+        return first, second, (second + self.skip(x)) / math.sqrt(2)
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2 residual discriminator: one logit per image, or a feature map for a patch head."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels[::-1]
+        self.from_rgb = Conv(config.image_channels, widths[0], 1)
+        self.blocks: Sequence[ResidualBlock] = _stack(
+            ResidualBlock(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        last = config.channels[0]
+        self.final_conv = Conv(last + config.mbstd_features, last, 3)
+        self.final_linear = Linear(last * 16, last)
+        self.output = Linear(last, config.label_dim if config.c_dim else 1)
+        self.mapping: MappingNetwork | None = None
+        if config.c_dim:
+            width = config.mapping_width or config.label_dim
+            self.mapping = MappingNetwork(
+                0,
+                config.c_dim,
+                config.label_dim,
+                config.mapping_layers,
+                config.mapping_lr_multiplier,
+                width,
+                width,
+            )
+
+    def score(self, images: Images, c: Tensor | None = None) -> Tensor:
+        """Judge whole images.
+
+        Args:
+            images: [N, 3, size, size]; N must be divisible by min(N, mbstd_group).
+            c: [N, c_dim] one-hot labels of a conditional discriminator.
+
+        Returns:
+            Logits [N, 1]; positive means "real".
+        """
+        size, clamp = self.config.size, self.config.conv_clamp
+        check_shape(images, "images", (None, self.config.image_channels, size, size))
+        x = self.from_rgb(images, clamp)
+        for block in self.blocks:
+            x = block(x, clamp)[2]
+        x = self.final_conv(self._with_deviation(x), clamp)
+        x = self.output(self.final_linear.activated(x.flatten(1)))
+        if self.mapping is None:
+            return x
+        label = self.mapping(None, c)
+        return (x * label).sum(dim=1, keepdim=True) / math.sqrt(label.shape[1])
+
+    def _with_deviation(self, x: Tensor) -> Tensor:
+        """Append the minibatch standard deviation; sample b belongs to group b mod (N / group)."""
+        n, c, h, w = x.shape
+        group = n if self.config.mbstd_group is None else min(n, self.config.mbstd_group)
+        if n % group:
+            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {n} images")
+        features = self.config.mbstd_features
+        y = x.reshape(group, -1, features, c // features, h, w)
+        y = torch.sqrt(y.var(dim=0, unbiased=False) + NORM_EPS).mean(dim=(2, 3, 4))  # [N / group, features]
+        y = y.reshape(-1, features, 1, 1).repeat(group, 1, h, w)
+        return torch.cat([x, y], dim=1)
+
+    def patch_features(self, images: Images, index: int) -> Tensor:
+        """Compute the feature map that patch head `index` judges, and nothing behind it.
+
+        Args:
+            images: [N, 3, size, size].
+            index: 0: second conv of block 64->32; 1 and 2: first and second conv of block 32->16; 3: first
+                conv of block 16->8.
+
+        Returns:
+            [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3; after leaky ReLU, before the skip is added.
+
+        Raises:
+            ValueError: the images are smaller than 64 px or the index is out of range.
+
+        Source: cyclomon/OneshotCLIP model.py, Patch_Discriminator (methods.md B5).
+        """
+        resolution, second = patch_location(self.config, index)
+        clamp = self.config.conv_clamp
+        x = self.from_rgb(images, clamp)
+        for level, block in enumerate(self.blocks):
+            if self.config.size >> level == resolution:
+                first = block.conv1(x, clamp)
+                return block.conv2(first, clamp) if second else first
+            x = block(x, clamp)[2]
+        raise AssertionError("patch_location returned a resolution that the network does not have")
+
+
+PATCH_LOCATIONS = (
+    (64, True),
+    (32, False),
+    (32, True),
+    (16, False),
+)  # (input side of the block, second conv?)
+
+
+def patch_location(config: DiscriminatorConfig, index: int) -> tuple[int, bool]:
+    """Locate patch feature `index`: input side of its block, and whether it is the second conv."""
+    if config.size < 64:
+        raise ValueError(
+            f"patch heads need images of at least 64 px, this discriminator takes {config.size} px"
+        )
+    if not 0 <= index < len(PATCH_LOCATIONS):
+        raise ValueError(f"patch head index must be 0 to {len(PATCH_LOCATIONS) - 1}, got {index}")
+    return PATCH_LOCATIONS[index]
+
+
+class PatchHeads(nn.Module):
+    """Four 3x3 convolutions that turn discriminator features into maps of logits, freshly initialised.
+
+    Source: cyclomon/OneshotCLIP model.py, Extra; its leaky ReLU on the logits is kept (methods.md Q9).
+    """
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        widths = []
+        for index in range(len(PATCH_LOCATIONS)):
+            resolution, second = patch_location(config, index)
+            level = int(math.log2(resolution)) - 2
+            widths.append(config.channels[level - 1 if second else level])
+        self.heads: Sequence[Conv] = _stack(Conv(width, 1, 3) for width in widths)
+
+    def forward(self, features: Tensor, index: int) -> Tensor:
+        """[N, C, h, w] -> logits [N, 1, h, w] of head `index`."""
+        return self.heads[index](features)

@@ -1,0 +1,91 @@
+"""The few operations StyleGAN2 is made of, in a form that is always right.
+
+`upfirdn2d`, `bias_act` and `modulated_conv2d` dispatch to a backend. The plain-torch one (`reference.py`)
+runs on every device and dtype and is twice differentiable; faster forms register themselves under a name and
+are chosen with `use_backend`, never silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import reference
+from .reference import blur_kernel
+
+__all__ = [
+    "Backend",
+    "backends",
+    "bias_act",
+    "blur_kernel",
+    "modulated_conv2d",
+    "register_backend",
+    "upfirdn2d",
+    "use_backend",
+]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the three operations; see `reference.py` for what each must compute."""
+
+    upfirdn2d: Callable[..., Tensor]
+    bias_act: Callable[..., Tensor]
+    modulated_conv2d: Callable[..., Tensor]
+
+
+_BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.upfirdn2d, reference.bias_act, reference.modulated_conv2d)
+}
+_ACTIVE: ContextVar[str] = ContextVar("oneshot_ops_backend", default="reference")
+
+
+def backends() -> tuple[str, ...]:
+    """Name the backends that can be chosen; "reference" is always among them."""
+    return tuple(_BACKENDS)
+
+
+def register_backend(name: str, backend: Backend) -> None:
+    """Make a faster form available under a name; it must equal the reference within its stated tolerance."""
+    if name in _BACKENDS:
+        raise ValueError(f"an ops backend named {name!r} is registered already; choose another name")
+    _BACKENDS[name] = backend
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the backend inside a `with` block, for this thread of execution only."""
+    if name not in _BACKENDS:
+        raise ValueError(f"unknown ops backend {name!r}; available: {', '.join(_BACKENDS)}")
+    token = _ACTIVE.set(name)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
+    """Upsample by zero insertion, pad, filter, downsample; see `reference.upfirdn2d`."""
+    return _BACKENDS[_ACTIVE.get()].upfirdn2d(x, kernel, up=up, down=down, pad=pad)
+
+
+def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tensor:
+    """Add a bias per channel, then leaky ReLU times sqrt(2); see `reference.bias_act`."""
+    return _BACKENDS[_ACTIVE.get()].bias_act(x, bias, clamp=clamp)
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    kernel: Tensor | None = None,
+    demodulate: bool = True,
+    up: int = 1,
+) -> Tensor:
+    """Convolve each sample with weights scaled by its own style; see `reference.modulated_conv2d`."""
+    backend = _BACKENDS[_ACTIVE.get()]
+    return backend.modulated_conv2d(x, weight, style, kernel=kernel, demodulate=demodulate, up=up)

@@ -1,0 +1,106 @@
+"""Tensor aliases, shape checks, gradient scope, seeded draws and atomic files: what all else stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Images: TypeAlias = Tensor  # [N, 3, H, W], float, nominally in [-1, 1], not clamped
+Latents: TypeAlias = Tensor  # [N, Z], [N, W] or [N, L, W]
+Styles: TypeAlias = tuple[Tensor, ...]  # one [N, C] per modulated convolution, in forward order
+Noise: TypeAlias = Sequence[Tensor]  # one [1 or N, 1, r, r] per styled convolution, in forward order
+
+
+def check_shape(tensor: Tensor, name: str, shape: Sequence[int | None]) -> None:
+    """Refuse a tensor whose shape is not the one that is meant.
+
+    Args:
+        tensor: what was given.
+        name: how the caller calls it, for the message.
+        shape: allowed size per axis; None allows any size.
+
+    Raises:
+        ValueError: naming the given and the allowed shape.
+    """
+    fits = tensor.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        allowed = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must have shape [{allowed}], got {list(tensor.shape)}")
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Leave inference mode and enable gradients, whatever mode the caller runs in.
+
+    ComfyUI runs nodes inside `torch.inference_mode()`, which `enable_grad` alone does not undo.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """Copy a tensor so that it is an ordinary one: no inference flag, no graph, nobody else's memory."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.detach().clone()
+
+
+def seeded(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Return a CPU generator that depends on (seed, step, purpose) only.
+
+    Args:
+        seed: the run's seed, any integer.
+        step: round of the optimiser the draw belongs to, 0 where there is none.
+        purpose: what is drawn, such as "adapted.z"; different purposes never share draws.
+
+    Returns:
+        A fresh `torch.Generator` on the CPU, so that a seed means the same on every device.
+    """
+    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+    return generator
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Write a file so that its final name never holds half of it.
+
+    Args:
+        path: final name; its folder is made when it is missing.
+
+    Yields:
+        A temporary path in the same folder. After the block it is flushed to disk and renamed to the final
+        name; when the block raises it is removed and the final name is untouched.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{final.stem[:40]}-", suffix=f".tmp{final.suffix}", dir=final.parent
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Read the process's umask; `mkstemp` makes files that only the owner can read."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The demo world: a small world of drawn portraits whose factors, looks and captions are all known."""

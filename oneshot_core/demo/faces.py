@@ -98,7 +98,9 @@ def factors_from_latents(z: Latents) -> Tensor:
     """
     check_shape(z, "z", (None, None))
     if z.shape[1] < NUM_FACTORS:
-        raise ValueError(f"z has {z.shape[1]} coordinates, the faces need at least {NUM_FACTORS}; use a wider z")
+        raise ValueError(
+            f"z has {z.shape[1]} coordinates, the faces need at least {NUM_FACTORS}; use a wider z"
+        )
     normal = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
     return 0.5 * (1 + torch.erf(normal[:, :NUM_FACTORS] / math.sqrt(2)))
 

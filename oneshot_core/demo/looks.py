@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .layers import UNITS, Portrait, coverage, ease, hsv, mix, rgb
 
+
 class Paper:
     def __init__(self, portrait, generator):
         pass
@@ -22,6 +23,7 @@ class Paper:
 def plain(portrait: Portrait, paper: Paper) -> Tensor:
     """Return the shaded picture as it is."""
     return portrait.shaded
+
 
 LOOKS = {"plain": plain}
 TRAINING_LOOKS = ()

@@ -24,6 +24,7 @@ _HAIR = (  # rows: dark, middle, light; columns: ash, neutral, red
     ((0.84, 0.84, 0.86), (0.93, 0.77, 0.46), (0.96, 0.56, 0.20)),
 )
 # fmt: on
+_ZOOM = 1.17  # how much bigger the person is drawn than the lengths below say
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _Scene:
     values: Mapping[str, Tensor]
     column: Tensor  # picture coordinates in units
     row: Tensor
-    x: Tensor  # picture coordinates, -1 to 1
+    x: Tensor  # coordinates of the person, about -0.85 to 0.85
     y: Tensor
     head_x: Tensor  # coordinates of the tilted head, origin in its middle
     head_y: Tensor
@@ -90,7 +91,7 @@ def _scene(values: Mapping[str, Tensor], size_px: int) -> _Scene:
     like = values["yaw"]
     ticks = (torch.arange(size_px, device=like.device, dtype=like.dtype) + 0.5) / size_px
     column, row = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)
-    x, y = column * 2 - 1, row * 2 - 1
+    x, y = (column * 2 - 1) / _ZOOM, (row * 2 - 0.98) / _ZOOM
     yaw = values["yaw"] * 2 - 1
     angle = (values["tilt"] - 0.5) * 0.5
     cosine, sine = angle.cos(), angle.sin()
@@ -292,34 +293,46 @@ def _eyes(scene: _Scene) -> list[Layer]:
     ]
 
 
-def _lips(scene: _Scene) -> tuple[Tensor, Tensor]:
-    """Return the implicit lips and mouth opening."""
-    wide = 0.085 + 0.060 * scene.values["mouth_width"]
+@dataclass(frozen=True)
+class _Mouth:
+    """The shape of the mouth: a bent line with lips and an opening around it."""
+
+    wide: Tensor  # half width
+    y: Tensor  # height below the bent line
+    belly: Tensor  # 1 in the middle, 0 at the corners, negative outside
+    gap: Tensor  # how far a smile opens it
+
+    def lips(self) -> tuple[Tensor, Tensor]:
+        """Return two implicit shapes; the lips lie inside both."""
+        return -self.y - (0.026 + 0.3 * self.gap) * self.belly, self.y - (0.036 + self.gap) * self.belly
+
+    def opening(self) -> tuple[Tensor, Tensor]:
+        """Return two implicit shapes; the opening lies inside both."""
+        return 0.005 - self.y - 0.3 * self.gap * self.belly, 0.005 + self.y - self.gap * self.belly
+
+
+def _mouth_shape(scene: _Scene) -> _Mouth:
+    """Bend and open the mouth with the smile."""
     smile = scene.values["smile"]
+    wide = 0.085 + 0.060 * scene.values["mouth_width"]
+    across = (scene.u / wide).square()
     bend = -0.022 + 0.097 * smile
-    across = scene.u / wide
-    y = scene.v - scene.mouth_height() - 0.45 * bend + bend * across.square().clamp_max(2.5)
-    belly = 1 - across.square().clamp_max(3.0)
-    gap = ease(smile, 0.55, 0.85) * 0.034
-    lips = torch.maximum(-y - (0.026 + 0.3 * gap) * belly, y - (0.036 + gap) * belly)
-    opening = torch.maximum(-y - 0.30 * gap * belly, y - gap * belly)
-    return lips, opening + 0.004
+    y = scene.v - scene.mouth_height() - 0.45 * bend + bend * across.clamp_max(2.5)
+    return _Mouth(wide, y, 1 - across.clamp_max(3.0), 0.044 * ease(smile, 0.55, 0.85))
 
 
 def _mouth(scene: _Scene) -> list[Layer]:
     """Paint lips, the line between them, and teeth when the smile opens."""
-    lips, opening = _lips(scene)
-    light = scene.lit(scene.head_x, torch.zeros_like(lips))
-    wide = 0.085 + 0.060 * scene.values["mouth_width"]
-    bend = -0.022 + 0.097 * scene.values["smile"]
-    across = scene.u / wide
-    y = scene.v - scene.mouth_height() - 0.45 * bend + bend * across.square().clamp_max(2.5)
-    closed = (y.square() + (scene.u.abs() - wide * 0.92).clamp_min(0.0).square() + 1e-6).sqrt() - 0.010
-    red = mix(scene.skin_colour, rgb(lips, 0.74, 0.20, 0.24), 0.52)
+    mouth = _mouth_shape(scene)
+    past = (scene.u.abs() - mouth.wide * 0.92).clamp_min(0.0)
+    closed = (mouth.y.square() + past.square() + 1e-6).sqrt() - 0.010
+    light = scene.lit(scene.head_x, torch.zeros_like(closed))
+    red = mix(scene.skin_colour, rgb(closed, 0.74, 0.20, 0.24), 0.52)
+    teeth = _cut("eye", mouth.opening(), rgb(closed, 0.97, 0.95, 0.92), light.clamp_min(0.85), 0.5)
     return [
-        _layer("lips", lips, red, light * (1 - 0.14 * ease(y, 0.01, -0.02)), 0.6),
-        _layer("mouth", closed, scene.skin_colour * rgb(lips, 0.42, 0.24, 0.24), light),
-        _layer("eye", opening, rgb(lips, 0.97, 0.95, 0.92), light.clamp_min(0.85), 0.5),
+        _cut("lips", mouth.lips(), red, light * (1 - 0.14 * ease(mouth.y, 0.01, -0.02)), 0.6),
+        _layer("mouth", closed, scene.skin_colour * rgb(closed, 0.42, 0.24, 0.24), light),
+        _faded(teeth, ease(mouth.gap, 0.004, 0.012)),
     ]
 
 
@@ -330,7 +343,7 @@ def _beard(scene: _Scene) -> list[Layer]:
     top = scene.nose_height() + 0.035 + 0.09 * ease(across, 0.15, 0.5) - 0.30 * ease(across, 0.55, 1.05)
     edge = top + (1 - shown) * 0.42 - scene.v
     grown = scene.head - (0.012 + 0.10 * full * ease(scene.v, 0.15, 0.45)) * shown
-    lips, _ = _lips(scene)
+    lips = torch.maximum(*_mouth_shape(scene).lips())
     fields = (grown, edge, 0.006 - lips)
     slope = (scene.head_x / scene.half_width * 0.7).clamp(-0.85, 0.85)
     light = scene.lit(slope, (scene.v / 0.5).clamp(-0.5, 0.8), 0.48) * 0.95
@@ -411,8 +424,10 @@ def _hat(scene: _Scene) -> list[Layer]:
     x = scene.head_x + 0.02 * scene.yaw
     line = -0.23 - (1 - shown) * 0.62
     top = 0.55 + 0.10 * kind
-    body = ((x.abs() / (scene.half_width + 0.075)).clamp_min(1e-4).pow(2.3 + 0.5 * kind)
-            + ((scene.v - 0.02).abs() / top).clamp_min(1e-4).pow(2.3 + 0.5 * kind)) - 1
+    body = (
+        (x.abs() / (scene.half_width + 0.075)).clamp_min(1e-4).pow(2.3 + 0.5 * kind)
+        + ((scene.v - 0.02).abs() / top).clamp_min(1e-4).pow(2.3 + 0.5 * kind)
+    ) - 1
     under = scene.v - line - 0.22 * x.square()
     crown = torch.maximum(body * 0.3, under)
     band = torch.maximum(body * 0.3 - 0.012, torch.maximum(under, -under - 0.12))

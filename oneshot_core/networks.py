@@ -457,7 +457,8 @@ class Discriminator(nn.Module):
                 conv of block 16->8.
 
         Returns:
-            [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3; after leaky ReLU, before the skip is added.
+            [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3; after leaky ReLU, before the skip is
+            added.
 
         Raises:
             ValueError: the images are smaller than 64 px or the index is out of range.

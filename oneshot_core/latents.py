@@ -1,0 +1,142 @@
+"""Latent codes: spaces z, w and w+; mean and truncation; mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .draws import Draws
+from .networks import Generator
+from .tensors import Latents, check_shape, seeded
+
+SPACES = ("z", "w", "w+")
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent code and where it came from.
+
+    Args:
+        space: "z" [N, Z], "w" [N, W] or "w+" [N, L, W].
+        values: the code, float32.
+        family: fingerprint of the generator family it belongs to, "" when unknown.
+        origin: JSON values about the seeds or the search that made it.
+    """
+
+    space: str
+    values: Tensor
+    family: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"latent space must be one of {', '.join(SPACES)}, got {self.space!r}")
+        check_shape(self.values, f"a latent in {self.space}", (None,) * (3 if self.space == "w+" else 2))
+
+    def codes(self, generator: Generator) -> Latents:
+        """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated."""
+        if self.space == "z":
+            return generator.map(self.values.to(generator.const))
+        return generator.broadcast(self.values.to(generator.const))
+
+
+def z_from_seeds(seeds: Sequence[int], z_dim: int) -> Latents:
+    """Draw one z per seed: [N, Z] float32; a seed gives the same z in every batch and on every device."""
+    if not seeds:
+        raise ValueError("no seeds given; give at least one, such as 0 or 0-15")
+    return torch.stack([torch.randn(z_dim, generator=seeded(seed, 0, "z")) for seed in seeds])
+
+
+def labels(classes: Sequence[int] | None, count: int, c_dim: int) -> Tensor | None:
+    """Return one-hot labels [N, c_dim] of a conditional generator, None for an unconditional one.
+
+    Args:
+        classes: class per sample, or one for all; None: class 0 for all.
+        count: number of samples N.
+        c_dim: number of classes.
+
+    Raises:
+        ValueError: classes for an unconditional generator, or a class out of range.
+    """
+    if c_dim == 0:
+        if classes:
+            raise ValueError("classes were given but this generator is unconditional; leave them out")
+        return None
+    chosen = list(classes or [0])
+    chosen = chosen * count if len(chosen) == 1 else chosen
+    if len(chosen) != count or any(not 0 <= value < c_dim for value in chosen):
+        raise ValueError(f"classes must be one or {count} numbers from 0 to {c_dim - 1}, got {chosen}")
+    return torch.nn.functional.one_hot(torch.tensor(chosen), c_dim).float()
+
+
+@torch.no_grad()
+def mean_latent(
+    generator: Generator, seed: int = 0, samples: int = 10_000, c: Tensor | None = None
+) -> Tensor:
+    """Estimate the mean of w over standard normal z.
+
+    Args:
+        generator: whose mapping network is used.
+        seed: of the z that are drawn.
+        samples: how many; the method uses 10,000.
+        c: [1, c_dim] label of a conditional generator.
+
+    Returns:
+        [W], of the generator's dtype.
+    """
+    z = torch.randn(samples, generator.config.z_dim, generator=seeded(seed, 0, "mean-latent"))
+    total = torch.zeros(generator.config.w_dim, dtype=torch.float64)
+    for part in z.to(generator.const).split(1000):
+        label = None if c is None else c.expand(len(part), -1)
+        total += generator.map_single(part, label).double().sum(dim=0).cpu()
+    return (total / samples).to(generator.const)
+
+
+def truncate(w: Latents, mean: Tensor, psi: float, cutoff: int | None = None) -> Latents:
+    """Pull codes towards the mean: mean + psi * (w - mean).
+
+    Args:
+        w: [N, W] or [N, L, W].
+        mean: [W].
+        psi: 1 leaves w as it is, 0 gives the mean.
+        cutoff: number of first slots that are truncated, as in NVIDIA's `truncation_cutoff`; None: all.
+
+    Returns:
+        Codes of the shape of `w`.
+    """
+    truncated = torch.lerp(mean.to(w).expand_as(w), w, psi)
+    if cutoff is None or w.ndim == 2:
+        return truncated
+    return torch.cat([truncated[:, :cutoff], w[:, cutoff:]], dim=1)
+
+
+def mix(first: Latents, second: Latents, crossover: int, end: int | None = None) -> Latents:
+    """Take slots `crossover` up to `end` from the second code, all others from the first.
+
+    Args:
+        first: [N, L, W].
+        second: [N, L, W] or [1, L, W].
+        crossover: first slot that is replaced, 0 to L.
+        end: slot after the last replaced one; None: L.
+
+    Returns:
+        [N, L, W].
+    """
+    slots = first.shape[1]
+    end = slots if end is None else end
+    if not 0 <= crossover <= end <= slots:
+        raise ValueError(f"slots to mix must lie within 0 and {slots}, got {crossover} to {end}")
+    replaced = second[:, crossover:end].expand(first.shape[0], -1, -1)
+    return torch.cat([first[:, :crossover], replaced, first[:, end:]], dim=1)
+
+
+def drawn_noise(generator: Generator, draws: Draws, step: int, purpose: str, batch: int) -> list[Tensor]:
+    """Draw fresh noise maps for a batch: one [batch, 1, r, r] per convolution, in the generator's dtype."""
+    return [
+        draws.normal(step, f"{purpose}.noise.{index}", (batch, 1, *shape)).to(generator.const)
+        for index, shape in enumerate(generator.noise_shapes())
+    ]

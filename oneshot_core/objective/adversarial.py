@@ -1,0 +1,87 @@
+"""Adversarial losses: logistic discriminator loss, non-saturating generator loss, R1, path length."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tensors import Images, Latents
+from . import StepContext
+
+PATHS = ("image", "patch")
+
+
+@dataclass(frozen=True)
+class Fool:
+    """Non-saturating loss: softplus(-logit), averaged over images and places.
+
+    Args:
+        path: "image": the whole-image logit; "patch": a map of logits from a patch head.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.path not in PATHS:
+            raise ValueError(f"a discriminator path is one of {', '.join(PATHS)}, got {self.path!r}")
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar."""
+        if step.judge is None:
+            raise ValueError("an adversarial term needs a discriminator plan; this preset has none")
+        return non_saturating(step.judge(self.path))
+
+
+def non_saturating(fake_logits: Tensor) -> Tensor:
+    """Generator loss: mean softplus(-logit) of images that should look real."""
+    return F.softplus(-fake_logits).mean()
+
+
+def logistic(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Discriminator loss: mean softplus(-real) + mean softplus(fake)."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def r1_penalty(logits: Tensor, images: Images) -> Tensor:
+    """Squared gradient of the score with respect to real images.
+
+    Args:
+        logits: [N, 1] or maps [N, 1, h, w] of `images`; a map counts with its mean per image.
+        images: [N, 3, S, S] that require grad.
+
+    Returns:
+        Scalar: mean over images of the sum of squared input gradients, differentiable.
+
+    Source: Mescheder et al. 2018, equation 9; used as in StyleGAN2 with weight gamma / 2 * interval.
+    """
+    per_image = logits.flatten(1).mean(dim=1)
+    (gradient,) = torch.autograd.grad(per_image.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+def path_length_penalty(
+    images: Images, w: Latents, noise: Tensor, mean: Tensor, decay: float = 0.01
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the length of the image's response to a step in w near its running mean.
+
+    Args:
+        images: [N, 3, S, S], a differentiable function of `w`.
+        w: [N, L, W] that requires grad.
+        noise: standard normal, shaped like `images`; it is divided by S here.
+        mean: running mean length, scalar.
+        decay: share of the new mean.
+
+    Returns:
+        The penalty (scalar, differentiable), the updated running mean, the lengths [N].
+
+    Source: StyleGAN2 paper section 3.2, equation 4; rosinality train.py g_path_regularize.
+    """
+    scaled = noise / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * scaled).sum(), w, create_graph=True)
+    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    updated = mean + decay * (lengths.mean() - mean)
+    return (lengths - updated).square().mean(), updated.detach(), lengths

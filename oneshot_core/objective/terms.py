@@ -1,0 +1,174 @@
+"""Image and feature losses, side by side; each is a frozen dataclass `term(step) -> scalar`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import StepContext
+
+NEGATIVES = ("image", "crop_major", "all")
+
+
+def similarity_difference(adapted: Tensor, source: Tensor) -> Tensor:
+    """Compare how alike the images of a batch are to each other in two domains.
+
+    Args:
+        adapted: [N, D] features, N >= 2.
+        source: [N, D] features of the same latents.
+
+    Returns:
+        Mean over ordered pairs i != j of (cos(adapted_i, adapted_j) - cos(source_i, source_j)) ** 2.
+
+    Source: paper, semantic consistency L_con; cyclomon/OneshotCLIP losses.py (methods.md B6).
+    """
+    if adapted.shape[0] < 2:
+        raise ValueError("semantic consistency compares pairs of images: the batch must be at least 2")
+    adapted, source = F.normalize(adapted, dim=1), F.normalize(source, dim=1)
+    difference = (adapted @ adapted.T - source @ source.T).square()
+    pairs = ~torch.eye(len(adapted), dtype=torch.bool, device=adapted.device)
+    return difference[pairs].mean()
+
+
+def patch_contrast(
+    adapted: Tensor,
+    source: Tensor,
+    images: int,
+    negatives: str = "image",
+    temperature: float = 1.0,
+    self_logit: float | None = None,
+) -> Tensor:
+    """Tell each crop's own source crop from other crops (InfoNCE).
+
+    Args:
+        adapted: [K * N, D] features of crops, crop-major: (crop 0, image 0), (crop 0, image 1), ...
+        source: [K * N, D] features of the same crops of the source images; no gradient flows into them.
+        images: N.
+        negatives: "image": the other crops of the same image; "crop_major": the published grouping, N blocks
+            of K
+            consecutive rows, which mixes images; "all": all other rows.
+        temperature: tau.
+        self_logit: similarity that replaces a crop's own in the negatives (-10 in the published code, before
+            the
+            division by tau); None leaves it out.
+
+    Returns:
+        Loss per row [K * N], in the order of `adapted`.
+
+    Source: paper, patch consistency L_patch; cyclomon/OneshotCLIP losses.py PatchNCE (methods.md B6, Q3, Q4).
+    """
+    rows, dim = adapted.shape
+    source = source.detach()
+    order = torch.arange(rows, device=adapted.device)
+    if negatives == "image":
+        order = order.reshape(-1, images).T.reshape(
+            -1
+        )  # image-major: (image 0, crop 0), (image 0, crop 1), ...
+    groups = 1 if negatives == "all" else images
+    q, k = adapted[order].reshape(groups, -1, dim), source[order].reshape(groups, -1, dim)
+    similar = torch.bmm(q, k.transpose(1, 2))  # [G, n, n]
+    own = torch.eye(similar.shape[1], dtype=torch.bool, device=similar.device)
+    masked = similar.masked_fill(own, -torch.inf if self_logit is None else self_logit).reshape(rows, -1)
+    positive = (q * k).sum(dim=2).reshape(rows, 1)
+    logits = torch.cat([positive, masked], dim=1) / temperature
+    losses = torch.logsumexp(logits, dim=1) - logits[:, 0]
+    return torch.zeros_like(losses).index_copy(0, order, losses)
+
+
+@dataclass(frozen=True)
+class SemanticConsistency:
+    """Images keep their mutual CLIP similarities (L_con)."""
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar; see `similarity_difference`."""
+        return similarity_difference(step.adapted_clip, step.source_clip)
+
+
+@dataclass(frozen=True)
+class PatchConsistency:
+    """Each crop stays closest to the same crop of the source image (L_patch).
+
+    Args:
+        crops: K locations, shared by the whole batch and both generators.
+        crop_px: side of a crop; None: an eighth of the image.
+    """
+
+    crops: int = 16
+    crop_px: int | None = None
+    temperature: float = 1.0
+    negatives: str = "image"
+    self_logit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
+        if self.crops < 2 or self.temperature <= 0:
+            raise ValueError(
+                "patch consistency needs at least 2 crops and a positive temperature, "
+                f"got {self.crops} and {self.temperature}"
+            )
+
+    def side(self, size: int) -> int:
+        """Side of a crop for images of `size` px; raises ValueError when it does not fit."""
+        side = max(1, round(size / 8)) if self.crop_px is None else self.crop_px
+        if not 1 <= side <= size:
+            raise ValueError(f"crops of {side} px do not fit into images of {size} px; lower crop_px")
+        return side
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar; mean of `patch_contrast` over crops and images."""
+        images = step.adapted.shape[0]
+        rows = patch_contrast(
+            step.adapted_crop_clip,
+            step.source_crop_clip,
+            images,
+            self.negatives,
+            self.temperature,
+            self.self_logit,
+        )
+        return rows.mean()
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """Perceptual distance to the target at full resolution."""
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar, mean over the batch."""
+        perceptual = step.target.encoders.perceptual
+        features = perceptual.features(step.adapted)
+        return perceptual.distance(features, step.target.perceptual_features, dropout=step.dropout).mean()
+
+
+@dataclass(frozen=True)
+class PixelMse:
+    """Mean squared difference to the target over all values."""
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar."""
+        return (step.adapted - step.target.image).square().mean()
+
+
+@dataclass(frozen=True)
+class ClipSimilarity:
+    """1 - cosine between CLIP features of the augmented views and of the target."""
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar, mean over the views."""
+        images = step.adapted if step.views is None else step.views
+        features = step.target.encoders.clip.encode_images(images)
+        return (1 - (features * step.target.clip_features).sum(dim=1)).mean()
+
+
+@dataclass(frozen=True)
+class LatentDeviation:
+    """Mean squared distance of the latent from the mean latent, over dimensions."""
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar."""
+        if step.latent is None or step.mean_latent is None:
+            raise ValueError("the latent-deviation term belongs to a latent search; this step has no latent")
+        return (step.latent - step.mean_latent).square().mean()

@@ -1,0 +1,176 @@
+"""Observers of a run: progress, stopping, checkpoints, snapshots. One that raises stops the run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..latents import z_from_seeds
+from ..networks import Generator
+from ..tensors import Images
+from .state import TrainState
+
+
+class RunCancelled(Exception):
+    """The run was asked to abort; what its checkpoint callback saved stays."""
+
+
+class RunStopped(Exception):
+    """The run was asked to end early and to give what it has; `train` returns normally."""
+
+
+@dataclass
+class Callback:
+    """What `train` tells about; override what is needed.
+
+    `before_phase` comes several times per step, so that a stop is noticed within one phase.
+    """
+
+    def started(self, state: TrainState, steps: int) -> None:
+        """A run of `steps` steps in all begins or resumes at `state.step`."""
+
+    def before_phase(self, state: TrainState) -> None:
+        """A phase of the current step is about to run."""
+
+    def after_step(self, state: TrainState) -> None:
+        """A step is done; `state.step` counts it."""
+
+    def finished(self, state: TrainState) -> None:
+        """The run ended by itself or by `RunStopped`."""
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """State after one step.
+
+    Args:
+        step: steps done.
+        steps: steps in all.
+        losses: unweighted values of this step by name.
+        eta_seconds: estimate of the time left.
+        preview: renders the fixed sample row [N, 3, S, S] when called, and only then.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    eta_seconds: float
+    preview: Callable[[], Images]
+
+
+@dataclass
+class Progress(Callback):
+    """Tell a function about every step.
+
+    Args:
+        report: called after each step.
+        preview_seeds: seeds of the sample row.
+    """
+
+    report: Callable[[TrainProgress], None]
+    preview_seeds: Sequence[int] = (0, 1, 2, 3)
+    _steps: int = field(default=0, init=False)
+    _first: int = field(default=0, init=False)
+    _began: float = field(default=0.0, init=False)
+
+    def started(self, state: TrainState, steps: int) -> None:
+        """Start the clock."""
+        self._steps, self._first, self._began = steps, state.step, time.monotonic()
+
+    def after_step(self, state: TrainState) -> None:
+        """Report the step."""
+        spent = time.monotonic() - self._began
+        eta = spent / max(1, state.step - self._first) * (self._steps - state.step)
+        losses = {name: values[-1] for name, values in state.history.items() if values[-1] == values[-1]}
+        self.report(TrainProgress(state.step, self._steps, losses, eta, lambda: self._row(state.ema)))
+
+    @torch.no_grad()
+    def _row(self, generator: Generator) -> Images:
+        z = z_from_seeds(self.preview_seeds, generator.config.z_dim).to(generator.const)
+        return generator.synthesize(generator.map(z), generator.constant_noise())
+
+
+@dataclass
+class StopSignal(Callback):
+    """Stop from another thread: `cancel()` aborts, `stop_and_keep()` ends early with what is there."""
+
+    _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def cancel(self) -> None:
+        """Abort before the next phase; `train` raises `RunCancelled`."""
+        self._cancelled.set()
+
+    def stop_and_keep(self) -> None:
+        """End after the current step; `train` returns."""
+        self._stopped.set()
+
+    def before_phase(self, state: TrainState) -> None:
+        """Raise RunCancelled when asked to."""
+        if self._cancelled.is_set():
+            raise RunCancelled(f"the run was cancelled at step {state.step}")
+
+    def after_step(self, state: TrainState) -> None:
+        """Raise when asked to."""
+        self.before_phase(state)
+        if self._stopped.is_set():
+            raise RunStopped(f"the run was stopped at step {state.step}")
+
+
+@dataclass
+class Checkpoints(Callback):
+    """Save the state every so many steps or seconds, and at the end; the previous file is replaced
+    atomically.
+
+    Args:
+        path: of the state file.
+        every_steps: interval in steps.
+        every_seconds: and at the latest after this time.
+    """
+
+    path: Path
+    every_steps: int = 100
+    every_seconds: float = 60.0
+    _last: float = field(default=0.0, init=False)
+    _saved_step: int = field(default=-1, init=False)
+
+    def started(self, state: TrainState, steps: int) -> None:
+        """Start the clock."""
+        self._last, self._saved_step = time.monotonic(), state.step
+
+    def after_step(self, state: TrainState) -> None:
+        """Save when it is due."""
+        if state.step % self.every_steps == 0 or time.monotonic() - self._last > self.every_seconds:
+            self._save(state)
+
+    def finished(self, state: TrainState) -> None:
+        """Save the last step."""
+        if self._saved_step != state.step:
+            self._save(state)
+
+    def _save(self, state: TrainState) -> None:
+        state.save(self.path)
+        self._last, self._saved_step = time.monotonic(), state.step
+
+
+@dataclass
+class Snapshots(Callback):
+    """Hand the averaged generator to a function every so many steps, and at the end."""
+
+    keep: Callable[[TrainState], None]
+    every_steps: int = 100
+
+    def after_step(self, state: TrainState) -> None:
+        """Hand over when it is due."""
+        if state.step % self.every_steps == 0:
+            self.keep(state)
+
+    def finished(self, state: TrainState) -> None:
+        """Hand over the last step."""
+        if state.step % self.every_steps:
+            self.keep(state)

@@ -1,0 +1,194 @@
+"""The training loop, and `adapt`: one picture in, a generator out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..checkpoints import GeneratorBundle, save
+from ..draws import Draws, SeededDraws
+from ..features import Encoders
+from ..latents import Latent
+from ..objective import Preset
+from ..objective.presets import oneshot_clip
+from ..tensors import Images, gradients, owned
+from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
+from .phases import phases_due, run_phase, start_round
+from .state import TrainState, private_copy
+
+STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run that do not belong to the method."""
+
+    steps: int = 2000  # optimiser rounds; the published code does 2001
+    seed: int = 0
+    snapshot_every_steps: int = 100
+    checkpoint_every_steps: int = 100
+    checkpoint_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "snapshot_every_steps", "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """What an adaptation gives.
+
+    Args:
+        bundle: the adapted generator (moving average) with its discriminator; a sibling of the source.
+        losses: per name the unweighted value of every step, NaN where a step does not compute it.
+        step: steps done; fewer than asked for after "stop and keep".
+    """
+
+    bundle: GeneratorBundle
+    losses: dict[str, list[float]]
+    step: int
+
+
+def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> None:
+    """Run a state up to `steps` steps in all.
+
+    Args:
+        state: from `TrainState.create`, possibly restored; it is changed.
+        steps: the step to reach.
+        callbacks: told about every phase and step; one that raises stops the run.
+
+    Raises:
+        FloatingPointError: a loss became NaN or infinite; the message names the term and the step. The file
+            of
+            a `Checkpoints` callback then holds the last good state.
+    """
+    with gradients():
+        for callback in callbacks:
+            callback.started(state, steps)
+        try:
+            while state.step < steps:
+                losses = _one_step(state, callbacks)
+                state.record(losses)
+                state.step += 1  # before the callbacks: what they save resumes at the next step
+                for callback in callbacks:
+                    callback.after_step(state)
+        except RunStopped:
+            pass
+        for callback in callbacks:
+            callback.finished(state)
+
+
+def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, float]:
+    current = start_round(state)
+    losses: dict[str, float] = {}
+    for phase in phases_due(state, current):
+        for callback in callbacks:
+            callback.before_phase(state)
+        for name, value in run_phase(phase, current).items():
+            losses[name] = float(value)
+            if not math.isfinite(losses[name]):
+                raise FloatingPointError(
+                    f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); the last "
+                    f"checkpoint is "
+                    "good. Lower the learning rate or the weight of that term"
+                )
+    return losses
+
+
+def adapt(
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    reference: Latent | Tensor,
+    preset: Preset | None = None,
+    config: TrainConfig | None = None,
+    *,
+    run_folder: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> AdaptResult:
+    """Adapt a generator to the look of one picture.
+
+    Args:
+        bundle: the source generator with its discriminator; it is not changed.
+        encoders: CLIP and perceptual net.
+        target: [1, 3, S, S] in [-1, 1], S the generator's size.
+        reference: the latent whose picture is the target's counterpart, from `search_latent`.
+        preset: the method; default `oneshot_clip()`.
+        config: steps, seed, intervals.
+        run_folder: where the state and snapshots are kept; a run found there with the same settings is
+            resumed
+            and gives what an uninterrupted run would have given. None: nothing is written.
+        callbacks: told about every phase and step.
+
+    Returns:
+        The adapted generator and the losses.
+
+    Raises:
+        ValueError: something does not fit, or the run folder holds a run with other settings.
+        FloatingPointError: a loss became NaN or infinite.
+        RunCancelled: a `StopSignal` was cancelled; the run folder keeps the last checkpoint.
+    """
+    preset, config = preset or oneshot_clip(), config or TrainConfig()
+    values = reference.values if isinstance(reference, Latent) else reference
+    if isinstance(reference, Latent):
+        _check_family(reference, bundle)
+    draws: Draws = SeededDraws(config.seed)
+    state = TrainState.create(bundle, encoders, target, values, preset, draws, {"seed": config.seed})
+    every = list(callbacks)
+    if run_folder is not None:
+        folder = Path(run_folder)
+        if (folder / STATE_FILE).is_file():
+            state.restore(folder / STATE_FILE)
+        keeper = Checkpoints(
+            folder / STATE_FILE, config.checkpoint_every_steps, config.checkpoint_every_seconds
+        )
+        every += [
+            keeper,
+            Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps),
+        ]
+    train(state, config.steps, every)
+    return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
+
+
+def _check_family(reference: Latent, bundle: GeneratorBundle) -> None:
+    if reference.space == "z":
+        raise ValueError("the reference latent must be in w or w+, got z; map it first with Latent.codes()")
+    if reference.family and reference.family != bundle.family:
+        raise ValueError(
+            f"the reference latent belongs to generator family {reference.family[:12]}, this generator is "
+            f"of family "
+            f"{bundle.family[:12]}; search a latent with this generator"
+        )
+
+
+def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
+    """Keep the generator as it is now, without its discriminator."""
+    path = folder / "snapshots" / f"step_{state.step:06d}.safetensors"
+    save(adapted_bundle(state, bundle), path, with_discriminator=False)
+
+
+def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundle:
+    """Copy the averaged generator out of a running state, with its provenance.
+
+    Args:
+        state: the run; it goes on independently of the copy.
+        source: the bundle the run started from.
+    """
+    history = {
+        "parent": {"file_name": source.provenance.file_name, "sha256": source.provenance.sha256},
+        "step": state.step,
+        "settings": state.settings,
+    }
+    provenance = replace(source.provenance, format="adapted", sha256=None, history=history)
+    return GeneratorBundle(
+        generator=private_copy(state.ema),
+        discriminator=None if state.discriminator is None else private_copy(state.discriminator),
+        raw_generator=None,
+        mean_latent=owned(source.mean_latent),
+        provenance=provenance,
+    )

@@ -1,0 +1,310 @@
+"""Everything a run consists of: networks, optimisers, moving average, step and losses; saving and resuming
+it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import CheckpointError, GeneratorBundle
+from ..checkpoints.native import read_tensors, write_tensors
+from ..draws import Draws
+from ..features import Encoders
+from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
+from ..objective import Preset, Target
+from ..tensors import Images, check_shape, owned
+
+STATE_FORMAT = "oneshot-run"
+STATE_VERSION = 1
+
+
+@dataclass
+class TrainState:
+    """The running state of an adaptation.
+
+    Args:
+        preset: the method.
+        source: frozen source generator.
+        adapted: the generator that is trained.
+        ema: its moving average, the result.
+        discriminator: None for methods without one.
+        heads: patch heads; None where no patch path is used.
+        target: the picture with cached features.
+        reference: [1, W] or [1, L, W] latent of reference steps.
+        draws: where random numbers come from.
+        settings: JSON of everything that determines the result; a saved state of other settings is refused.
+        step: steps done.
+        history: per logged name the value of each step; NaN where a step does not compute it.
+    """
+
+    preset: Preset
+    source: Generator
+    adapted: Generator
+    ema: Generator
+    discriminator: Discriminator | None
+    heads: PatchHeads | None
+    target: Target
+    reference: Tensor
+    draws: Draws
+    settings: dict[str, Any]
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        plan = self.preset.optimiser
+        self.optimisers: dict[str, torch.optim.Adam] = {
+            "adapted": _adam(self.adapted, plan.adam(plan.generator_ratio))
+        }
+        for name, module in (("discriminator", self.discriminator), ("heads", self.heads)):
+            if module is not None:
+                self.optimisers[name] = _adam(module, plan.adam(plan.discriminator_ratio))
+
+    @classmethod
+    def create(
+        cls,
+        bundle: GeneratorBundle,
+        encoders: Encoders,
+        target: Images,
+        reference: Tensor,
+        preset: Preset,
+        draws: Draws,
+        settings: Mapping[str, Any] | None = None,
+    ) -> TrainState:
+        """Set up a run: private copies of the networks, fresh patch heads, fresh optimisers.
+
+        Args:
+            bundle: the source; it is not changed.
+            encoders: CLIP and perceptual net.
+            target: [1, 3, S, S] in [-1, 1].
+            reference: [1, W] or [1, L, W].
+            preset: the method.
+            draws: where random numbers come from, also the initial weights of the patch heads.
+            settings: further values that determine the result, such as the seed.
+
+        Raises:
+            ValueError: target, reference or discriminator do not fit the preset or the generator.
+        """
+        check_run(bundle, target, reference, preset)
+        raw = bundle.raw_generator if preset.profile.trains_raw_generator else None
+        source = private_copy(raw or bundle.generator)
+        adapted = private_copy(source)
+        for name, parameter in adapted.named_parameters():
+            parameter.requires_grad_(not name.startswith(preset.frozen))
+        like = source.const
+        discriminator = heads = None
+        if preset.discriminator is not None:
+            assert bundle.discriminator is not None
+            discriminator = private_copy(bundle.discriminator).requires_grad_(True)
+            if _uses_heads(preset, bundle.size):
+                heads = fresh_heads(discriminator.config, draws).to(like)
+        described = {
+            "preset": preset.describe(),
+            "source": _fingerprint(source.state_dict()),
+            "target": _fingerprint({"target": target}),
+            "reference": _fingerprint({"reference": reference}),
+            **(settings or {}),
+        }
+        return cls(
+            preset=preset,
+            source=source,
+            adapted=adapted,
+            ema=private_copy(bundle.generator),
+            discriminator=discriminator,
+            heads=heads,
+            target=Target(owned(target).to(like), encoders),
+            reference=owned(reference).to(like),
+            draws=draws,
+            settings=json.loads(json.dumps(described)),
+        )
+
+    def record(self, losses: Mapping[str, float]) -> None:
+        """Append the losses of the step that is under way; names that it lacks get NaN."""
+        for name in losses:
+            self.history.setdefault(name, [float("nan")] * self.step)
+        for name, values in self.history.items():
+            values.append(losses.get(name, float("nan")))
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "adapted", self.adapted
+        yield "ema", self.ema
+        if self.discriminator is not None:
+            yield "discriminator", self.discriminator
+        if self.heads is not None:
+            yield "heads", self.heads
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the run by a flat name; the frozen source is not among them."""
+        found = {
+            f"{prefix}.{name}": value
+            for prefix, module in self._modules()
+            for name, value in module.state_dict().items()
+        }
+        for prefix, optimiser in self.optimisers.items():
+            for index, values in optimiser.state_dict()["state"].items():
+                found |= {f"adam.{prefix}.{index}.{name}": value for name, value in values.items()}
+        for name, history in self.history.items():
+            found[f"history.{name}"] = torch.tensor(history, dtype=torch.float64)
+        return found
+
+    def save(self, path: Path | str) -> None:
+        """Write everything that is needed to go on exactly; atomic.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite; the file that is there is left alone.
+        """
+        tensors = {name: value.detach().cpu() for name, value in self.tensors().items()}
+        for name, value in tensors.items():
+            if not name.startswith("history.") and not bool(torch.isfinite(value).all()):
+                raise FloatingPointError(
+                    f"{name} is not finite after step {self.step}; the state was not saved"
+                )
+        header = {
+            "format": STATE_FORMAT,
+            "format_version": STATE_VERSION,
+            "step": self.step,
+            "settings": self.settings,
+        }
+        write_tensors(path, tensors, header)
+
+    def restore(self, path: Path | str) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            CheckpointError: the file is damaged or is not a saved run.
+            ValueError: it was made with other settings; the message names the first that differ.
+        """
+        tensors, header = read_tensors(path)
+        if header.get("format") != STATE_FORMAT or header.get("format_version") != STATE_VERSION:
+            raise CheckpointError(
+                f"{path} is not a saved run of version {STATE_VERSION} (found {header.get('format')!r}, "
+                f"version {header.get('format_version')!r}); give the state file of a run folder"
+            )
+        differing = _differences(header.get("settings"), self.settings)
+        if differing:
+            raise ValueError(
+                f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
+                "use the same settings or another run folder"
+            )
+        self._load(tensors)
+        self.step = int(header["step"])
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        for prefix, module in self._modules():
+            start = f"{prefix}."
+            part = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+            module.load_state_dict(part)
+        for prefix, optimiser in self.optimisers.items():
+            _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.profile.zero_filled_grads)
+        start = "history."
+        self.history = {
+            name[len(start) :]: value.tolist() for name, value in tensors.items() if name.startswith(start)
+        }
+
+
+def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset: Preset) -> None:
+    """Refuse what cannot be adapted, before any work starts; raises ValueError."""
+    config = bundle.generator.config
+    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
+    if reference.ndim == 3:
+        check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
+    else:
+        check_shape(reference, "reference latent", (1, config.w_dim))
+    if config.c_dim:
+        raise ValueError("a conditional generator cannot be adapted; convert one of its classes first")
+    if preset.discriminator is not None and bundle.discriminator is None:
+        raise ValueError(
+            f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
+            f"load a "
+            "checkpoint with its discriminator (key `d`, or an NVIDIA .pkl)"
+        )
+    _uses_heads(preset, bundle.size)
+    for objective in (preset.on_random, preset.on_reference):
+        for item in objective.terms:
+            side = getattr(item.term, "side", None)
+            if side is not None and item.weight:
+                side(bundle.size)
+
+
+def _uses_heads(preset: Preset, size: int) -> bool:
+    """Whether random steps go through patch heads; too small a generator is refused unless the profile
+    says."""
+    if size >= 64:
+        return True
+    if preset.profile.patch_needs_64px:
+        raise ValueError(
+            f"patch heads need a generator of at least 64 px, this one makes {size} px; use the profile "
+            "'official', which judges whole images instead"
+        )
+    return False
+
+
+def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:
+    """Make patch heads with drawn N(0, 1) weights and zero biases."""
+    heads = PatchHeads(config)
+    with torch.no_grad():
+        for index, head in enumerate(heads.heads):
+            head.weight.copy_(draws.normal(0, f"heads.{index}.weight", head.weight.shape))
+    return heads
+
+
+def private_copy(module: Any) -> Any:
+    """Deep-copy a network into ordinary, frozen, contiguous tensors in evaluation mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        clone = copy.deepcopy(module)
+        for parameter in clone.parameters():
+            parameter.data = parameter.data.clone().contiguous()
+            parameter.grad = None
+        return clone.eval().requires_grad_(False)
+
+
+def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:
+    parameters = list(module.parameters())
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.Adam(parameters, eps=1e-8, fused=fused, **settings)
+
+
+def _load_adam(
+    optimiser: torch.optim.Adam, prefix: str, tensors: Mapping[str, Tensor], zero_filled: bool
+) -> None:
+    """Put saved moments back; under zero-filled gradients, what was once trained has a zero gradient
+    again."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            index, key = name[len(prefix) :].split(".", 1)
+            states.setdefault(int(index), {})[key] = value.clone()
+    saved = optimiser.state_dict()
+    optimiser.load_state_dict({"state": states, "param_groups": saved["param_groups"]})
+    if zero_filled:
+        for group in optimiser.param_groups:
+            for index, parameter in enumerate(group["params"]):
+                if index in states:
+                    parameter.grad = torch.zeros_like(parameter)
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+    """Name the settings in which two JSON values differ."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        found: list[str] = []
+        for key in sorted(set(saved) | set(wanted)):
+            found += _differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+        return found
+    return [] if saved == wanted else [path]

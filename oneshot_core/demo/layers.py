@@ -24,7 +24,8 @@ class Layer:
         colour: [N or 1, 3, H or 1, W or 1] in [0, 1], without light and shade.
         light: [N or 1, 1, H or 1, W or 1], about 0.4 (shade) to 1.2 (lit).
         opacity: [N or 1, 1, H or 1, W or 1] in [0, 1].
-        line: how strongly looks with outlines draw this one, 0 to 1.
+        line: how wide looks with outlines draw this one compared to others, 0 (not at all) to 1.
+        solid: a stroke by itself, which such looks fill instead of outlining it.
     """
 
     region: str
@@ -33,6 +34,7 @@ class Layer:
     light: Tensor
     opacity: Tensor
     line: float = 1.0
+    solid: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ class Portrait:
 
     def _stroke(self, layer: Layer, width: float) -> Tensor:
         """Return the layer's outline, [N, 1, H, W]."""
-        outline = layer.distance.abs() - width / 2
-        return coverage(outline, self.size_px) * layer.opacity.clamp(0, 1) * layer.line
+        if layer.line == 0:
+            return torch.zeros_like(self.light)
+        outline = layer.distance if layer.solid else layer.distance.abs() - layer.line * width / 2
+        return coverage(outline, self.size_px) * layer.opacity
 
 
 def flatten(layers: Sequence[Layer], column: Tensor, row: Tensor) -> Portrait:
@@ -168,7 +172,7 @@ def coverage(distance_units: Tensor, size_px: int) -> Tensor:
     return (0.5 - distance_units * (size_px / UNITS / _SOFT_PX)).clamp(0.0, 1.0)
 
 
-def ease(value: Tensor, low: float, high: float) -> Tensor:
+def ease(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Rise smoothly from 0 at `low` to 1 at `high` (falls when `high` is below `low`)."""
     share = ((value - low) / (high - low)).clamp(0.0, 1.0)
     return share * share * (3 - 2 * share)

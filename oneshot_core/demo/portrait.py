@@ -8,7 +8,7 @@ the head moves and foreshortens them together. Everything is smooth in every val
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ _HAIR = (  # rows: dark, middle, light; columns: ash, neutral, red
     ((0.84, 0.84, 0.86), (0.93, 0.77, 0.46), (0.96, 0.56, 0.20)),
 )
 # fmt: on
+HUE_SPAN = 0.9  # share of the hue circle that a hue factor covers, so that its ends differ
 _ZOOM = 1.17  # how much bigger the person is drawn than the lengths below say
 
 
@@ -178,12 +179,17 @@ def _cut(region: str, fields: Sequence[Tensor], colour: Tensor, light: Tensor, l
 
 def _faded(layer: Layer, opacity: Tensor) -> Layer:
     """Give a layer an opacity."""
-    return Layer(layer.region, layer.distance, layer.colour, layer.light, opacity, layer.line)
+    return replace(layer, opacity=opacity)
+
+
+def _solid(region: str, field: Tensor, colour: Tensor, light: Tensor) -> Layer:
+    """Make a layer that is a stroke by itself."""
+    return replace(_layer(region, field, colour, light), solid=True)
 
 
 def _background(scene: _Scene) -> list[Layer]:
     """Paint a soft gradient, brighter towards the light."""
-    hue = scene.values["background"] * 0.9
+    hue = scene.values["background"] * HUE_SPAN
     toward = 0.5 + 0.28 * scene.light_x * scene.x - 0.22 * scene.y
     glow = (-((scene.x - 0.25 * scene.light_x).square() + (scene.y + 0.15).square()) / 0.55).exp()
     colour = mix(hsv(hue + 0.04, 0.52, 0.55), hsv(hue, 0.26, 0.93), (0.65 * toward + 0.4 * glow).clamp(0, 1))
@@ -194,7 +200,7 @@ def _background(scene: _Scene) -> list[Layer]:
 
 def _clothes(scene: _Scene) -> list[Layer]:
     """Paint shoulders."""
-    hue = scene.values["clothes"] * 0.9
+    hue = scene.values["clothes"] * HUE_SPAN
     x = scene.x - 0.04 * scene.yaw
     wide = 0.74 + 0.12 * scene.values["jaw"]
     field = 0.60 + 0.30 * (x.abs() / wide).clamp_min(1e-4).pow(2.8) - scene.y
@@ -226,7 +232,7 @@ def _neck(scene: _Scene) -> list[Layer]:
     field = torch.maximum(field, 0.2 - scene.y)
     shadow = 1 - 0.36 * ease(scene.head, 0.16, -0.02)
     light = scene.lit((lean / half * 0.75).clamp(-0.9, 0.9), torch.zeros_like(lean)) * shadow
-    hue = scene.values["clothes"] * 0.9
+    hue = scene.values["clothes"] * HUE_SPAN
     collar = torch.maximum(field - 0.05, 0.60 - scene.y)
     return [
         _layer("collar", collar, hsv(hue + 0.05, 0.42, 0.93), scene.lit(lean, torch.zeros_like(lean))),
@@ -286,9 +292,9 @@ def _eyes(scene: _Scene) -> list[Layer]:
     shade = iris * (0.75 + 0.5 * ease(y, -0.03, 0.04))
     return [
         _layer("lash", lash, mix(scene.hair_colour, rgb(x, 0.12, 0.08, 0.07), 0.75), light, 0.0),
-        _layer("eye", white, rgb(x, 0.97, 0.96, 0.95), light * (1 - 0.25 * ease(y, 0.0, -0.06))),
-        _layer("iris", torch.maximum(ring - radius, inside), shade, light),
-        _layer("pupil", torch.maximum(ring - radius * 0.54, inside), rgb(x, 0.05, 0.04, 0.05), light, 0.0),
+        _layer("eye", white, rgb(x, 0.97, 0.96, 0.95), light * (1 - 0.25 * ease(y, 0.0, -0.06)), 0.7),
+        _layer("iris", torch.maximum(ring - radius, inside), shade, light, 0.4),
+        _solid("pupil", torch.maximum(ring - radius * 0.54, inside), rgb(x, 0.05, 0.04, 0.05), light),
         _layer("eye", torch.maximum(glint, inside), rgb(x, 1.0, 1.0, 1.0), torch.ones_like(light), 0.0),
     ]
 
@@ -328,10 +334,10 @@ def _mouth(scene: _Scene) -> list[Layer]:
     closed = (mouth.y.square() + past.square() + 1e-6).sqrt() - 0.010
     light = scene.lit(scene.head_x, torch.zeros_like(closed))
     red = mix(scene.skin_colour, rgb(closed, 0.74, 0.20, 0.24), 0.52)
-    teeth = _cut("eye", mouth.opening(), rgb(closed, 0.97, 0.95, 0.92), light.clamp_min(0.85), 0.5)
+    teeth = _cut("eye", mouth.opening(), rgb(closed, 0.97, 0.95, 0.92), light.clamp_min(0.85), 0.35)
     return [
-        _cut("lips", mouth.lips(), red, light * (1 - 0.14 * ease(mouth.y, 0.01, -0.02)), 0.6),
-        _layer("mouth", closed, scene.skin_colour * rgb(closed, 0.42, 0.24, 0.24), light),
+        _cut("lips", mouth.lips(), red, light * (1 - 0.14 * ease(mouth.y, 0.01, -0.02)), 0.35),
+        _solid("mouth", closed, scene.skin_colour * rgb(closed, 0.42, 0.24, 0.24), light),
         _faded(teeth, ease(mouth.gap, 0.004, 0.012)),
     ]
 
@@ -361,7 +367,7 @@ def _brows(scene: _Scene) -> list[Layer]:
     past = (x.abs() - 0.075).clamp_min(0.0)
     field = (y.square() + past.square() + 1e-6).sqrt() - thick * (1 - 4.0 * x.clamp(-0.05, 0.1))
     colour = mix(scene.hair_colour * 0.8, rgb(x, 0.20, 0.13, 0.10), 0.45)
-    return [_layer("brow", field, colour, scene.lit(scene.head_x, torch.zeros_like(x)), 0.6)]
+    return [_solid("brow", field, colour, scene.lit(scene.head_x, torch.zeros_like(x)))]
 
 
 def _nose(scene: _Scene) -> list[Layer]:
@@ -371,7 +377,7 @@ def _nose(scene: _Scene) -> list[Layer]:
     past = (u.abs() - 0.042).clamp_min(0.0)
     field = (arc.square() + past.square() + 1e-6).sqrt() - 0.0135
     light = scene.lit(scene.head_x, torch.zeros_like(u))
-    return [_layer("nose", field, scene.skin_colour * rgb(u, 0.80, 0.64, 0.60), light)]
+    return [_solid("nose", field, scene.skin_colour * rgb(u, 0.80, 0.64, 0.60), light)]
 
 
 def _hairline(scene: _Scene) -> Tensor:
@@ -414,7 +420,7 @@ def _glasses(scene: _Scene) -> list[Layer]:
     glass = rgb(x, 0.86, 0.93, 1.0)
     return [
         _faded(_layer("lens", lens, glass, light, 0.0), 0.17 * shown),
-        _faded(_layer("glasses", frame, colour, light, 0.8), ease(shown, 0.0, 0.5)),
+        _faded(_solid("glasses", frame, colour, light), ease(shown, 0.0, 0.5)),
     ]
 
 
@@ -433,7 +439,7 @@ def _hat(scene: _Scene) -> list[Layer]:
     band = torch.maximum(body * 0.3 - 0.012, torch.maximum(under, -under - 0.12))
     brim_wide = scene.half_width + 0.08 + 0.26 * ease(kind, 0.35, 0.75)
     brim = ((x / brim_wide).square() + (under / 0.055).square() + 1e-6).sqrt() - 1
-    hue = scene.values["clothes"] * 0.9 + 0.38
+    hue = scene.values["clothes"] * HUE_SPAN + 0.38
     light = scene.lit((x / 0.5).clamp(-0.85, 0.85), ((scene.v + 0.3) / 0.5).clamp(-0.7, 0.3), 0.5)
     opacity = ease(shown, 0.0, 0.25)
     brimmed = opacity * ease(kind, 0.30, 0.45)

@@ -242,8 +242,8 @@ def ink(portrait: Portrait, paper: Paper) -> Tensor:
 
 def pastel(portrait: Portrait, paper: Paper) -> Tensor:
     """Broad soft chalk strokes on lilac-grey paper."""
-    soft = blur(vivid(portrait.shaded, 1.2), 1.0)
-    chalk = 0.40 + 0.62 * soft + 0.03 * paper.grain(6)
+    soft = blur(vivid(portrait.shaded, 1.7), 1.0)
+    chalk = 0.33 + 0.70 * soft + 0.03 * paper.grain(6)
     strokes = paper.wave(60, 5.0, 2.2 * paper.grain(14)) + 0.12 * paper.grain(3.0)
     cover = 0.62 + 0.38 * ease(strokes, 0.1, 0.8)
     cover = cover * (1 - portrait.region("background") * (0.35 + 0.45 * ease(strokes, 0.7, 0.2)))
@@ -291,7 +291,8 @@ def oil_painting(portrait: Portrait, paper: Paper) -> Tensor:
     detail = blur(portrait.region(*_FEATURES, "nose", "glasses"), 2.0).mul(2.5).clamp(0, 1)
     strokes = mix(at_cells(blur(picture, 1.2), broad), at_cells(picture, fine), 0.35 + 0.5 * detail)
     strokes = mix(strokes, picture, 0.25 + 0.3 * detail)
-    relief = 0.86 + 0.22 * ease(broad.border, 0.0, 1.6) + 0.16 * (broad.number - 0.5)
+    ridge = ease(broad.border, 0.0, 1.6) - ease(broad.border, 1.4, 3.2)
+    relief = 0.93 + 0.13 * ridge + 0.26 * (broad.number - 0.5) * (1 - 0.6 * detail)
     return (strokes * relief).clamp(0, 1)
 
 

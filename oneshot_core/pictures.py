@@ -1,0 +1,332 @@
+"""Pictures in and out: reading files safely, fitting them to a generator, PNG files, labelled grids."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from torch import Tensor
+
+from .tensors import Images, atomic_path, check_shape
+
+log = logging.getLogger(__name__)
+
+FITS = ("stretch", "crop", "letterbox")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM", "TIFF")  # none of them runs another program
+MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that its warning never shows
+MAX_SIDE_PX = 32_768
+PAPER, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
+
+Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
+Picture: TypeAlias = Image.Image
+
+
+class PictureError(ValueError):
+    """A file is not a picture that can be used; the message says why and what to do."""
+
+
+def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images:
+    """Read a picture file and fit it to a square.
+
+    The camera's rotation mark is applied, transparent parts become white, greyscale, palette, CMYK and 16-bit
+    pictures become 8-bit RGB, and of an animation the first frame is taken.
+
+    Args:
+        path: PNG, JPEG, WebP, AVIF, BMP, GIF, PPM or TIFF, told by content, not by suffix.
+        size_px: side S of the result, the generator's.
+        fit: "stretch": to S x S whatever the aspect, as the method does; "crop": the centre square;
+            "letterbox": the whole picture with black bars.
+
+    Returns:
+        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter.
+
+    Raises:
+        PictureError: no such file, no picture, a damaged or a too large one.
+        ValueError: an unknown fit.
+
+    Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
+    """
+    picture = _framed(open_picture(path), size_px, fit)
+    values = torch.from_numpy(np.array(picture, dtype=np.uint8))  # [S, S, 3]
+    return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
+
+
+def open_picture(path: Path | str) -> Picture:
+    """Read a picture file as an upright 8-bit RGB Pillow image; see `load_picture` for rules and errors."""
+    path = Path(path)
+    if not path.is_file():
+        raise PictureError(f"{path} is not a file; give the path of a picture, such as a PNG or JPEG")
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged metadata, which does not matter here
+            with Image.open(path, formats=known) as picture:
+                _check_extent(path, *picture.size)
+                return _rgb(_upright(picture), path)
+    except Image.UnidentifiedImageError as error:
+        raise PictureError(f"{path} is not a picture that can be read ({', '.join(known)})") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path} is too large: {error}") from error
+    except PictureError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError) as error:
+        raise PictureError(f"{path} is damaged or not supported: {error}; save it again as PNG") from error
+
+
+def _check_extent(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
+        raise PictureError(
+            f"{path} has {width} x {height} px; at most {MAX_PIXELS // 1_000_000} megapixels and "
+            f"{MAX_SIDE_PX} px per side are read. Scale it down first"
+        )
+
+
+def _upright(picture: Picture) -> Picture:
+    """Apply the camera's rotation mark; damaged marks are ignored."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error) as error:
+        log.warning("the rotation mark of %s is damaged and was ignored: %s", picture, error)
+        return picture.copy()
+
+
+def _rgb(picture: Picture, path: Path) -> Picture:
+    """Convert any mode to 8-bit RGB; transparency is laid on white."""
+    if picture.mode == "F":
+        raise PictureError(f"{path} holds floating-point values of unknown range; save it as 8 or 16 bit PNG")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        full = 257 if picture.mode != "I" or values.max(initial=0) > 255 else 1  # 65535 / 255
+        picture = Image.fromarray(((values + full // 2) // full).clip(0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _placement(width: int, height: int, size_px: int, fit: str) -> tuple[tuple[int, int, int, int], int, int]:
+    """Say which box of a picture is used and how wide and high it becomes."""
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    if size_px < 1:
+        raise ValueError(f"size must be at least 1 px, got {size_px}")
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return (left, top, left + side, top + side), size_px, size_px
+    if fit == "letterbox":
+        scale = size_px / max(width, height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        return (0, 0, width, height), *inner
+    return (0, 0, width, height), size_px, size_px
+
+
+def _framed(picture: Picture, size_px: int, fit: str) -> Picture:
+    box, width, height = _placement(*picture.size, size_px, fit)
+    inner = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if inner.size == (size_px, size_px):
+        return inner
+    framed = Image.new("RGB", (size_px, size_px), (0, 0, 0))
+    framed.paste(inner, ((size_px - width) // 2, (size_px - height) // 2))
+    return framed
+
+
+def fit_images(images: Images, size_px: int, fit: str = "stretch") -> Images:
+    """Fit pictures that are tensors already to a square; differs from `load_picture` by 8-bit rounding only.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1].
+        size_px: side S of the result.
+        fit: see `load_picture`.
+
+    Returns:
+        [N, 3, S, S], dtype and device as given; the input itself where it fits already.
+    """
+    check_shape(images, "images", (None, 3, None, None))
+    height, width = images.shape[-2:]
+    (left, top, right, bottom), inner_width, inner_height = _placement(width, height, size_px, fit)
+    if (height, width) == (size_px, size_px):
+        return images
+    part = images[:, :, top:bottom, left:right]
+    scaled = F.interpolate(part, (inner_height, inner_width), mode="bilinear", antialias=True)
+    across, down = size_px - inner_width, size_px - inner_height
+    bars = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return F.pad(scaled, bars, value=-1.0)
+
+
+def to_uint8(images: Images) -> Tensor:
+    """Turn [N, 3, H, W] in [-1, 1] into bytes [N, H, W, 3] on the CPU; clamped, rounded, NaN gives 0."""
+    check_shape(images, "images", (None, 3, None, None))
+    values = images.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1)
+    return values.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def to_pillow(images: Images) -> list[Picture]:
+    """Turn [N, 3, H, W] in [-1, 1] into N Pillow images."""
+    return [Image.fromarray(values) for values in to_uint8(images).numpy()]
+
+
+def save_png(
+    images: Images | Picture, path: Path | str, *, text: Mapping[str, str] | None = None, columns: int = 0
+) -> Path:
+    """Write a PNG file; atomic.
+
+    Args:
+        images: a Pillow image, or [N, 3, H, W] in [-1, 1]; more than one are put side by side.
+        path: final name.
+        text: metadata stored with the picture, by keyword.
+        columns: pictures per line; 0: a nearly square arrangement.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    picture = images if isinstance(images, Image.Image) else _tiled(to_pillow(images), columns)
+    notes = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        notes.add_text(key, value)
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=notes, compress_level=6)
+    return Path(path)
+
+
+def _tiled(pictures: Sequence[Picture], columns: int) -> Picture:
+    """Put pictures of one size side by side without gaps."""
+    if not pictures:
+        raise ValueError("there is no picture to save; give at least one")
+    columns = min(len(pictures), columns or round(len(pictures) ** 0.5 + 0.499))
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), PAPER)
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that Pillow brings, at a height in pixels."""
+    return ImageFont.load_default(size=size_px)
+
+
+def labelled_grid(
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[str] = (),
+    lead: tuple[str, Images] | None = None,
+    title: str = "",
+    picture_px: int = 0,
+) -> Picture:
+    """Lay out rows of pictures, each under its label.
+
+    Args:
+        rows: (label, [N, 3, H, W]) per row; (label, None) is a heading.
+        columns: captions below the last row, one per column, such as seeds.
+        lead: (label, [1, 3, H, W]), drawn large to the left of all rows, such as the target.
+        title: above everything.
+        picture_px: side of a picture; 0: its own height, within 96 and 256.
+
+    Returns:
+        An RGB Pillow image; give it to `save_png`.
+
+    Raises:
+        ValueError: no row has a picture.
+    """
+    first = next((images for _, images in rows if images is not None and len(images)), None)
+    if first is None:
+        raise ValueError("a grid needs at least one row with pictures")
+    side = picture_px or min(256, max(96, first.shape[2]))
+    return _Sheet(rows, columns, lead, title, side).drawn()
+
+
+class _Sheet:
+    """Measures and draws a labelled grid."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        columns: Sequence[str],
+        lead: tuple[str, Images] | None,
+        title: str,
+        side: int,
+    ) -> None:
+        self.rows, self.columns, self.lead, self.title, self.side = rows, columns, lead, title, side
+        self.text_px = min(22, max(13, side // 8))
+        self.gap, self.margin = max(3, side // 32), max(12, side // 8)
+        self.line = round(self.text_px * 1.7)  # height of a line of text with its air
+        across = max(0 if images is None else len(images) for _, images in rows)
+        heights = [self.line + (0 if images is None else side + self.gap * 2) for _, images in rows]
+        self.inner_height = sum(heights)
+        self.lead_px = (
+            0 if lead is None else min(self.inner_height - self.line - self.gap * 2, round(2.5 * side))
+        )
+        self.left = self.margin + (self.lead_px + self.margin if lead else 0)
+        self.top = self.margin + (round(self.line * 1.4) if title else 0)
+        labels = max(round(font(self.text_px).getlength(label)) for label, _ in rows)
+        self.across_px = max(across * (side + self.gap) - self.gap, min(labels, 4 * side))
+
+    def drawn(self) -> Picture:
+        """Draw it all."""
+        height = self.top + self.inner_height + (self.line if self.columns else 0) + self.margin
+        self.sheet = Image.new("RGB", (self.left + self.across_px + self.margin, height), PAPER)
+        self.pen = ImageDraw.Draw(self.sheet)
+        if self.title:
+            place = (self.margin, self.margin)
+            self._write(self.title, place, self.sheet.width - 2 * self.margin, round(self.text_px * 1.25))
+        if self.lead is not None:
+            self._picture_with_label(self.lead[0], self.lead[1][:1], (self.margin, self.top), self.lead_px)
+        y = self.top
+        for label, images in self.rows:
+            self._picture_with_label(label, images, (self.left, y), self.side)
+            y += self.line + (0 if images is None else self.side + self.gap * 2)
+        for index, caption in enumerate(self.columns):
+            middle = self.left + index * (self.side + self.gap) + self.side // 2
+            self._caption(caption, middle, y)
+        return self.sheet
+
+    def _picture_with_label(
+        self, label: str, images: Images | None, place: tuple[int, int], side: int
+    ) -> None:
+        x, y = place
+        self._write(label, place, self.lead_px if x < self.left else self.across_px, self.text_px)
+        for index, picture in enumerate([] if images is None else to_pillow(images)):
+            self.sheet.paste(_scaled(picture, side), (x + index * (side + self.gap), y + self.line))
+
+    def _write(self, label: str, place: tuple[int, int], width: int, size_px: int) -> None:
+        self.pen.text(place, shortened(label, width, size_px), fill=INK, font=font(size_px))
+
+    def _caption(self, label: str, middle: int, y: int) -> None:
+        size_px = max(12, self.text_px - 3)
+        words = shortened(label, self.side, size_px)
+        self.pen.text((middle, y), words, fill=FAINT, font=font(size_px), anchor="ma")
+
+
+def shortened(label: str, width_px: int, size_px: int) -> str:
+    """Cut a label so that it fits a width at a font size, ending in three dots when it was cut."""
+    style = font(size_px)
+    if style.getlength(label) <= width_px:
+        return label
+    kept = label
+    while kept and style.getlength(f"{kept}...") > width_px:
+        kept = kept[:-1]
+    return f"{kept.rstrip()}..." if kept else ""
+
+
+def _scaled(picture: Picture, side: int) -> Picture:
+    """Fit a picture into a square cell, sharp when it grows and antialiased when it shrinks."""
+    scale = side / max(picture.size)
+    if scale == 1:
+        return picture
+    how = Image.Resampling.NEAREST if scale.is_integer() else Image.Resampling.LANCZOS
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), how)

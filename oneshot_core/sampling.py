@@ -1,0 +1,487 @@
+"""Sampling: seeds to pictures, with truncation, mixing, noise modes, source and adapted pairs, interpolation.
+
+Everything runs in chunks, and what a sample looks like depends on its own seed only, never on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .checkpoints import GeneratorBundle
+from .latents import Latent, labels, mix, truncate, z_from_seeds
+from .networks import Generator
+from .tensors import Images, Latents, Noise, owned, seeded
+
+NOISE_MODES = ("const", "none", "random")
+MAX_SEEDS = 1_000_000
+
+Samples: TypeAlias = "Sequence[int] | Latent"  # seeds, or codes made elsewhere
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Settings of a sampling; slots are the L inputs of a W+ code, coarse (0) to fine (L - 1).
+
+    The test-time trick of the published code is `replace_from=11` with `psi=0.7`: pose and shape from the
+    sample, fine strokes and colours from the mean (methods.md C).
+    """
+
+    psi: float = 1.0  # truncation: 1 leaves a code as it is, 0 gives the mean
+    cutoff: int | None = None  # number of first slots that are truncated; None: all
+    noise: str = "const"  # "const": the maps stored with the weights; "none"; "random": drawn per sample
+    noise_seed: int = 0  # of the random noise, together with the sample's own seed
+    mix_seeds: tuple[int, ...] = ()  # style mixing: one seed for all samples, or one per sample
+    mix_from: int = 0  # first slot that comes from `mix_seeds`
+    mix_to: int | None = None  # slot after the last one from `mix_seeds`; None: L
+    replace_from: int | None = None  # slots from here on come from the mean or the reference latent
+    batch_size: int = 8  # pictures per chunk
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mix_seeds", tuple(self.mix_seeds))
+        if self.noise not in NOISE_MODES:
+            raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {self.noise!r}")
+        if not -10 <= self.psi <= 10:
+            raise ValueError(f"psi must lie within -10 and 10 (usually 0.5 to 1), got {self.psi}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("cutoff", "mix_from", "mix_to", "replace_from"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is a slot number from 0 on, got {value}")
+        if self.mix_to is not None and self.mix_to < self.mix_from:
+            raise ValueError(f"mix_to must not be below mix_from, got {self.mix_from} to {self.mix_to}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {**asdict(self), "mix_seeds": list(self.mix_seeds)}
+
+    def check(self, slots: int) -> None:
+        """Refuse slot numbers that a generator of that many slots does not have; raises ValueError."""
+        for name in ("cutoff", "mix_from", "mix_to", "replace_from"):
+            value = getattr(self, name)
+            if value is not None and value > slots:
+                raise ValueError(f"{name} must be at most {slots} for this generator, got {value}")
+
+
+@dataclass(frozen=True)
+class SamplePairs:
+    """The same latents drawn by two generators.
+
+    Args:
+        source: [N, 3, S, S], by the source generator.
+        adapted: [N, 3, S, S], by the adapted one.
+        latent: the w+ codes of the source pictures.
+    """
+
+    source: Images
+    adapted: Images
+    latent: Latent
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read a list of seeds and ranges such as "0-15,42"; ranges include both ends.
+
+    Raises:
+        ValueError: empty, not numbers, a range that runs backwards, or more than a million seeds.
+    """
+    seeds: list[int] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        low, dash, high = part.partition("-")
+        try:
+            first, last = int(low), int(high) if dash else int(low)
+        except ValueError:
+            raise ValueError(f"seeds are numbers and ranges such as 0-15,42; cannot read {part!r}") from None
+        if last < first:
+            raise ValueError(f"the range {part!r} runs backwards; write {last}-{first}")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"{text!r} is more than {MAX_SEEDS:,} seeds; sample in several goes")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise ValueError("no seeds given; give at least one, such as 0 or 0-15")
+    return tuple(seeds)
+
+
+def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Sequence[int] = ()) -> Latent:
+    """Make one latent per seed; sampling it gives what sampling the seeds gives.
+
+    Args:
+        bundle: whose latent space is meant.
+        seeds: one per sample.
+        classes: of a conditional generator, one for all or one per sample; default class 0.
+
+    Returns:
+        Space "z", or "w" for a conditional generator, whose w depends on the class.
+    """
+    generator = bundle.generator
+    z = z_from_seeds(seeds, generator.config.z_dim)
+    origin: dict[str, Any] = {"method": "seeds", "seeds": list(seeds)}
+    if not generator.config.c_dim:
+        labels(classes, len(seeds), 0)
+        return Latent("z", z, bundle.family, origin)
+    c = labels(classes, len(seeds), generator.config.c_dim)
+    assert c is not None
+    with torch.no_grad():
+        w = generator.map_single(z.to(generator.const), c.to(generator.const))
+    return Latent("w", owned(w).cpu().float(), bundle.family, {**origin, "classes": list(classes or [0])})
+
+
+def related(bundle: GeneratorBundle, family: str) -> bool:
+    """Tell whether a generator may draw latents of a family: its own, its parent's, or an unknown one."""
+    parent = bundle.provenance.history.get("parent", {})
+    return not family or family == bundle.family or family == parent.get("family")
+
+
+def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
+    """Refuse a latent that belongs to another generator family; raises ValueError that names both."""
+    if not related(bundle, latent.family):
+        raise ValueError(
+            f"this latent belongs to generator family {latent.family[:12]}, but "
+            f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
+            "with, or one adapted from it"
+        )
+
+
+@torch.no_grad()
+def iter_codes(
+    bundle: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+    reference: Latent | None = None,
+) -> Iterator[tuple[Latents, list[int]]]:
+    """Make final codes chunk by chunk: mapped, truncated, mixed, replaced.
+
+    Args:
+        bundle: generator and mean latent.
+        samples: seeds or a latent of N codes.
+        config: settings.
+        classes: for seeds and z of a conditional generator, one for all or one per sample; default class 0.
+        reference: one code, whose slots replace those from `config.replace_from` on; None: the mean latent.
+
+    Yields:
+        Codes [n, L, W] and n keys: the seeds, or the positions where no seeds are known.
+
+    Raises:
+        ValueError: a latent of another family, slots or classes out of range, mixing seeds that do not fit.
+    """
+    config = config or SampleConfig()
+    keys, total = _keys(samples), _count(samples)
+    _check(bundle, samples, config, total, reference)
+    c = labels(_needed_classes(bundle, samples, classes), total, bundle.generator.config.c_dim)
+    last = _replacement(bundle, reference)
+    for start in range(0, total, config.batch_size):
+        part = slice(start, min(start + config.batch_size, total))
+        codes = _mapped(bundle.generator, _values(samples, part), None if c is None else c[part])
+        codes = truncate(codes, bundle.mean_latent, config.psi, config.cutoff)
+        if config.mix_seeds:
+            seeds = config.mix_seeds if len(config.mix_seeds) == 1 else config.mix_seeds[part]
+            other = _mapped(bundle.generator, list(seeds), None if c is None else c[part][: len(seeds)])
+            other = truncate(other, bundle.mean_latent, config.psi, config.cutoff)
+            codes = mix(codes, other, config.mix_from, config.mix_to)
+        if config.replace_from is not None:
+            codes = mix(codes, last.to(codes), config.replace_from)
+        yield codes, keys[part]
+
+
+def _keys(samples: Samples) -> list[int]:
+    if not isinstance(samples, Latent):
+        return list(samples)
+    seeds = samples.origin.get("seeds", [])
+    return list(seeds) if len(seeds) == len(samples.values) else list(range(len(samples.values)))
+
+
+def _count(samples: Samples) -> int:
+    return len(samples.values) if isinstance(samples, Latent) else len(samples)
+
+
+def _values(samples: Samples, part: slice) -> Latent | list[int]:
+    if isinstance(samples, Latent):
+        return replace(samples, values=samples.values[part])
+    return list(samples[part])
+
+
+def _check(
+    bundle: GeneratorBundle, samples: Samples, config: SampleConfig, total: int, reference: Latent | None
+) -> None:
+    if total == 0:
+        raise ValueError("there is nothing to sample; give at least one seed or latent")
+    config.check(bundle.num_layers)
+    if len(config.mix_seeds) not in (0, 1, total):
+        raise ValueError(f"mix_seeds must be one seed or {total}, got {len(config.mix_seeds)}")
+    if isinstance(samples, Latent):
+        check_family(samples, bundle)
+    if reference is not None:
+        check_family(reference, bundle)
+        if len(reference.values) != 1:
+            raise ValueError(f"the reference latent must hold one code, got {len(reference.values)}")
+
+
+def _needed_classes(
+    bundle: GeneratorBundle, samples: Samples, classes: Sequence[int]
+) -> Sequence[int] | None:
+    """Classes as `labels` wants them; codes in w have theirs built in."""
+    if isinstance(samples, Latent) and samples.space != "z" and classes:
+        raise ValueError("classes belong to seeds and z; a latent in w has its class built in")
+    return classes or None
+
+
+def _replacement(bundle: GeneratorBundle, reference: Latent | None) -> Latents:
+    """Code [1, L, W] whose slots replace those of the samples."""
+    if reference is not None:
+        return reference.codes(bundle.generator)
+    return bundle.generator.broadcast(bundle.mean_latent[None].to(bundle.generator.const))
+
+
+def _mapped(generator: Generator, samples: Latent | list[int], c: Tensor | None) -> Latents:
+    """Codes [n, L, W] of seeds or of a latent."""
+    like = generator.const
+    if isinstance(samples, Latent) and samples.space != "z":
+        return samples.codes(generator)
+    z = samples.values if isinstance(samples, Latent) else z_from_seeds(samples, generator.config.z_dim)
+    return generator.map(z.to(like), None if c is None else c.to(like))
+
+
+@torch.no_grad()
+def render_codes(
+    generator: Generator, codes: Latents, keys: Sequence[int], config: SampleConfig | None = None
+) -> Images:
+    """Draw one chunk of codes.
+
+    Args:
+        generator: who draws.
+        codes: [n, L, W].
+        keys: n numbers that, with `noise_seed`, decide a sample's random noise; usually its seed.
+        config: noise mode and seed.
+
+    Returns:
+        [n, 3, S, S] float32 on the CPU, not clamped.
+    """
+    noise = _noise(generator, keys, config or SampleConfig())
+    return generator.synthesize(codes, noise).float().cpu()
+
+
+def _noise(generator: Generator, keys: Sequence[int], config: SampleConfig) -> Noise | None:
+    if config.noise == "none":
+        return None
+    if config.noise == "const":
+        return generator.constant_noise()
+    return [
+        torch.cat([_noise_map(config.noise_seed, key, index, shape) for key in keys]).to(generator.const)
+        for index, shape in enumerate(generator.noise_shapes())
+    ]
+
+
+def _noise_map(seed: int, key: int, index: int, shape: tuple[int, int]) -> Tensor:
+    return torch.randn(1, 1, *shape, generator=seeded(seed, key, f"sample.noise.{index}"))
+
+
+def iter_samples(
+    bundle: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+    reference: Latent | None = None,
+) -> Iterator[Images]:
+    """Draw samples chunk by chunk, so that memory does not grow with their number; see `sample`."""
+    config = config or SampleConfig()
+    for codes, keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
+        yield render_codes(bundle.generator, codes, keys, config)
+
+
+def sample(
+    bundle: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+    reference: Latent | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Images:
+    """Draw samples.
+
+    Args:
+        bundle: the generator.
+        samples: seeds, or a latent of N codes.
+        config: truncation, mixing, noise, chunk size; default `SampleConfig()`.
+        classes: of a conditional generator, one for all or one per sample; default class 0.
+        reference: for `replace_from`; None: the mean latent.
+        progress: told after each chunk how many of how many are done; one that raises stops.
+
+    Returns:
+        [N, 3, S, S] float32 on the CPU; the same for any chunk size up to rounding of the last bits.
+
+    Raises:
+        ValueError: see `iter_codes`.
+    """
+    done: list[Images] = []
+    total = _count(samples)
+    for images in iter_samples(bundle, samples, config, classes=classes, reference=reference):
+        done.append(images)
+        if progress is not None:
+            progress(sum(map(len, done)), total)
+    return torch.cat(done)
+
+
+def sample_pairs(
+    source: GeneratorBundle,
+    adapted: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    reference: Latent | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SamplePairs:
+    """Draw the same latents by the source and by the adapted generator.
+
+    Args:
+        source: who was adapted.
+        adapted: the result.
+        samples: seeds, or a latent of N codes.
+        config: settings; `replace_from` is for the adapted pictures only, as in the published test script.
+        reference: for `replace_from`; None: the mean latent.
+        progress: told after each chunk how many of how many are done; one that raises stops.
+
+    Returns:
+        Both sets of pictures and the codes they share.
+
+    Raises:
+        ValueError: the generators are not related, or see `iter_codes`.
+
+    Source: methods.md C; one deviation: codes come from the source's mapping network, which the method
+    freezes.
+    """
+    if not (related(adapted, source.family) or related(source, adapted.family)):
+        raise ValueError(
+            f"{adapted.provenance.file_name} (family {adapted.family[:12]}) was not adapted from "
+            f"{source.provenance.file_name} (family {source.family[:12]}): their latents do not correspond"
+        )
+    config = config or SampleConfig()
+    plain = replace(config, replace_from=None)
+    config.check(source.num_layers)
+    last = _replacement(source, reference)
+    pairs: list[tuple[Images, Images, Latents]] = []
+    done, total = 0, _count(samples)
+    for codes, keys in iter_codes(source, samples, plain, reference=reference):
+        own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
+        own = own.to(adapted.generator.const)
+        images = render_codes(source.generator, codes, keys, config)
+        pairs.append((images, render_codes(adapted.generator, own, keys, config), owned(codes).cpu().float()))
+        done += len(codes)
+        if progress is not None:
+            progress(done, total)
+    origin = {"method": "sample_pairs", "seeds": _keys(samples), "settings": plain.describe()}
+    latent = Latent("w+", torch.cat([pair[2] for pair in pairs]), source.family, origin)
+    return SamplePairs(torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]), latent)
+
+
+def truncation_sweep(
+    bundle: GeneratorBundle,
+    samples: Samples,
+    psis: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+) -> list[Images]:
+    """Draw the same samples at several truncations: one [N, 3, S, S] per psi."""
+    if not psis:
+        raise ValueError("no psi given; give at least one, such as 0.7")
+    config = config or SampleConfig()
+    return [sample(bundle, samples, replace(config, psi=psi), classes=classes) for psi in psis]
+
+
+@torch.no_grad()
+def mix_table(
+    bundle: GeneratorBundle,
+    first: Samples,
+    second: Samples,
+    config: SampleConfig | None = None,
+) -> list[Images]:
+    """Mix every sample of one list with every sample of another.
+
+    Args:
+        bundle: the generator.
+        first: R seeds or codes, whose slots stay.
+        second: C seeds or codes, whose slots `config.mix_from` up to `config.mix_to` are taken.
+        config: settings; its `mix_seeds` must be empty.
+
+    Returns:
+        R tensors [C, 3, S, S]: row r holds sample r mixed with each of `second`.
+
+    Source: NVlabs stylegan2-ada-pytorch style_mixing.py (there the range of slots is inclusive).
+    """
+    config = config or SampleConfig()
+    if config.mix_seeds:
+        raise ValueError("mix_table takes its seeds as arguments; leave mix_seeds empty")
+    plain = replace(config, replace_from=None)
+    rows = torch.cat([codes for codes, _ in iter_codes(bundle, first, plain)])
+    others = torch.cat([codes for codes, _ in iter_codes(bundle, second, plain)])
+    origin = {"method": "mix_table", "seeds": _keys(second)}
+    table = []
+    for row in rows:
+        mixed = mix(row.expand_as(others), others, config.mix_from, config.mix_to)
+        latent = Latent("w+", mixed.cpu().float(), bundle.family, origin)
+        table.append(sample(bundle, latent, replace(config, psi=1.0)))
+    return table
+
+
+def interpolate(
+    bundle: GeneratorBundle, samples: Samples, frames: int, *, space: str = "w", loop: bool = False
+) -> Latent:
+    """Walk from sample to sample; draw the result with `sample` or `iter_samples`.
+
+    Args:
+        bundle: whose mapping network is used.
+        samples: K >= 2 seeds or codes.
+        frames: per stretch between two samples; the last sample itself is added at the end.
+        space: "w": straight lines between codes; "z": great circles between seeds or z.
+        loop: go back to the first sample at the end; the frame that would repeat it is left out.
+
+    Returns:
+        Space "w+" or "z", [(K - 1) * frames + 1, ...], or [K * frames, ...] with `loop`.
+
+    Raises:
+        ValueError: fewer than two samples, no frames, or z asked for codes that are in w.
+    """
+    if _count(samples) < 2 or frames < 1:
+        raise ValueError(
+            f"interpolation needs at least 2 samples and 1 frame, got {_count(samples)} and {frames}"
+        )
+    ends = _ends(bundle, samples, space)
+    nexts = ends.roll(-1, 0) if loop else ends[1:]
+    parts = torch.arange(frames, dtype=ends.dtype) / frames
+    move = _slerp if space == "z" else torch.lerp
+    path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
+    if not loop:
+        path.append(ends[-1])
+    origin = {"method": "interpolate", "frames": frames, "loop": loop, "ends": _keys(samples)}
+    return Latent("z" if space == "z" else "w+", torch.stack(path), bundle.family, origin)
+
+
+def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
+    """Codes to walk between, float32 on the CPU."""
+    if space == "w":
+        return torch.cat([owned(codes).cpu().float() for codes, _ in iter_codes(bundle, samples)])
+    if space != "z":
+        raise ValueError(f"space must be w or z, got {space!r}")
+    if not isinstance(samples, Latent):
+        return z_from_seeds(samples, bundle.generator.config.z_dim)
+    if samples.space != "z":
+        raise ValueError(f"codes in {samples.space} cannot be interpolated in z; use space w")
+    return owned(samples.values).cpu().float()
+
+
+def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
+    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z]."""
+    lengths = torch.lerp(start.norm(), end.norm(), part)
+    a, b = start / start.norm(), end / end.norm()
+    angle = torch.acos((a * b).sum().clamp(-1, 1))
+    if angle < 1e-4:
+        return torch.lerp(start, end, part)
+    return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)

@@ -1,0 +1,476 @@
+"""CLIP image and text encoders through open_clip, with the method's own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..tensors import Images, check_shape, gradients
+from .weights import (
+    EncoderError,
+    clip_source,
+    fetch_clip,
+    is_torchscript,
+    load_strict,
+    read_weights,
+    torchscript_advice,
+)
+
+log = logging.getLogger(__name__)
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files, not weights
+SIMPLE_VOCABULARY = 49408  # entries of CLIP's own byte-pair vocabulary
+
+Tokenizer = Callable[[list[str]], Tensor]  # texts -> ids [N, context], int64
+
+
+@dataclass(frozen=True)
+class ClipPreprocess:
+    """From the engine's pictures to what CLIP reads: range, resize and normalisation in one place.
+
+    The default is the method's: x -> 0.5 x + 0.5, bicubic (a = -0.75, half-pixel centres, no antialias, no
+    clamp) to a square whatever the aspect ratio, then mean and standard deviation per channel.
+
+    Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py. `antialias=True` is this project's option.
+    """
+
+    image_size: int = 224  # side in pixels that the model reads
+    interpolation: str = "bicubic"  # or "bilinear"
+    antialias: bool = False  # low-pass before shrinking; bicubic then has a = -0.5
+    value_range: tuple[float, float] = (-1.0, 1.0)  # what becomes 0 and 1; values outside are kept
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    dtype: torch.dtype | None = None  # in which it computes; None: the pictures' own
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1 pixel, got {self.image_size}")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(f"interpolation must be 'bicubic' or 'bilinear', got {self.interpolation!r}")
+        if not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must be (low, high) with low < high, got {self.value_range}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std are three numbers each, std positive; got {self.mean}, {self.std}"
+            )
+
+    def __call__(self, images: Images) -> Tensor:
+        """Prepare pictures for CLIP.
+
+        Args:
+            images: [N, 3, H, W] in `value_range`, any size.
+
+        Returns:
+            [N, 3, image_size, image_size], differentiable, in `dtype` (or the pictures' own).
+        """
+        check_shape(images, "images", (None, 3, None, None))
+        x = images if self.dtype is None else images.to(self.dtype)
+        low, high = self.value_range
+        x = x * (1.0 / (high - low)) - low / (high - low)
+        size = (self.image_size, self.image_size)
+        if x.shape[-2:] != size:  # at equal size the resize is the exact identity
+            x = F.interpolate(
+                x, size=size, mode=self.interpolation, align_corners=False, antialias=self.antialias
+            )
+        mean, std = (_channels(values, x.dtype, x.device) for values in (self.mean, self.std))
+        return (x - mean) / std
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return [1, C, 1, 1] constants, made once per device and outside inference mode (they enter graphs)."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
+
+
+class WordTokenizer:
+    """Whole words of a fixed list as token ids, for small models with a vocabulary of their own.
+
+    Ids: 0 padding, 1 … W the words, W + 1 any other word, W + 2 start, W + 3 end. The end has the highest id,
+    which is where open_clip's "argmax" pooling reads the text feature.
+    """
+
+    def __init__(self, words: Sequence[str], context_length: int) -> None:
+        if len(set(words)) != len(words) or context_length < 3:
+            raise ValueError("words must differ from each other and context_length be at least 3")
+        self.ids = {word: number for number, word in enumerate(words, start=1)}
+        self.context_length = context_length
+        self.unknown, self.start, self.end = (len(words) + offset for offset in (1, 2, 3))
+        self.vocab_size = len(words) + 4
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Turn texts into ids [N, context_length]; what does not fit is cut before the end token."""
+        rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            words = re.findall(r"\w+", text.lower())[: self.context_length - 2]
+            ids = [self.start, *(self.ids.get(word, self.unknown) for word in words), self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+
+class ClipEncoder(nn.Module):
+    """A frozen CLIP: unit features of pictures and texts, differentiable with respect to the pictures.
+
+    The given model is taken over: set to evaluation, its weights frozen. It stays in evaluation mode whatever
+    `train()` is called around it. Computes in the model's own dtype (float64 for parity tests).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: ClipPreprocess | None = None,
+        tokenizer: Tokenizer | None = None,
+        name: str = "custom",
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: an open_clip model (`build_clip`).
+            preprocess: None for the method's preprocessing at the model's picture size.
+            tokenizer: texts -> ids [N, context]; None where no text will be encoded.
+            name: for messages and records.
+        """
+        super().__init__()
+        self.model: Any = model.requires_grad_(False)
+        self.preprocess = preprocess or ClipPreprocess(image_size=_image_size(model))
+        self.tokenizer = tokenizer
+        self.name = name
+        _run_length_first(model)
+        self.eval()
+
+    def train(self, mode: bool = True) -> ClipEncoder:
+        """Stay in evaluation mode: a frozen encoder has no other."""
+        return super().train(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype in which the image tower computes."""
+        return _tower_weight(self.model).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device the weights are on."""
+        return _tower_weight(self.model).device
+
+    def encode_images(self, images: Images) -> Tensor:
+        """Return one unit feature per picture.
+
+        Args:
+            images: [N, 3, H, W] in [-1, 1] (not clamped), any size, on the model's device.
+
+        Returns:
+            [N, D] of length 1, float32 (float64 if the model is float64), normalised out of place. Gradients
+            flow to the pictures, never to the weights.
+        """
+        pixels = self.preprocess(images.to(torch.promote_types(images.dtype, self.dtype)))
+        return _unit(self.model.encode_image(pixels.to(self.dtype), normalize=False))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return one unit feature per text, [N, D], float32 or float64.
+
+        Raises:
+            EncoderError: the encoder was made without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise EncoderError(
+                f"CLIP model {self.name} has no tokenizer, so it reads no text; pass one to ClipEncoder, or "
+                f'put "tokenizer": {{"words": [...]}} into its configuration'
+            )
+        return self.encode_tokens(self.tokenizer([texts] if isinstance(texts, str) else list(texts)))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Return one unit feature per row of token ids [N, context], [N, D], float32 or float64."""
+        return _unit(self.model.encode_text(tokens.to(self.device), normalize=False))
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Normalise rows to length 1 in float32 or better, whatever precision they came in."""
+    wide = features if features.dtype == torch.float64 else features.float()
+    return F.normalize(wide, dim=-1)
+
+
+def _tower_weight(model: Any) -> Tensor:
+    """Return a weight that the image tower multiplies with: its dtype is the tower's."""
+    weights = list(model.visual.parameters())
+    return next((weight for weight in weights if weight.ndim == 4), weights[0])
+
+
+def _image_size(model: Any) -> int:
+    size = getattr(model.visual, "image_size", 224)
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise EncoderError(f"only models with square pictures are supported, this one reads {size}")
+    return int(sides.pop())
+
+
+def _run_length_first(model: Any) -> None:
+    """Let the image tower run in (length, batch, width) order, where every projection's input is contiguous.
+
+    In (batch, length, width) order `nn.MultiheadAttention` transposes into a view, and torch runs a frozen
+    projection of a non-contiguous 3-D input as a batched product with an expanded weight. Measured with
+    open_clip 3.3, ViT-B/32, forward and backward of 8 pictures on one core: 24 bmm against none, 12 % slower.
+    """
+    transformer = getattr(model.visual, "transformer", None)
+    blocks = list(getattr(transformer, "resblocks", ()))
+    plain = all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
+    if transformer is None or not plain or not getattr(transformer, "batch_first", False):
+        return
+    transformer.batch_first = False
+    for block in blocks:
+        block.attn.batch_first = False
+
+
+def build_clip(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """Build an untrained open_clip model from a configuration.
+
+    Args:
+        config: open_clip's keys (`embed_dim`, `vision_cfg`, `text_cfg`, optional `quick_gelu`, `custom_text`,
+            `multimodal_cfg`, …); a key `tokenizer` is this project's and is left to `load_clip`.
+        seed: of the initial weights; torch's global random state is as before afterwards.
+
+    Returns:
+        A trainable model on the CPU, float32, in training mode.
+
+    Raises:
+        EncoderError: a key is missing or unknown.
+    """
+    import open_clip
+
+    settings = deepcopy({key: value for key, value in config.items() if key != "tokenizer"})
+    absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in settings]
+    if absent:
+        raise EncoderError(f"the CLIP configuration lacks {', '.join(absent)}; it has {', '.join(config)}")
+    # Base weights of a borrowed tower are never wanted: the whole model's file brings them.
+    if "timm_model_name" in settings["vision_cfg"]:
+        settings["vision_cfg"]["timm_model_pretrained"] = False
+    borrowed_text = "hf_model_name" in settings["text_cfg"]
+    if borrowed_text:
+        settings["text_cfg"]["hf_model_pretrained"] = False
+    kind: Any = open_clip.CLIP
+    if settings.pop("custom_text", False) or borrowed_text:
+        kind = open_clip.CoCa if "multimodal_cfg" in settings else open_clip.CustomTextCLIP
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            return kind(**settings)
+        except (TypeError, ImportError) as error:
+            raise EncoderError(f"open_clip cannot build this CLIP configuration: {error}") from error
+
+
+def load_clip(
+    name: str = "ViT-B-32-quickgelu",
+    weights: Path | str | None = None,
+    config: Mapping[str, Any] | Path | str | None = None,
+    cache_dir: Path | str | None = None,
+    allow_download: bool = True,
+    antialias: bool = False,
+) -> ClipEncoder:
+    """Load a trained CLIP model; never returns one whose weights are not all from the file.
+
+    Args:
+        name: an open_clip model, `NAME` or `NAME:TAG` ("ViT-B-32:laion2b_s34b_b79k"); OpenAI's spelling
+            "ViT-B/32" works. Without a tag: OpenAI's weights where they exist, else the only ones there are.
+            Whether a model uses QuickGELU follows from the weights (OpenAI's all do), not from the name.
+            With `config` only a label.
+        weights: a local file (safetensors, or a torch file with a state dict) instead of a search.
+        config: architecture of a custom model: open_clip's keys, or `{"model_cfg": …, "preprocess_cfg": …}`,
+            as a mapping or a JSON file; with a key `"tokenizer": {"words": […]}` it reads those words
+            (`WordTokenizer`). The weights then come from `weights`.
+        cache_dir: folder searched before the usual caches, and where a download goes.
+        allow_download: False never touches the network.
+        antialias: see `ClipPreprocess`.
+
+    Returns:
+        A frozen float32 encoder on the CPU.
+
+    Raises:
+        EncoderError: unknown name or tag, missing weights (with file, places and origin), differing keys.
+    """
+    folder = Path(cache_dir).expanduser() if cache_dir else None
+    plan = _custom_plan(name, config) if config is not None else _published_plan(name, weights is not None)
+    if "hf_model_name" in plan.config["text_cfg"] and not allow_download:
+        raise EncoderError(
+            f"the text tower of {name} takes its layout from the hub (transformers package), which needs "
+            f"allow_download=True; ViT models such as ViT-B-32-quickgelu do not"
+        )
+    path = Path(weights).expanduser() if weights else _located(plan, folder, allow_download)
+    with gradients():
+        model = build_clip(plan.config)
+        load_strict(model, _renamed(model, read_weights(path)), path)
+        preprocess = ClipPreprocess(_image_size(model), antialias=antialias, mean=plan.mean, std=plan.std)
+        return ClipEncoder(model, preprocess, _tokenizer(plan, folder, allow_download), plan.name)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a name or a configuration means, before any file is opened."""
+
+    name: str
+    config: dict[str, Any]
+    tag: str = ""
+    entry: dict[str, Any] = field(default_factory=dict)  # open_clip's table row of the weights
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    custom: bool = False
+
+
+def _custom_plan(name: str, config: Mapping[str, Any] | Path | str) -> _Plan:
+    if isinstance(config, (Path, str)):
+        try:
+            config = json.loads(Path(config).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise EncoderError(
+                f"the CLIP configuration {config} is not a readable JSON file: {error}"
+            ) from error
+    if not isinstance(config, Mapping):
+        raise EncoderError(f"a CLIP configuration is a JSON object, got {type(config).__name__}")
+    model = dict(config.get("model_cfg", config))
+    numbers = dict(config.get("preprocess_cfg", {}))
+    if "tokenizer" in config:
+        model["tokenizer"] = config["tokenizer"]
+    if "text_cfg" not in model:
+        raise EncoderError(f"the CLIP configuration lacks text_cfg; it has {', '.join(model)}")
+    mean, std = tuple(numbers.get("mean", OPENAI_MEAN)), tuple(numbers.get("std", OPENAI_STD))
+    return _Plan(name, model, mean=mean, std=std, custom=True)
+
+
+def _published_plan(name: str, own_file: bool) -> _Plan:
+    """Resolve `NAME` or `NAME:TAG` to a configuration whose activation is the one of the weights."""
+    import open_clip
+
+    given, _, tag = name.partition(":")
+    model = given.replace("@336px", "-336").replace("/", "-")
+    config = open_clip.get_model_config(model) if given != "hf-hub" else None
+    if config is None:
+        close = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.4)
+        raise EncoderError(
+            f"{name!r} is no model that open_clip knows; close ones: {', '.join(close) or 'none'}. For a "
+            f"model of your own pass `config` and `weights`"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    chosen = tag or _default_tag(model, tags, own_file)
+    entry = dict(open_clip.get_pretrained_cfg(model, chosen) if chosen else {})
+    if chosen and not entry:
+        raise EncoderError(f"{model} has no weights {chosen!r}; there are: {', '.join(tags) or 'none'}")
+    if own_file and not tag and chosen == "openai" and not model.endswith("-quickgelu"):
+        log.warning(
+            "weights of %s without a tag are taken as OpenAI's (QuickGELU); for others write %s:TAG",
+            model,
+            model,
+        )
+    if chosen == "openai" or entry.get("quick_gelu"):
+        config["quick_gelu"] = True
+    mean, std = tuple(entry.get("mean") or OPENAI_MEAN), tuple(entry.get("std") or OPENAI_STD)
+    return _Plan(model, config, chosen, entry, mean, std)
+
+
+def _default_tag(model: str, tags: Sequence[str], own_file: bool) -> str:
+    if "openai" in tags:
+        return "openai"
+    if len(tags) == 1 or (tags and own_file):
+        return tags[0]
+    if own_file:
+        return ""
+    raise EncoderError(
+        f"say which weights of {model} are meant, as {model}:TAG; there are: {', '.join(tags)}"
+        if tags
+        else f"open_clip knows no published weights of {model}; pass a file as `weights`"
+    )
+
+
+def _located(plan: _Plan, cache_dir: Path | None, allow_download: bool) -> Path:
+    """Find the weights on this machine, else download them if that is allowed."""
+    if plan.custom:
+        raise EncoderError(
+            f"a custom configuration ({plan.name}) needs its own weights: pass a file as `weights`"
+        )
+    source = clip_source(plan.name, plan.tag, plan.entry)
+    found = source.find(cache_dir)
+    if found is not None and not is_torchscript(found):
+        return found
+    if allow_download:
+        return fetch_clip(source, plan.entry, cache_dir)
+    if found is not None:
+        raise EncoderError(torchscript_advice(found))
+    raise source.missing(cache_dir, "it is not on this machine and downloads are switched off")
+
+
+def _renamed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo the harmless differences between published files of one architecture; all else stays strict."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    tensors = {key: value for key, value in tensors.items() if key not in OPENAI_EXTRAS}
+    tensors = convert_state_dict(model, tensors)
+    wanted = model.state_dict()
+    if "positional_embedding" in tensors and "positional_embedding" not in wanted:
+        tensors = convert_to_custom_text_state_dict(tensors)
+    for key in ("logit_scale", "logit_bias"):  # a number in some files, one entry in others
+        if key in tensors and key in wanted and tensors[key].numel() == 1:
+            tensors[key] = tensors[key].reshape(wanted[key].shape)
+    position_ids = "text.transformer.embeddings.position_ids"  # dropped by newer transformers
+    if position_ids not in wanted:
+        tensors.pop(position_ids, None)
+    return tensors
+
+
+def _tokenizer(plan: _Plan, cache_dir: Path | None, allow_download: bool) -> Tokenizer | None:
+    import open_clip
+
+    text = plan.config["text_cfg"]
+    words = plan.config.get("tokenizer", {}).get("words")
+    if words is not None:
+        small = WordTokenizer(words, int(text.get("context_length", 77)))
+        if small.vocab_size > int(text.get("vocab_size", SIMPLE_VOCABULARY)):
+            raise EncoderError(
+                f"a list of {len(words)} words needs vocab_size {small.vocab_size} in text_cfg, "
+                f"which has {text.get('vocab_size')}"
+            )
+        return small
+    if (
+        not text.get("hf_tokenizer_name")
+        and int(text.get("vocab_size", SIMPLE_VOCABULARY)) < SIMPLE_VOCABULARY
+    ):
+        return None
+    if plan.custom:
+        return open_clip.SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+    options = {"local_files_only": not allow_download} if text.get("hf_tokenizer_name") else {}
+    return _LazyTokenizer(plan.name, cache_dir, options)
+
+
+@dataclass
+class _LazyTokenizer:
+    """open_clip's tokenizer of a model, made at the first text: some need the transformers package."""
+
+    name: str
+    cache_dir: Path | None
+    options: dict[str, bool]
+    made: Tokenizer | None = None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        if self.made is None:
+            import open_clip
+
+            try:
+                folder = str(self.cache_dir) if self.cache_dir else None
+                self.made = open_clip.get_tokenizer(self.name, cache_dir=folder, **self.options)
+            except (ImportError, OSError, ValueError) as error:
+                raise EncoderError(
+                    f"the tokenizer of {self.name} cannot be made ({error}); it comes from the transformers "
+                    f"package and the hub: install the one, allow the download, or use ViT-B-32-quickgelu"
+                ) from error
+        return self.made(texts)

@@ -1,0 +1,343 @@
+"""Perceptual distance (LPIPS) on AlexNet, VGG16, SqueezeNet as in the lpips package, or the demo's net."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..tensors import Images, atomic_path, check_shape, gradients
+from .weights import EncoderError, fetch_torchvision, load_strict, read_weights, torchvision_source
+
+
+FORMAT, FORMAT_VERSION = "oneshot-perceptual", 1
+DEMO_FILE = Path(__file__).parent.parent / "demo" / "assets" / "perceptual.safetensors"
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS v0.1, of pictures in [-1, 1]
+EPSILON = 1e-10  # the lpips package's, added to the length of a feature vector
+TINY = 1e-30  # below it a squared length counts as zero: keeps the root's gradient finite
+
+
+@dataclass(frozen=True)
+class _Published:
+    """One backbone of the lpips package."""
+
+    architecture: str  # in torchvision
+    channels: tuple[int, ...]  # per compared layer
+    minimum_px: int  # smallest side that leaves every layer a value
+
+
+PUBLISHED = {
+    "alex": _Published("alexnet", (64, 192, 384, 256, 256), 31),
+    "vgg": _Published("vgg16", (64, 128, 256, 512, 512), 16),
+    "squeeze": _Published("squeezenet1_1", (64, 128, 256, 384, 384, 512, 512), 17),
+}
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """Layout of the small perceptual backbone: one 3x3 convolution per stage, side halved between stages."""
+
+    widths: tuple[int, ...] = (24, 48, 96, 128, 128)  # channels per stage, finest first
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be one positive number of channels per stage, got {self.widths}")
+
+
+class SmallPerceptual(nn.Module):
+    """A small VGG-like network: per stage 3x3 convolution and ReLU, 2x2 max pooling between stages.
+
+    State-dict names: `convs.{i}.weight` [O, I, 3, 3], `convs.{i}.bias` [O]. 0.31 M parameters by default.
+    """
+
+    def __init__(self, config: SmallConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SmallConfig()
+        widths = (3, *self.config.widths)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, images: Images) -> list[Tensor]:
+        """Return the map of every stage, [N, C_i, H / 2^i, W / 2^i], after ReLU; input is already scaled."""
+        maps: list[Tensor] = []
+        x = images
+        for stage, conv in enumerate(self.convs):
+            x = torch.relu(conv(nn.functional.max_pool2d(x, 2) if stage else x))
+            maps.append(x)
+        return maps
+
+
+class Perceptual(nn.Module):
+    """LPIPS with an interchangeable backbone, cut in two so that a target's features can be kept.
+
+    Per layer: feature vectors of unit length, squared difference, weighted sum over channels (the head), mean
+    over positions; the distance is the sum over layers. There is no training mode: dropout happens only where
+    a generator for its masks is passed in. State-dict names: `backbone.*`, `heads.{i}` [C_i].
+
+    Source: Zhang et al., arXiv 1801.03924; the lpips package 0.1.4 (v0.1). One deviation: where all features
+    of a position are zero the gradient is zero, not NaN.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, backbone: nn.Module, channels: Sequence[int], name: str, minimum_px: int) -> None:
+        """Put heads of weight 1 on a backbone; weights come by `load_state_dict` or training.
+
+        Args:
+            backbone: scaled pictures [N, 3, H, W] -> a sequence of maps [N, C_i, h, w].
+            channels: C_i of every map.
+            name: for messages and records.
+            minimum_px: smallest allowed side of a picture.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ParameterList(torch.ones(count) for count in channels)
+        self.name = name
+        self.minimum_px = minimum_px
+        # Buffers of float32, as in the package: in float64 they keep that rounding (5e-10 in the distance).
+        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Images) -> list[Tensor]:
+        """Return what is compared: per layer a map of unit vectors.
+
+        Args:
+            images: [N, 3, H, W] in [-1, 1] (not clamped), sides of at least `minimum_px`, full resolution.
+
+        Returns:
+            Maps [N, C_i, h_i, w_i], float32 (float64 if the weights are), differentiable.
+        """
+        check_shape(images, "images", (None, 3, None, None))
+        if min(images.shape[-2:]) < self.minimum_px:
+            raise ValueError(
+                f"the perceptual net {self.name} needs sides of at least {self.minimum_px} px, "
+                f"got {images.shape[-2]} x {images.shape[-1]}; enlarge the pictures first"
+            )
+        scaled = (images.to(self.heads[0].dtype) - self.shift) / self.scale
+        return [_unit(layer) for layer in self.backbone(scaled)]
+
+    def distance(
+        self,
+        features_a: Sequence[Tensor],
+        features_b: Sequence[Tensor],
+        dropout: torch.Generator | None = None,
+    ) -> Tensor:
+        """Compare two lists of features.
+
+        Args:
+            features_a: from `features`, N pictures.
+            features_b: from `features`, N pictures or one that all are compared with.
+            dropout: None, or a generator that draws masks: every squared difference is zeroed with
+                probability 0.5 and doubled otherwise, layer by layer (what an LPIPS left in training mode
+                does; methods.md Q13).
+
+        Returns:
+            [N], not negative, 0 for equal pictures; float32 (float64 if the features are).
+
+        Raises:
+            ValueError: the lists do not belong together.
+        """
+        if not len(features_a) == len(features_b) == len(self.heads):
+            raise ValueError(
+                f"the perceptual net {self.name} compares {len(self.heads)} maps, got {len(features_a)} and "
+                f"{len(features_b)}; both must come from its features()"
+            )
+        total: Tensor | None = None
+        for a, b, head in zip(features_a, features_b, self.heads, strict=True):
+            if a.shape[1:] != b.shape[1:]:
+                raise ValueError(f"pictures of unequal size: maps of {list(a.shape)} and {list(b.shape)}")
+            squared = (a - b).square()
+            if dropout is not None:
+                squared = squared * _mask(squared, dropout)
+            layer = (squared.mean(dim=(2, 3)) * head).sum(dim=1)  # [N, C, h, w] -> [N]
+            total = layer if total is None else total + layer
+        assert total is not None
+        return total
+
+    def forward(self, x: Images, y: Images) -> Tensor:
+        """Return the distance of every pair of pictures, [N]."""
+        return self.distance(self.features(x), self.features(y))
+
+    @torch.no_grad()
+    def clamp_heads(self) -> None:
+        """Set negative head weights to zero; a trainer calls it after every step, as LPIPS does."""
+        for head in self.heads:
+            head.clamp_(min=0)
+
+
+def _unit(layer: Tensor) -> Tensor:
+    """Scale feature vectors to length 1, in float32 or better: x / (sqrt(sum x^2) + eps)."""
+    wide = layer if layer.dtype == torch.float64 else layer.float()
+    length = wide.square().sum(dim=1, keepdim=True).clamp_min(TINY).sqrt()
+    return wide / (length + EPSILON)
+
+
+def _mask(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a dropout mask of 0 and 2 on the generator's device."""
+    draws = torch.rand(like.shape, generator=generator, device=generator.device)
+    return (draws < 0.5).to(device=like.device, dtype=like.dtype) * 2
+
+
+def package_net(net: str) -> Perceptual:
+    """Build one of the lpips package's networks with the package's heads v0.1, the backbone without weights.
+
+    Args:
+        net: "alex", "vgg" or "squeeze".
+
+    Returns:
+        A `Perceptual` whose backbone is on the meta device, named as torchvision's layers with a slice in
+        front (`slice2.3.weight`); give it weights with `load_strict` or `load_state_dict(..., assign=True)`.
+    """
+    import lpips
+
+    class Package(lpips.LPIPS):
+        """Takes the package's file of heads over into a network that has no memory yet."""
+
+        def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = True) -> Any:
+            return super().load_state_dict(state, strict=strict, assign=assign)
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package calls torchvision and torch by outdated arguments
+        original = Package(net=net, pnet_rand=True, verbose=False)
+    published = PUBLISHED[net]
+    perceptual = Perceptual(original.net, published.channels, net, published.minimum_px)
+    heads = {str(i): head.model[-1].weight.flatten() for i, head in enumerate(original.lins)}
+    load_strict(perceptual.heads, heads, f"the lpips package's heads for {net}")
+    return perceptual
+
+
+def small_net(config: SmallConfig | None = None) -> Perceptual:
+    """Build the demo's network, untrained (weights from torch's global random state)."""
+    backbone = SmallPerceptual(config)
+    widths = backbone.config.widths
+    return Perceptual(backbone, widths, "demo", minimum_px=2 ** (len(widths) - 1))
+
+
+def load_perceptual(
+    net: str = "alex", backbone: Path | str | None = None, allow_download: bool = True
+) -> Perceptual:
+    """Load a perceptual net with frozen weights.
+
+    Args:
+        net: "alex", "vgg", "squeeze" (heads v0.1 from the lpips package, backbone from torchvision's ImageNet
+            weights) or "demo" (this project's own small net, shipped with it).
+        backbone: a local file: torchvision's state dict or only its `features` part; for "demo" a file of
+            `save_perceptual`. None: torch's cache folder, or the shipped file.
+        allow_download: False never touches the network.
+
+    Returns:
+        Frozen, float32, on the CPU.
+
+    Raises:
+        EncoderError: unknown net, missing weights (with file, places and origin), a file that does not fit.
+    """
+    path = Path(backbone).expanduser() if backbone else None
+    with gradients():
+        if net == "demo":
+            return _frozen(read_perceptual(path or DEMO_FILE))
+        if net not in PUBLISHED:
+            raise EncoderError(f"net must be {', '.join(PUBLISHED)} or demo, got {net!r}")
+        path = path or _backbone_file(net, allow_download)
+        perceptual = package_net(net)
+        load_strict(perceptual.backbone, _sliced(perceptual.backbone, read_weights(path)), path)
+        return _frozen(perceptual)
+
+
+def _frozen(perceptual: Perceptual) -> Perceptual:
+    return perceptual.requires_grad_(False).eval()
+
+
+def _backbone_file(net: str, allow_download: bool) -> Path:
+    source = torchvision_source(PUBLISHED[net].architecture)
+    found = source.find(None)
+    if found is None and not allow_download:
+        raise source.missing(
+            None, "it is not on this machine and downloads are switched off; net 'demo' needs no download"
+        )
+    return found or fetch_torchvision(source)
+
+
+def _sliced(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map torchvision's names onto the package's: `features.N.x` or `N.x` -> `sliceK.N.x`.
+
+    Classifier weights are left out; a features entry without a place keeps its name and is refused later.
+    """
+    places = {key.partition(".")[2]: key for key in backbone.state_dict()}
+    bare = {
+        key.removeprefix("features."): value
+        for key, value in tensors.items()
+        if key.startswith("features.") or not key.startswith("classifier.")
+    }
+    return {places.get(key, key): value for key, value in bare.items()}
+
+
+def save_perceptual(perceptual: Perceptual, path: Path | str) -> Path:
+    """Write the demo's network as one safetensors file with its layout in the header; atomic.
+
+    Raises:
+        ValueError: another backbone, or negative head weights (call `clamp_heads` while training).
+    """
+    from safetensors.torch import save_file
+
+    if not isinstance(perceptual.backbone, SmallPerceptual):
+        raise ValueError(f"only the small net is saved here, got {type(perceptual.backbone).__name__}")
+    if any(bool((head < 0).any()) for head in perceptual.heads):
+        raise ValueError("head weights must not be negative; call clamp_heads() after each training step")
+    config = asdict(perceptual.backbone.config)
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in perceptual.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"oneshot": json.dumps(header)})
+    return Path(path)
+
+
+def read_perceptual(path: Path | str) -> Perceptual:
+    """Read a file of `save_perceptual`; the weights stay trainable.
+
+    Raises:
+        EncoderError: missing file, another format, or keys that do not fit the layout in the header.
+    """
+    path = Path(path)
+    if path == DEMO_FILE and not path.is_file():
+        raise EncoderError(
+            f"the demo's perceptual net {path} is missing; it belongs to this project: install it again, or "
+            f"run its making script (oneshot_core.demo.build)"
+        )
+    tensors = read_weights(path)
+    header = _header(path)
+    if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+        raise EncoderError(
+            f"{path} is no perceptual net of this project: format {header.get('format')!r} version "
+            f"{header.get('format_version')!r}, wanted {FORMAT!r} version {FORMAT_VERSION}"
+        )
+    try:
+        config = SmallConfig(widths=tuple(header["config"]["widths"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EncoderError(f"{path} has no usable layout in its header: {error!r}") from error
+    with torch.random.fork_rng(devices=[]):
+        perceptual = small_net(config)
+    load_strict(perceptual, tensors, path)
+    return perceptual
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file of this project, {} when there is none."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("oneshot", "{}")
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return header if isinstance(header, dict) else {}

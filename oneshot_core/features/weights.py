@@ -1,0 +1,302 @@
+"""Weight files of the encoders: where they are looked for, how they are read, and that every key fits.
+
+Reading never runs code from a file: safetensors here, torch files through the checkpoints' restricted reader,
+and TorchScript archives not at all. Nothing touches the network unless the caller allows a download.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+SHOWN_KEYS = 3  # how many missing, unexpected or misshaped keys an error lists
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be built or loaded; the text says what was given, what is allowed and what to do."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors without ever running code from it.
+
+    Args:
+        path: `.safetensors`, or a torch file (`.pt`, `.pth`, `.bin`) that holds a state dict.
+
+    Returns:
+        Tensors by name on the CPU, a leading `module.` of all names removed.
+
+    Raises:
+        EncoderError: no such file, a damaged or refused file, or a TorchScript archive (OpenAI's original
+            CLIP files): its program would have to be interpreted, so it must be converted first.
+    """
+    if not path.is_file():
+        raise EncoderError(f"there is no weights file {path}; check the path")
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    elif is_torchscript(path):
+        raise EncoderError(torchscript_advice(path))
+    else:
+        tensors = _read_torch_file(path)
+    if tensors and all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise EncoderError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
+
+
+def _read_torch_file(path: Path) -> dict[str, Tensor]:
+    from ..checkpoints.restricted import read_state_dict
+
+    try:
+        return dict(read_state_dict(path))
+    except ValueError as error:
+        raise EncoderError(
+            f"{path} could not be read as a torch file of tensors: {error}; use the model's .safetensors file"
+        ) from error
+
+
+def is_torchscript(path: Path) -> bool:
+    """Tell whether a file is a TorchScript archive (a zip with a program inside)."""
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError):
+        return False  # left to the reader, which says what is wrong
+    return any("/code/" in name or name.endswith("/constants.pkl") for name in names)
+
+
+def torchscript_advice(path: Path) -> str:
+    """Say why a TorchScript archive is refused and how to convert it once, in a place where it is trusted."""
+    target = path.with_suffix(".safetensors")
+    return (
+        f"{path} is a TorchScript archive (the form of OpenAI's original CLIP files): it carries a program, "
+        f"and files are never run here. Use the same weights as safetensors, or, if you trust the file, "
+        f'convert it once with: python -c "import torch, safetensors.torch as s; '
+        f"m = torch.jit.load(r'{path}', map_location='cpu'); "
+        f"s.save_file({{k: v.contiguous() for k, v in m.state_dict().items()}}, r'{target}')\""
+    )
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Give a module its weights, all of them and nothing else.
+
+    Args:
+        module: receives the tensors (a module on the meta device takes them over as they are).
+        tensors: by state-dict name; floating point of any width, converted to the module's dtype.
+        source: file or description for the message.
+
+    Raises:
+        EncoderError: with the first missing, unexpected and misshaped names.
+    """
+    wanted = module.state_dict()
+    problems = [
+        _listed("missing", [key for key in wanted if key not in tensors]),
+        _listed("unexpected", [key for key in tensors if key not in wanted]),
+        _listed(
+            "of another shape",
+            [
+                f"{key} {list(tensors[key].shape)} instead of {list(wanted[key].shape)}"
+                for key in wanted
+                if key in tensors and tensors[key].shape != wanted[key].shape
+            ],
+        ),
+    ]
+    found = "; ".join(problem for problem in problems if problem)
+    if found:
+        raise EncoderError(
+            f"{source} does not fit {type(module).__name__}: {found}.{_hint(tensors)} "
+            f"Give the file that belongs to this model, or name the model that belongs to this file"
+        )
+    # `assign` also serves modules on the meta device; the copy leaves nothing mapped to the file.
+    ready = {key: tensors[key].to(dtype=wanted[key].dtype, copy=True).contiguous() for key in wanted}
+    module.load_state_dict(ready, strict=True, assign=True)
+
+
+def _listed(what: str, keys: Sequence[str]) -> str:
+    """Describe a list of keys by its length and its first entries; empty when there are none."""
+    if not keys:
+        return ""
+    more = ", …" if len(keys) > SHOWN_KEYS else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:SHOWN_KEYS])}{more})"
+
+
+def _hint(tensors: Mapping[str, Tensor]) -> str:
+    if any(key.startswith(("text_model.", "vision_model.")) for key in tensors):
+        return (
+            " The names are those of the transformers package; open_clip's file of the same model is usually "
+            "called open_clip_model.safetensors."
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where a published weights file comes from and under which names it may lie on this machine.
+
+    Attributes:
+        what: for messages, such as "CLIP model ViT-B-32 (tag openai)".
+        repository: owner/name on the Hugging Face hub, "" when it is not there.
+        hub_files: file names inside that repository, preferred first.
+        url: address of a single file, "" when there is none.
+        plain_files: names under which a copy is looked for in an ordinary folder, preferred first.
+        plain_folder: folder for such copies when the caller names none.
+    """
+
+    what: str
+    repository: str
+    hub_files: tuple[str, ...]
+    url: str
+    plain_files: tuple[str, ...]
+    plain_folder: Path
+
+    def find(self, cache_dir: Path | None) -> Path | None:
+        """Return the first copy on this machine, readable ones before TorchScript archives, else None.
+
+        Args:
+            cache_dir: searched first, as a plain folder and as a hub cache; then the usual places.
+        """
+        found = [path for path in self._places(cache_dir) if path.is_file()]
+        return min(found, key=is_torchscript, default=None)  # `min` keeps the order among equals
+
+    def missing(self, cache_dir: Path | None, reason: str) -> EncoderError:
+        """Return the error that says which file is missing, where it was looked for and where to get it.
+
+        Args:
+            cache_dir: as given to `find`.
+            reason: why it could not be downloaded.
+        """
+        folders = sorted({str(folder) for folder in self._folders(cache_dir)})
+        hub = f"{self.hub_files[0]} from {self.repository} on the Hugging Face hub" if self.repository else ""
+        origin = hub or self.url
+        return EncoderError(
+            f"no weights for {self.what}: {reason}. The file is {origin}. Looked in {', '.join(folders)} "
+            f"for {', '.join(dict.fromkeys((*self.hub_files, *self.plain_files)))}. Allow the download, or "
+            f"fetch the file by hand and either pass its path or put it as {self.plain_files[0]} into "
+            f"{cache_dir or self.plain_folder}"
+        )
+
+    def _folders(self, cache_dir: Path | None) -> list[Path]:
+        hub = [_default_hub_cache()] if self.repository else []
+        return [*([cache_dir] if cache_dir else []), *[folder for folder in hub if folder], self.plain_folder]
+
+    def _places(self, cache_dir: Path | None) -> Iterable[Path]:
+        folders = [cache_dir, None] if cache_dir else [None]
+        for folder in folders:
+            for name in self.hub_files:
+                yield from _hub_cached(self.repository, name, folder)
+            for name in self.plain_files:
+                yield (folder or self.plain_folder) / name
+
+
+def _hub_cached(repository: str, name: str, cache_dir: Path | None) -> Iterable[Path]:
+    """Yield the cached copy of a hub file, if there is one; asks the disk only."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return
+    path = try_to_load_from_cache(repository, name, cache_dir=cache_dir)
+    if isinstance(path, str):
+        yield Path(path)
+
+
+def _default_hub_cache() -> Path | None:
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return None
+    return Path(HF_HUB_CACHE)
+
+
+def clip_source(name: str, tag: str, entry: Mapping[str, Any]) -> WeightSource:
+    """Describe the weights of an open_clip model.
+
+    Args:
+        name: open_clip's name of the model.
+        tag: open_clip's name of the weights.
+        entry: open_clip's row for the two: `hf_hub` is `owner/name/` or `owner/name/file`, `url` a file.
+    """
+    from open_clip import constants
+
+    owner_and_name, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    file = file or constants.HF_WEIGHTS_NAME
+    safe = getattr(constants, "HF_SAFE_WEIGHTS_NAME", "open_clip_model.safetensors")
+    if file != constants.HF_WEIGHTS_NAME:
+        safe = re.sub(r"\.(bin|pth?)$", ".safetensors", file)
+    url = str(entry.get("url", ""))
+    original = Path(url).name
+    originals = (Path(original).with_suffix(".safetensors").name, original) if original else ()
+    return WeightSource(
+        what=f"CLIP model {name} (tag {tag})",
+        repository=owner_and_name,
+        hub_files=tuple(dict.fromkeys((safe, file))) if owner_and_name else (),
+        url=url,
+        plain_files=(f"{name}-{tag}.safetensors", *originals),
+        plain_folder=Path.home() / ".cache" / "clip",
+    )
+
+
+def fetch_clip(source: WeightSource, entry: Mapping[str, Any], cache_dir: Path | None) -> Path:
+    """Download an open_clip model's weights into the hub cache or the given folder.
+
+    Raises:
+        EncoderError: when that fails, with the file, the places and the way by hand.
+    """
+    from open_clip.pretrained import download_pretrained
+
+    try:
+        return Path(download_pretrained(dict(entry), cache_dir=str(cache_dir) if cache_dir else None))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise source.missing(cache_dir, f"the download failed ({_first_line(error)})") from error
+
+
+def torchvision_source(architecture: str) -> WeightSource:
+    """Describe torchvision's ImageNet weights of a network such as "alexnet"."""
+    from torchvision.models import get_model_weights
+
+    url = str(get_model_weights(architecture)["IMAGENET1K_V1"].url)
+    return WeightSource(
+        what=f"torchvision's {architecture} (IMAGENET1K_V1)",
+        repository="",
+        hub_files=(),
+        url=url,
+        plain_files=(Path(url).name,),
+        plain_folder=Path(torch.hub.get_dir()) / "checkpoints",
+    )
+
+
+def fetch_torchvision(source: WeightSource) -> Path:
+    """Download torchvision weights into torch's own cache folder, checked against the hash in the name.
+
+    Raises:
+        EncoderError: when that fails, with the file, the places and the way by hand.
+    """
+    target = source.plain_folder / source.plain_files[0]
+    digest = re.search(r"-([0-9a-f]{8,})\.", target.name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(source.url, str(target), digest and digest.group(1), progress=False)
+    except (OSError, RuntimeError) as error:
+        raise source.missing(None, f"the download failed ({_first_line(error)})") from error
+    return target
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

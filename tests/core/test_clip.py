@@ -1,0 +1,404 @@
+"""CLIP: the method's preprocessing, frozen encoders, and finding the right weights or saying why not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import zipfile
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from oneshot_core.features import (
+    ClipEncoder,
+    ClipPreprocess,
+    EncoderError,
+    WordTokenizer,
+    build_clip,
+    clip,
+    load_clip,
+)
+
+CONFIG = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 12, "width": 16, "heads": 2, "layers": 1},
+}
+WORDS = ["a", "face", "with", "hat"]
+
+
+def pictures(count: int = 2, size: int = 40, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(5), dtype=dtype)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Forbid every connection and empty the caches that a developer's machine may have."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every published name stand for the tiny architecture (with ordinary GELU)."""
+    plain = json.loads(json.dumps(CONFIG)) | {"quick_gelu": False}
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: json.loads(json.dumps(plain)))
+
+
+def tiny_file(path: Path, **changes: torch.Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous() for key, value in build_clip(CONFIG, seed=3).state_dict().items()}
+    save_file(state | changes, path)
+    return path
+
+
+# Preprocessing
+
+
+def cubic(x: torch.Tensor, a: float = -0.75) -> torch.Tensor:
+    x = x.abs()
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def resize_matrix(source: int, target: int) -> torch.Tensor:
+    """Bicubic weights written from the definition: half-pixel centres, four taps, borders repeated."""
+    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
+    matrix = torch.zeros(target, source, dtype=torch.float64)
+    for tap in range(-1, 3):
+        index = centre.floor() + tap
+        column = index.clamp(0, source - 1).long()[:, None]
+        matrix.scatter_add_(1, column, cubic(centre - index)[:, None])
+    return matrix
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (300, 300), (96, 250)])
+def test_preprocess_is_the_methods(height, width):
+    images = torch.randn(2, 3, height, width, dtype=torch.float64) * 1.5  # far outside [-1, 1]
+    rows, columns = resize_matrix(height, 224), resize_matrix(width, 224)
+    resized = rows @ (0.5 * images + 0.5) @ columns.T
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], dtype=torch.float64).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711], dtype=torch.float64).view(3, 1, 1)
+    torch.testing.assert_close(ClipPreprocess()(images), (resized - mean) / std, rtol=0, atol=1e-11)
+
+
+def test_preprocess_flags_and_antialias_option():
+    images = pictures(size=300)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip.OPENAI_MEAN, clip.OPENAI_STD))
+    for antialias in (False, True):
+        resized = F.interpolate(
+            images * 0.5 + 0.5, (224, 224), mode="bicubic", align_corners=False, antialias=antialias
+        )
+        found = ClipPreprocess(antialias=antialias)(images)
+        torch.testing.assert_close(found, (resized - mean) / std)
+    assert not torch.allclose(ClipPreprocess()(images), ClipPreprocess(antialias=True)(images), atol=0.1)
+
+
+def test_equal_size_is_identity_and_nothing_is_clamped():
+    images = torch.linspace(-3, 3, 3 * 224 * 224).view(1, 3, 224, 224)
+    plain = ClipPreprocess(mean=(0, 0, 0), std=(1, 1, 1))
+    assert torch.equal(plain(images), images * 0.5 + 0.5)
+    resized = F.interpolate(images * 0.5 + 0.5, (224, 224), mode="bicubic", align_corners=False)
+    assert torch.equal(plain(images), resized)  # skipping the resize changes no bit
+    assert plain(images).min() < -0.9 and plain(images).max() > 1.9
+
+
+def test_preprocess_options_are_checked_and_dtype_is_owned():
+    assert ClipPreprocess(dtype=torch.float64)(pictures()).dtype == torch.float64
+    assert ClipPreprocess()(pictures(dtype=torch.float64)).dtype == torch.float64
+    unit_range = ClipPreprocess(value_range=(0.0, 1.0))
+    torch.testing.assert_close(unit_range(pictures() * 0.5 + 0.5), ClipPreprocess()(pictures()))
+    for bad in ({"interpolation": "nearest"}, {"image_size": 0}, {"std": (1, 1, 0)}, {"value_range": (1, 1)}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            ClipPreprocess(**bad)
+    with pytest.raises(ValueError, match=r"\[any, 3, any, any\]"):
+        ClipPreprocess()(torch.zeros(2, 4, 32, 32))
+
+
+def test_preprocess_constants_made_in_inference_mode_serve_training():
+    clip._channels.cache_clear()
+    images = pictures()
+    with torch.inference_mode():
+        ClipPreprocess()(images)
+    images.requires_grad_()
+    ClipPreprocess()(images).sum().backward()
+    assert images.grad is not None
+
+
+# Encoder
+
+
+def test_features_are_unit_and_gradient_reaches_the_pictures_only():
+    encoder = ClipEncoder(build_clip(CONFIG))
+    images = pictures(3, 50).requires_grad_()
+    features = encoder.encode_images(images)
+    assert features.shape == (3, 16) and features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    features[:, 0].sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    assert all(not weight.requires_grad and weight.grad is None for weight in encoder.parameters())
+    assert not encoder.train().model.training  # stays in evaluation whatever is called around it
+
+
+def test_length_first_order_changes_no_feature():
+    model = build_clip(CONFIG).double().eval()
+    images = pictures(2, 32, torch.float64)
+    before = F.normalize(model.encode_image(ClipPreprocess(32)(images)), dim=-1)
+    encoder = ClipEncoder(model)
+    assert not model.visual.transformer.batch_first
+    torch.testing.assert_close(encoder.encode_images(images), before, rtol=0, atol=1e-12)
+
+
+def test_no_projection_of_a_frozen_clip_is_a_batched_product():
+    encoder = ClipEncoder(build_clip(CONFIG))
+    images = pictures().requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        encoder.encode_images(images).sum().backward()
+    assert "aten::linear" in {event.key for event in profile.key_averages()}
+    assert "aten::bmm" not in {event.key for event in profile.key_averages()}
+
+
+def test_precision_follows_the_model_and_features_are_normalised_wide():
+    assert ClipEncoder(build_clip(CONFIG).double()).encode_images(pictures()).dtype == torch.float64
+    half = ClipEncoder(build_clip(CONFIG).bfloat16())
+    features = half.encode_images(pictures())
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2), rtol=0, atol=1e-6)
+
+
+def test_text_features_and_the_word_tokenizer():
+    tokenizer = WordTokenizer(WORDS, 8)
+    tokens = tokenizer(["A face, with HAT!", "a zebra", " ".join(["face"] * 20)])
+    assert tokens[0].tolist() == [6, 1, 2, 3, 4, 7, 0, 0]
+    assert tokens[1].tolist() == [6, 1, 5, 7, 0, 0, 0, 0]
+    assert tokens[2].tolist() == [6, 2, 2, 2, 2, 2, 2, 7]
+    encoder = ClipEncoder(build_clip(CONFIG), tokenizer=tokenizer)
+    features = encoder.encode_text(["a face", "a hat"])
+    assert features.shape == (2, 16)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(encoder.encode_text("a face"), features[:1])
+    with pytest.raises(EncoderError, match="no tokenizer"):
+        ClipEncoder(build_clip(CONFIG)).encode_text(["a face"])
+
+
+def test_building_is_seeded_and_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    first, second, other = build_clip(CONFIG, 1), build_clip(CONFIG, 1), build_clip(CONFIG, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.visual.conv1.weight, second.visual.conv1.weight)
+    assert not torch.equal(first.visual.conv1.weight, other.visual.conv1.weight)
+    assert all(weight.requires_grad for weight in first.parameters())
+
+
+@pytest.mark.parametrize("change", [{"text_cfg": None}, {"bogus": 1}, {"vision_cfg": {"bogus": 1}}])
+def test_wrong_configurations_are_refused(change):
+    config = {key: value for key, value in (CONFIG | change).items() if value is not None}
+    with pytest.raises(EncoderError, match="text_cfg|bogus"):
+        build_clip(config)
+
+
+# Loading
+
+
+@pytest.mark.parametrize(
+    ("name", "quick"),
+    [
+        ("ViT-B-32", True),
+        ("ViT-B/32", True),
+        ("ViT-B-32-quickgelu", True),
+        ("ViT-B-32:openai", True),
+        ("ViT-B-16", True),
+        ("ViT-B/16", True),
+        ("ViT-B-16-quickgelu", True),
+        ("ViT-L/14@336px", True),
+        ("ViT-B-32:laion2b_s34b_b79k", False),
+    ],
+)
+def test_openai_weights_mean_quickgelu_whatever_the_name(name, quick):
+    config = clip._published_plan(name, own_file=False).config
+    with torch.device("meta"):
+        model = build_clip(config)
+    blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+    kinds = {type(block.mlp.gelu).__name__ for block in blocks}
+    assert kinds == ({"QuickGELU"} if quick else {"GELU"})
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B/32", "ViT-B-32-quickgelu"])
+def test_a_local_file_under_any_spelling_gives_equal_features(name, tmp_path, tiny_models, no_network):
+    path = tiny_file(tmp_path / "own.safetensors")
+    encoder = load_clip(name, weights=path, allow_download=False)
+    reference = ClipEncoder(build_clip(CONFIG, seed=3))  # CONFIG says QuickGELU
+    assert torch.equal(encoder.encode_images(pictures()), reference.encode_images(pictures()))
+    assert encoder.preprocess == ClipPreprocess(32)
+    assert load_clip(name, weights=path, antialias=True).preprocess.antialias
+
+
+def test_unknown_names_and_tags_name_the_choices():
+    with pytest.raises(EncoderError, match=r"ViT-B-33.*ViT-B-32"):
+        load_clip("ViT-B-33")
+    with pytest.raises(EncoderError, match=r"no weights 'nonsense'.*openai.*laion2b"):
+        load_clip("ViT-B-32:nonsense")
+    with pytest.raises(EncoderError, match=r"ViT-g-14:TAG.*laion2b"):
+        load_clip("ViT-g-14")
+
+
+def test_missing_weights_say_file_places_and_origin(tmp_path, no_network):
+    with pytest.raises(EncoderError) as caught:
+        load_clip("ViT-B/32", cache_dir=tmp_path / "mine", allow_download=False)
+    text = str(caught.value)
+    for part in (
+        "ViT-B-32 (tag openai)",
+        "open_clip_model.safetensors from timm/vit_base_patch32_clip_224.openai on the Hugging Face hub",
+        str(tmp_path / "mine"),
+        str(tmp_path / "hub"),
+        "downloads are switched off",
+        "ViT-B-32-openai.safetensors",
+    ):
+        assert part in text
+
+
+def test_failed_download_says_the_same(tmp_path, no_network, monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError("no route to the hub\nand more")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
+    with pytest.raises(EncoderError, match=r"download failed \(no route to the hub\).*timm/vit_base_patch32"):
+        load_clip("ViT-B-32-quickgelu", cache_dir=tmp_path)
+
+
+def hub_copy(root: Path, repository: str, name: str) -> Path:
+    """Write a file as the hub's cache keeps it."""
+    folder = root / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    return tiny_file(folder / "snapshots" / "abc" / name)
+
+
+def test_search_order_and_download_last(tmp_path, tiny_models, no_network, monkeypatch):
+    fetched = tiny_file(tmp_path / "fetched.safetensors")
+    calls: list[object] = []
+    monkeypatch.setattr(
+        "open_clip.pretrained.download_pretrained", lambda *a, **k: calls.append(k) or str(fetched)
+    )
+    opened: list[Path] = []
+    read = clip.read_weights
+    monkeypatch.setattr(clip, "read_weights", lambda path: opened.append(path) or read(path))
+    repository = "timm/vit_base_patch32_clip_224.openai"
+
+    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    assert opened.pop() == fetched and calls.pop() == {"cache_dir": str(tmp_path / "mine")}
+    usual = hub_copy(tmp_path / "hub", repository, "open_clip_model.safetensors")
+    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    assert opened.pop() == usual
+    plain = tiny_file(tmp_path / "mine" / "ViT-B-32-openai.safetensors")
+    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    assert opened.pop() == plain
+    own = hub_copy(tmp_path / "mine", repository, "open_clip_model.safetensors")
+    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    assert opened.pop() == own
+    load_clip("ViT-B-32", weights=fetched, cache_dir=tmp_path / "mine")
+    assert opened.pop() == fetched and not calls
+
+
+def test_keys_are_strict(tmp_path, tiny_models):
+    state = {key: value.contiguous() for key, value in build_clip(CONFIG).state_dict().items()}
+    del state["visual.proj"]
+    state["visual.extra"] = torch.zeros(1)
+    state["visual.conv1.weight"] = torch.zeros(32, 3, 8, 8)
+    save_file(state, tmp_path / "wrong.safetensors")
+    with pytest.raises(EncoderError) as caught:
+        load_clip("ViT-B-32", weights=tmp_path / "wrong.safetensors")
+    text = str(caught.value)
+    assert "wrong.safetensors" in text
+    assert "1 missing (visual.proj)" in text
+    assert "1 unexpected (visual.extra)" in text
+    assert "visual.conv1.weight [32, 3, 8, 8] instead of [32, 3, 16, 16]" in text
+
+
+def test_files_of_the_transformers_package_get_a_hint(tmp_path, tiny_models):
+    save_file({"vision_model.embeddings.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(EncoderError, match="transformers package"):
+        load_clip("ViT-B-32", weights=tmp_path / "model.safetensors")
+
+
+def test_torch_files_are_read_safely(tmp_path, tiny_models):
+    state = build_clip(CONFIG, seed=3).half().state_dict()
+    extras = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(8)}
+    nested = {"state_dict": {f"module.{key}": value for key, value in (state | extras).items()}}
+    torch.save(nested | {"epoch": 3}, tmp_path / "own.pt")
+    encoder = load_clip("ViT-B-32", weights=tmp_path / "own.pt")
+    assert encoder.dtype == torch.float32
+    assert torch.equal(encoder.model.visual.proj, state["visual.proj"].float())
+
+
+def test_torchscript_and_damaged_files_are_refused(tmp_path, tiny_models, no_network):
+    archive = tmp_path / "ViT-B-32.pt"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("model/code/__torch__.py", "")
+        file.writestr("model/constants.pkl", b"")
+    for options in ({"weights": archive}, {"cache_dir": tmp_path, "allow_download": False}):
+        with pytest.raises(EncoderError, match=r"TorchScript archive.*torch\.jit\.load"):
+            load_clip("ViT-B-32", **options)
+    tiny_file(tmp_path / "ViT-B-32.safetensors")  # where the advice puts the converted file
+    load_clip("ViT-B-32", cache_dir=tmp_path, allow_download=False)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"not a header")
+    with pytest.raises(EncoderError, match=r"not a readable safetensors"):
+        load_clip("ViT-B-32", weights=damaged)
+    damaged.rename(tmp_path / "damaged.pt")
+    with pytest.raises(EncoderError, match=r"damaged\.pt could not be read"):
+        load_clip("ViT-B-32", weights=tmp_path / "damaged.pt")
+    with pytest.raises(EncoderError, match="there is no weights file"):
+        load_clip("ViT-B-32", weights=tmp_path / "absent.pt")
+
+
+def test_custom_configuration_with_words(tmp_path, no_network):
+    path = tiny_file(tmp_path / "clip.safetensors")
+    whole = {
+        "model_cfg": CONFIG,
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+        "tokenizer": {"words": WORDS},
+    }
+    (tmp_path / "clip.json").write_text(json.dumps(whole))
+    for config in (tmp_path / "clip.json", whole, CONFIG | {"tokenizer": {"words": WORDS}}):
+        encoder = load_clip("demo", weights=path, config=config, allow_download=False)
+        assert encoder.name == "demo" and encoder.encode_text(["a hat"]).shape == (1, 16)
+    assert load_clip("demo", path, whole).preprocess.mean == (0.5, 0.5, 0.5)
+    assert load_clip("demo", path, CONFIG).tokenizer is None  # too few words for CLIP's own vocabulary
+    with pytest.raises(EncoderError, match="needs its own weights"):
+        load_clip("demo", config=CONFIG)
+    with pytest.raises(EncoderError, match="vocab_size 104"):
+        load_clip("demo", path, CONFIG | {"tokenizer": {"words": [f"w{n}" for n in range(100)]}})
+    with pytest.raises(EncoderError, match="not a readable JSON file"):
+        load_clip("demo", path, tmp_path / "absent.json")
+
+
+def test_published_models_use_their_own_tokenizer_and_numbers(tmp_path, no_network):
+    plan = clip._published_plan("ViT-B-32", own_file=False)
+    tokens = clip._tokenizer(plan, None, allow_download=False)(["a face"])
+    assert tokens.shape == (1, 77) and tokens.max() == 49407
+    siglip = clip._published_plan("ViT-B-16-SigLIP", own_file=False)
+    assert siglip.tag == "webli" and siglip.mean == (0.5, 0.5, 0.5) and "quick_gelu" not in siglip.config
+    with pytest.raises(EncoderError, match="allow_download=True"):
+        load_clip("xlm-roberta-base-ViT-B-32", allow_download=False)
+
+
+def test_loading_inside_inference_mode_gives_ordinary_weights(tmp_path, tiny_models):
+    path = tiny_file(tmp_path / "own.safetensors")
+    with torch.inference_mode():
+        encoder = load_clip("ViT-B-32", weights=path)
+    images = pictures().requires_grad_()
+    encoder.encode_images(images).sum().backward()
+    assert images.grad is not None

@@ -1,0 +1,89 @@
+"""LPIPS and CLIP against the recorded numbers of the original programs (golden README, sections 7 and 8)."""
+
+from __future__ import annotations
+
+import re
+
+import golden_support as golden
+import pytest
+import torch
+
+from oneshot_core.features import ClipEncoder, Perceptual, build_clip
+from oneshot_core.features.perceptual import PUBLISHED, package_net
+
+pytestmark = pytest.mark.golden
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+CLOSE = {"f32": 1e-5, "f64": 1e-9}  # values
+CLOSE_GRADIENT = {"f32": 1e-2, "f64": 1e-7}  # float32: relative L2; float64: relative to the largest entry
+
+
+def recorded_net(net: str, seed: int, dtype: torch.dtype) -> Perceptual:
+    """Build a net by the recipe of section 8: weights by torchvision's names, heads |normal| * 0.1."""
+    perceptual = package_net(net)
+    state = perceptual.state_dict()
+    for key, built in state.items():
+        kind, _, rest = key.partition(".")
+        if kind == "heads":
+            draws = golden.formula_draw(f"{net}.lin{rest}", (1, built.numel(), 1, 1), seed)
+            state[key] = torch.from_numpy(draws).float().flatten().abs() * 0.1  # the product in float32
+            continue
+        name = f"features.{rest.partition('.')[2]}"
+        fan_in = built[0].numel() if built.ndim == 4 else 1
+        scale = (2 / fan_in) ** 0.5 if built.ndim == 4 else 0.05
+        state[key] = golden.formula_weights(name, built.shape, seed, f"{net}.", [(".*", scale, 0.0)])
+    perceptual.load_state_dict(state, assign=True)
+    return perceptual.requires_grad_(False).to(dtype)
+
+
+def assert_gradient(found: torch.Tensor, recorded: torch.Tensor, width: str) -> None:
+    difference = found.double() - recorded.double()
+    if width == "f64":
+        assert difference.abs().max() <= CLOSE_GRADIENT[width] * recorded.abs().max()
+    else:
+        assert difference.norm() <= CLOSE_GRADIENT[width] * recorded.double().norm()
+
+
+def lpips_cases() -> list:
+    found = []
+    for path in golden.descriptions("lpips_*.json"):
+        for key in golden.describe(path):
+            if match := re.fullmatch(r"lpips_(\w+)\.(f32|f64)", key):
+                found.append(pytest.param(path, *match.groups(), id=f"{path.stem}-{key}"))
+    skip = pytest.mark.skip(reason=f"no lpips_*.json in {golden.golden_dir()}")
+    return found or [pytest.param(None, "", "", id="none", marks=skip)]
+
+
+@pytest.mark.parametrize(("path", "net", "width"), lpips_cases())
+def test_lpips_equals_the_package_and_the_official_class(path, net, width):
+    recorded, tensors, dtype = golden.describe(path), golden.tensors_of(path), DTYPES[width]
+    perceptual = recorded_net(net, recorded["weight_seed"], dtype)
+    x = tensors["in.x"].to(dtype).requires_grad_()
+    values = perceptual(x, tensors["in.y"].to(dtype))
+    expected = torch.tensor(recorded[f"lpips_{net}.{width}"], dtype=dtype)
+    torch.testing.assert_close(values, expected, rtol=0, atol=CLOSE[width])
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    assert_gradient(gradient, tensors[f"out.lpips_{net}_grad.{width}"], width)
+
+    official = recorded.get(f"oneshotclip_{net}_eval.{width}")
+    if official is not None:  # another epsilon: agrees to 1e-6, not to rounding
+        assert values.mean().item() == pytest.approx(official, abs=1e-6)
+        own = tensors[f"out.oneshotclip_{net}_grad.{width}"].double()
+        assert (gradient.double() / len(values) - own).norm() <= 1e-2 * own.norm()
+
+
+def test_every_recorded_net_is_known():
+    nets = {case.values[1] for case in lpips_cases()} - {""}
+    assert nets <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("path", golden.cases("trace_*_f64_*.json"))
+def test_clip_target_feature_of_the_traces(path):
+    meta, tensors = golden.describe(path)["meta"], golden.tensors_of(path)
+    checks = golden.describe(path)["meta"]["weight_checks"]["clip"]
+    model = build_clip(meta["clip_config"])
+    golden.fill_with_formula(model, "clip.", meta["config"]["seed"], golden.rules("clip_rules"))
+    golden.check_weights(model.state_dict(), checks)
+    encoder = ClipEncoder(model.double())
+    feature = encoder.encode_images(tensors["target"].double()[None])
+    recorded = tensors[meta["clip_target_feature"]]
+    torch.testing.assert_close(feature.flatten(), recorded.flatten() / recorded.norm(), rtol=0, atol=1e-9)

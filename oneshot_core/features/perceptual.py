@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..tensors import Images, atomic_path, check_shape, gradients
 from .weights import EncoderError, fetch_torchvision, load_strict, read_weights, torchvision_source
 
-
 FORMAT, FORMAT_VERSION = "oneshot-perceptual", 1
 DEMO_FILE = Path(__file__).parent.parent / "demo" / "assets" / "perceptual.safetensors"
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS v0.1, of pictures in [-1, 1]

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 SHOWN_KEYS = 3  # how many missing, unexpected or misshaped keys an error lists
 
 

@@ -44,7 +44,8 @@ def patch_contrast(
     """Tell each crop's own source crop from other crops (InfoNCE).
 
     Args:
-        adapted: [K * N, D] features of crops, crop-major: (crop 0, image 0), (crop 0, image 1), ...
+        adapted: [K * N, D] features of crops, crop-major: (crop 0, image 0), (crop 0, image 1), ...; of any
+            length, they are compared by cosine.
         source: [K * N, D] features of the same crops of the source images; no gradient flows into them.
         images: N.
         negatives: "image": the other crops of the same image; "crop_major": the published grouping, N blocks
@@ -61,7 +62,7 @@ def patch_contrast(
     Source: paper, patch consistency L_patch; cyclomon/OneshotCLIP losses.py PatchNCE (methods.md B6, Q3, Q4).
     """
     rows, dim = adapted.shape
-    source = source.detach()
+    adapted, source = F.normalize(adapted, dim=1), F.normalize(source.detach(), dim=1)
     order = torch.arange(rows, device=adapted.device)
     if negatives == "image":
         order = order.reshape(-1, images).T.reshape(

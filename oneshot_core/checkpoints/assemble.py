@@ -1,0 +1,244 @@
+"""From described tensors to networks: every reader makes a plan, which is checked before memory is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..tensors import seeded
+from .restricted import MAX_EXPANSION_BYTES
+from .stored import CheckpointError, Source
+
+Config: TypeAlias = GeneratorConfig | DiscriminatorConfig
+Shape: TypeAlias = tuple[int, ...]
+_Config = TypeVar("_Config", GeneratorConfig, DiscriminatorConfig)
+_Module = TypeVar("_Module", bound=nn.Module)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file lays out one weight of ours."""
+
+    name: str  # in the file
+    file_shape: Callable[[Shape], Shape] = lambda shape: shape  # from the shape in networks.py
+    read: Callable[[Tensor], Tensor] = lambda tensor: tensor  # to that shape, except for a plain reshape
+
+
+@dataclass(frozen=True)
+class NetworkPlan(Generic[_Config]):
+    """A network that a file describes: its shape, and where each weight comes from."""
+
+    label: str  # how the file calls it
+    config: _Config
+    sources: Mapping[str, Source]  # by the state-dict names of networks.py, complete and of the right shape
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored values."""
+        return sum(source.numel for source in self.sources.values())
+
+
+@dataclass
+class CheckpointPlan:
+    """Everything a file holds, known from names and shapes alone."""
+
+    format: str
+    kind: str  # the dialect: which program wrote such files
+    generator: NetworkPlan[GeneratorConfig]
+    raw_generator: NetworkPlan[GeneratorConfig] | None = None
+    discriminator: NetworkPlan[DiscriminatorConfig] | None = None
+    mean_latent: Source | None = None
+    inferred: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    history: dict[str, Any] = field(default_factory=dict)
+
+    def networks(self) -> list[NetworkPlan[Any]]:
+        """The networks that are present."""
+        plans: tuple[NetworkPlan[Any] | None, ...] = (self.generator, self.raw_generator, self.discriminator)
+        return [plan for plan in plans if plan is not None]
+
+    def check(self, file_bytes: int) -> None:
+        """Refuse networks that do not fit each other, or that need far more memory than the file has."""
+        size = self.generator.config.size
+        for plan in self.networks()[1:]:
+            if plan.config.size != size:
+                raise CheckpointError(
+                    f"{plan.label} is made for {plan.config.size} px, {self.generator.label} for {size} px"
+                )
+        if self.raw_generator is not None and self.raw_generator.config != self.generator.config:
+            raise CheckpointError(f"{self.raw_generator.label} and {self.generator.label} differ in shape")
+        needed = 4 * sum(plan.parameters for plan in self.networks())
+        if needed > 2 * file_bytes + MAX_EXPANSION_BYTES:
+            raise CheckpointError(
+                f"the networks need {needed / 1e6:.0f} MB and the file has {file_bytes / 1e6:.1f} MB: its "
+                "tensors repeat few numbers endlessly. That is no real network; refused"
+            )
+
+
+def make_config(kind: type[_Config], **values: Any) -> _Config:
+    """Make a config; raises CheckpointError where the values found in a file are impossible."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise CheckpointError(f"describes a network that is not supported: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def expected_shapes(config: Config) -> Mapping[str, Shape]:
+    """Shapes of all stored tensors of a network, without taking memory for it."""
+    with _ShapesOnly():
+        network = Generator(config) if isinstance(config, GeneratorConfig) else Discriminator(config)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def match(
+    label: str,
+    config: _Config,
+    table: Mapping[str, Layout],
+    tensors: Mapping[str, Source],
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> NetworkPlan[_Config]:
+    """Find each weight of a network among a file's tensors.
+
+    Args:
+        label: how the file calls the network, for messages.
+        config: shape of the network.
+        table: layout of each weight, by the names of networks.py.
+        tensors: what the file has, by its own names.
+        ignored: whether a tensor of the file has no place and needs none.
+
+    Returns:
+        The complete plan.
+
+    Raises:
+        CheckpointError: with the first missing, unexpected and ill-shaped names.
+    """
+    sources, missing, wrong = {}, [], []
+    for name, shape in expected_shapes(config).items():
+        layout = table[name]
+        source = tensors.get(layout.name)
+        if source is None:
+            missing.append(layout.name)
+        elif source.shape != layout.file_shape(shape):
+            wrong.append(f"{layout.name} {list(source.shape)} instead of {list(layout.file_shape(shape))}")
+        elif source.dtype not in FLOATS:
+            wrong.append(f"{layout.name} has type {source.dtype}, allowed are floating-point numbers")
+        else:
+            sources[name] = _laid_out(source, layout, shape)
+    used = {layout.name for layout in table.values()}
+    unexpected = [name for name in tensors if name not in used and not ignored(name)]
+    if missing or unexpected or wrong:
+        raise CheckpointError(_mismatch(label, config, missing, unexpected, wrong))
+    return NetworkPlan(label, config, sources)
+
+
+def _laid_out(source: Source, layout: Layout, shape: Shape) -> Source:
+    return source.converted(shape, lambda tensor: layout.read(tensor).reshape(shape))
+
+
+def _mismatch(label: str, config: Config, missing: list[str], unexpected: list[str], wrong: list[str]) -> str:
+    parts = []
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("wrong", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{what}: {', '.join(name[:100] for name in names[:3])}{more}")
+    kind = "generator" if isinstance(config, GeneratorConfig) else "discriminator"
+    return (
+        f"{label} looks like a StyleGAN2 {kind} for {config.size} px but does not fit one "
+        f"({'; '.join(parts)}). The file is damaged or holds another "
+        "architecture; use a StyleGAN2 network with the standard layers"
+    )
+
+
+def require(tensors: Mapping[str, Source], name: str, label: str, dimensions: int) -> Shape:
+    """Return the shape of a tensor that the shape of the network is read from."""
+    source = tensors.get(name)
+    if source is None or len(source.shape) != dimensions:
+        found = f"has shape {list(source.shape)}" if source else "is missing"
+        first = ", ".join(list(tensors)[:3]) or "nothing"
+        raise CheckpointError(
+            f"{label} is no StyleGAN2 network: {name} {found}; it holds {len(tensors)} tensors "
+            f"({first[:200]})"
+        )
+    return source.shape
+
+
+def drawn_noise(names: Iterable[str], shapes: Mapping[str, Shape], seed: int = 0) -> dict[str, Source]:
+    """Make up noise maps that a file lacks; the same ones every time."""
+
+    def source(name: str) -> Source:
+        shape = shapes[name]
+        return Source(
+            name, shape, torch.float32, lambda: torch.randn(shape, generator=seeded(seed, 0, f"noise.{name}"))
+        )
+
+    return {name: source(name) for name in names}
+
+
+def zeros(name: str, shape: Shape) -> Source:
+    """A tensor of zeros in place of one that a file need not have."""
+    return Source(name, shape, torch.float32, lambda: torch.zeros(shape))
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Makes new weights without memory.
+
+    Not `torch.device("meta")`: the first division of such a tensor imports torch's compiler, which takes
+    seconds and 150 MB.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.randn, torch.zeros):
+            return torch.empty(*args, device="meta")
+        if func is torch.full:
+            return torch.empty(args[0], device="meta")
+        if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class _NoInitialDraws(TorchFunctionMode):
+    """Leaves new weights unset: they are overwritten at once, and the global random state stays as it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        return func(*args, **(kwargs or {}))
+
+
+def build_generator(plan: NetworkPlan[GeneratorConfig]) -> Generator:
+    """Make the generator of a plan, in float32, eval mode, without gradients.
+
+    Raises:
+        CheckpointError: a weight is not finite, or the file's data ends early.
+    """
+    with torch.inference_mode(False), _NoInitialDraws():
+        generator = Generator(plan.config)
+    return _filled(generator, plan)
+
+
+def build_discriminator(plan: NetworkPlan[DiscriminatorConfig]) -> Discriminator:
+    """Make the discriminator of a plan; see `build_generator`."""
+    with torch.inference_mode(False), _NoInitialDraws():
+        discriminator = Discriminator(plan.config)
+    return _filled(discriminator, plan)
+
+
+def _filled(network: _Module, plan: NetworkPlan[Any]) -> _Module:
+    with torch.inference_mode(False), torch.no_grad():
+        for name, target in network.state_dict().items():
+            target.copy_(plan.sources[name].read())
+            if not torch.isfinite(target).all():
+                raise CheckpointError(
+                    f"{plan.label}: {plan.sources[name].name} holds numbers that are not finite (NaN or "
+                    "infinity); the training that wrote it had broken down, use an earlier snapshot"
+                )
+        return network.eval().requires_grad_(False)

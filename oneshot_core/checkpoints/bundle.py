@@ -1,0 +1,124 @@
+"""What a network file becomes: an immutable bundle of networks, mean latent and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..networks import Discriminator, Generator
+from ..tensors import seeded
+
+MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
+MEAN_LATENT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bundle came from; every value is JSON."""
+
+    format: str  # "oneshot-stylegan", "rosinality", "nvidia", "tensorflow", "e4e", or who made it in memory
+    file_name: str
+    sha256: str | None = None  # of the whole file; None for what was never a file
+    inferred: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what the file does not state and how it was found
+    notes: tuple[str, ...] = ()
+    history: Mapping[str, Any] = field(default_factory=dict)  # parent, preset, target hash, settings, ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON types."""
+        return {
+            "format": self.format,
+            "file_name": self.file_name,
+            "sha256": self.sha256,
+            "inferred": dict(self.inferred),
+            "notes": list(self.notes),
+            "history": dict(self.history),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
+        """Build from `to_dict` values; raises ValueError for unknown or missing keys and for wrong types."""
+        known = {"format", "file_name", "sha256", "inferred", "notes", "history"}
+        if set(values) != known:
+            raise ValueError(
+                f"a provenance has the keys {sorted(known)}, found {sorted(map(str, values))[:10]}"
+            )
+        texts = [values["format"], values["file_name"], *values["notes"]]
+        dicts = [values["inferred"], values["history"]]
+        if not all(isinstance(text, str) for text in texts) or not all(
+            isinstance(one, dict) for one in dicts
+        ):
+            raise ValueError("a provenance holds texts, two dicts and a list of notes")
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+@dataclass(frozen=True)
+class GeneratorBundle:
+    """A generator with all that belongs to it; never changed in place, training works on copies."""
+
+    generator: Generator  # EMA weights, eval mode, no gradients
+    discriminator: Discriminator | None
+    raw_generator: Generator | None  # the generator without EMA, when the file has both
+    mean_latent: Tensor  # [W] float32
+    provenance: Provenance
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.generator.config.size
+
+    @property
+    def num_layers(self) -> int:
+        """Number of slots of a W+ code."""
+        return self.generator.config.num_layers
+
+    @property
+    def family(self) -> str:
+        """Fingerprint of the latent space: equal for a generator and everything adapted from it.
+
+        SHA-256 in hex over the mapping weights (as float32), z and w dimensions and size. Adaptation leaves
+        the mapping network alone, so that a latent of the parent means the same person to the child.
+        """
+        config = self.generator.config
+        digest = hashlib.sha256(json.dumps([config.z_dim, config.w_dim, config.size]).encode())
+        for name, value in sorted(self.generator.mapping.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def estimate_mean_latent(
+    generator: Generator, samples: int = MEAN_LATENT_SAMPLES, seed: int = MEAN_LATENT_SEED
+) -> Tensor:
+    """Average the mapping of random latents, for files that do not store the mean.
+
+    Args:
+        generator: any device and dtype; a conditional one gets its classes in turn.
+        samples: number of latents, at least 1.
+        seed: of the draws.
+
+    Returns:
+        [W] float32 on the CPU.
+
+    Source: rosinality stylegan2-pytorch model.py, Generator.mean_latent, with seeded draws.
+    """
+    config = generator.config
+    weight = generator.mapping.layers[0].weight
+    with torch.inference_mode(False), torch.no_grad():
+        total = torch.zeros(config.w_dim, dtype=torch.float64)
+        for step, start in enumerate(range(0, samples, 1000)):
+            count = min(1000, samples - start)
+            z = torch.randn(count, config.z_dim, generator=seeded(seed, step, "mean_latent.z"))
+            c = None
+            if config.c_dim:
+                classes = torch.arange(start, start + count) % config.c_dim
+                c = torch.nn.functional.one_hot(classes, config.c_dim).to(weight)
+            total += generator.map_single(z.to(weight), c).double().sum(dim=0).cpu()
+        return (total / samples).float()

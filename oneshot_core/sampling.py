@@ -1,4 +1,4 @@
-"""Sampling: seeds to pictures, with truncation, mixing, noise modes, source and adapted pairs, interpolation.
+"""Sampling: seeds to pictures, with truncation, mixing, noise modes, source and adapted pairs.
 
 Everything runs in chunks, and what a sample looks like depends on its own seed only, never on its neighbours.
 """
@@ -171,7 +171,7 @@ def iter_codes(
         ValueError: a latent of another family, slots or classes out of range, mixing seeds that do not fit.
     """
     config = config or SampleConfig()
-    keys, total = _keys(samples), _count(samples)
+    keys, total = keys_of(samples), count_of(samples)
     _check(bundle, samples, config, total, reference)
     c = labels(_needed_classes(bundle, samples, classes), total, bundle.generator.config.c_dim)
     last = _replacement(bundle, reference)
@@ -189,14 +189,16 @@ def iter_codes(
         yield codes, keys[part]
 
 
-def _keys(samples: Samples) -> list[int]:
+def keys_of(samples: Samples) -> list[int]:
+    """Number every sample for its random noise: by its seed, or by position where no seeds are known."""
     if not isinstance(samples, Latent):
         return list(samples)
     seeds = samples.origin.get("seeds", [])
     return list(seeds) if len(seeds) == len(samples.values) else list(range(len(samples.values)))
 
 
-def _count(samples: Samples) -> int:
+def count_of(samples: Samples) -> int:
+    """Count the samples."""
     return len(samples.values) if isinstance(samples, Latent) else len(samples)
 
 
@@ -321,12 +323,38 @@ def sample(
         ValueError: see `iter_codes`.
     """
     done: list[Images] = []
-    total = _count(samples)
+    total = count_of(samples)
     for images in iter_samples(bundle, samples, config, classes=classes, reference=reference):
         done.append(images)
         if progress is not None:
             progress(sum(map(len, done)), total)
     return torch.cat(done)
+
+
+def iter_pairs(
+    source: GeneratorBundle,
+    adapted: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+    reference: Latent | None = None,
+) -> Iterator[tuple[SamplePairs, list[int]]]:
+    """Draw pairs chunk by chunk, each with its keys as in `iter_codes`; see `sample_pairs`."""
+    if not (related(adapted, source.family) or related(source, adapted.family)):
+        raise ValueError(
+            f"{adapted.provenance.file_name} (family {adapted.family[:12]}) was not adapted from "
+            f"{source.provenance.file_name} (family {source.family[:12]}): their latents do not correspond"
+        )
+    config = config or SampleConfig()
+    config.check(source.num_layers)
+    plain, last = replace(config, replace_from=None), _replacement(source, reference)
+    for codes, keys in iter_codes(source, samples, plain, classes=classes, reference=reference):
+        own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
+        origin = {"method": "sample_pairs", "seeds": keys, "settings": plain.describe()}
+        latent = Latent("w+", owned(codes).cpu().float(), source.family, origin)
+        drawn = render_codes(adapted.generator, own.to(adapted.generator.const), keys, config)
+        yield SamplePairs(render_codes(source.generator, codes, keys, config), drawn, latent), keys
 
 
 def sample_pairs(
@@ -335,6 +363,7 @@ def sample_pairs(
     samples: Samples,
     config: SampleConfig | None = None,
     *,
+    classes: Sequence[int] = (),
     reference: Latent | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SamplePairs:
@@ -345,6 +374,7 @@ def sample_pairs(
         adapted: the result.
         samples: seeds, or a latent of N codes.
         config: settings; `replace_from` is for the adapted pictures only, as in the published test script.
+        classes: of conditional generators, one for all or one per sample; default class 0.
         reference: for `replace_from`; None: the mean latent.
         progress: told after each chunk how many of how many are done; one that raises stops.
 
@@ -357,28 +387,22 @@ def sample_pairs(
     Source: methods.md C; one deviation: codes come from the source's mapping network, which the method
     freezes.
     """
-    if not (related(adapted, source.family) or related(source, adapted.family)):
-        raise ValueError(
-            f"{adapted.provenance.file_name} (family {adapted.family[:12]}) was not adapted from "
-            f"{source.provenance.file_name} (family {source.family[:12]}): their latents do not correspond"
-        )
-    config = config or SampleConfig()
-    plain = replace(config, replace_from=None)
-    config.check(source.num_layers)
-    last = _replacement(source, reference)
-    pairs: list[tuple[Images, Images, Latents]] = []
-    done, total = 0, _count(samples)
-    for codes, keys in iter_codes(source, samples, plain, reference=reference):
-        own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
-        own = own.to(adapted.generator.const)
-        images = render_codes(source.generator, codes, keys, config)
-        pairs.append((images, render_codes(adapted.generator, own, keys, config), owned(codes).cpu().float()))
-        done += len(codes)
+    parts: list[SamplePairs] = []
+    keys: list[int] = []
+    total = count_of(samples)
+    chunks = iter_pairs(source, adapted, samples, config, classes=classes, reference=reference)
+    for part, part_keys in chunks:
+        parts.append(part)
+        keys += part_keys
         if progress is not None:
-            progress(done, total)
-    origin = {"method": "sample_pairs", "seeds": _keys(samples), "settings": plain.describe()}
-    latent = Latent("w+", torch.cat([pair[2] for pair in pairs]), source.family, origin)
-    return SamplePairs(torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]), latent)
+            progress(len(keys), total)
+    origin = {**parts[0].latent.origin, "seeds": keys}
+    codes = torch.cat([part.latent.values for part in parts])
+    return SamplePairs(
+        torch.cat([part.source for part in parts]),
+        torch.cat([part.adapted for part in parts]),
+        Latent("w+", codes, source.family, origin),
+    )
 
 
 def truncation_sweep(
@@ -422,66 +446,10 @@ def mix_table(
     plain = replace(config, replace_from=None)
     rows = torch.cat([codes for codes, _ in iter_codes(bundle, first, plain)])
     others = torch.cat([codes for codes, _ in iter_codes(bundle, second, plain)])
-    origin = {"method": "mix_table", "seeds": _keys(second)}
+    origin = {"method": "mix_table", "seeds": keys_of(second)}
     table = []
     for row in rows:
         mixed = mix(row.expand_as(others), others, config.mix_from, config.mix_to)
         latent = Latent("w+", mixed.cpu().float(), bundle.family, origin)
         table.append(sample(bundle, latent, replace(config, psi=1.0)))
     return table
-
-
-def interpolate(
-    bundle: GeneratorBundle, samples: Samples, frames: int, *, space: str = "w", loop: bool = False
-) -> Latent:
-    """Walk from sample to sample; draw the result with `sample` or `iter_samples`.
-
-    Args:
-        bundle: whose mapping network is used.
-        samples: K >= 2 seeds or codes.
-        frames: per stretch between two samples; the last sample itself is added at the end.
-        space: "w": straight lines between codes; "z": great circles between seeds or z.
-        loop: go back to the first sample at the end; the frame that would repeat it is left out.
-
-    Returns:
-        Space "w+" or "z", [(K - 1) * frames + 1, ...], or [K * frames, ...] with `loop`.
-
-    Raises:
-        ValueError: fewer than two samples, no frames, or z asked for codes that are in w.
-    """
-    if _count(samples) < 2 or frames < 1:
-        raise ValueError(
-            f"interpolation needs at least 2 samples and 1 frame, got {_count(samples)} and {frames}"
-        )
-    ends = _ends(bundle, samples, space)
-    nexts = ends.roll(-1, 0) if loop else ends[1:]
-    parts = torch.arange(frames, dtype=ends.dtype) / frames
-    move = _slerp if space == "z" else torch.lerp
-    path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
-    if not loop:
-        path.append(ends[-1])
-    origin = {"method": "interpolate", "frames": frames, "loop": loop, "ends": _keys(samples)}
-    return Latent("z" if space == "z" else "w+", torch.stack(path), bundle.family, origin)
-
-
-def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
-    """Codes to walk between, float32 on the CPU."""
-    if space == "w":
-        return torch.cat([owned(codes).cpu().float() for codes, _ in iter_codes(bundle, samples)])
-    if space != "z":
-        raise ValueError(f"space must be w or z, got {space!r}")
-    if not isinstance(samples, Latent):
-        return z_from_seeds(samples, bundle.generator.config.z_dim)
-    if samples.space != "z":
-        raise ValueError(f"codes in {samples.space} cannot be interpolated in z; use space w")
-    return owned(samples.values).cpu().float()
-
-
-def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z]."""
-    lengths = torch.lerp(start.norm(), end.norm(), part)
-    a, b = start / start.norm(), end / end.norm()
-    angle = torch.acos((a * b).sum().clamp(-1, 1))
-    if angle < 1e-4:
-        return torch.lerp(start, end, part)
-    return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)

@@ -16,12 +16,12 @@ def tiny_bundle(size: int = 16, seed: int = 0, c_dim: int = 0, name: str = "tiny
     levels = size.bit_length() - 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = GeneratorConfig(size, (8,) * levels, z_dim=12, w_dim=10, c_dim=c_dim, mapping_layers=2)
+        config = GeneratorConfig(size, (8,) * levels, z_dim=12, w_dim=12, c_dim=c_dim, mapping_layers=2)
         generator = Generator(config).eval().requires_grad_(False)
         for conv in generator.convs:
             conv.noise_strength.fill_(0.3)
         discriminator = Discriminator(DiscriminatorConfig(size, (8,) * levels, c_dim=c_dim))
-        mean = torch.randn(10) * 0.1
+        mean = torch.randn(12) * 0.1
     discriminator.eval().requires_grad_(False)
     return GeneratorBundle(generator, discriminator, None, mean, Provenance("test", f"{name}.pt"))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_networks import tiny_bundle
 
+from oneshot_core.interpolation import interpolate
 from oneshot_core.latents import Latent, truncate, z_from_seeds
 from oneshot_core.sampling import (
     SampleConfig,
     check_family,
-    interpolate,
     iter_codes,
     iter_samples,
     mix_table,
@@ -146,9 +146,9 @@ def test_late_slots_come_from_the_mean_or_the_reference():
     trick = codes_of(BUNDLE, SEEDS, SampleConfig(psi=0.7, replace_from=4))
     close(trick[:, :4], plain[:, :4])
     close(trick[:, 4:], BUNDLE.mean_latent.expand(5, 2, -1))
-    reference = Latent("w", torch.full((1, 10), 0.5))
+    reference = Latent("w", torch.full((1, 12), 0.5))
     trick = codes_of(BUNDLE, SEEDS, SampleConfig(replace_from=4), reference=reference)
-    close(trick[:, 4:], torch.full((5, 2, 10), 0.5))
+    close(trick[:, 4:], torch.full((5, 2, 12), 0.5))
 
 
 def test_pairs_share_their_latents_and_their_noise():
@@ -211,7 +211,7 @@ def test_classes_of_a_conditional_generator():
 def test_interpolation_starts_and_ends_at_the_samples():
     ends = codes_of(BUNDLE, SEEDS[:3])
     path = interpolate(BUNDLE, SEEDS[:3], frames=4)
-    assert path.values.shape == (9, 6, 10)
+    assert path.values.shape == (9, 6, 12)
     close(path.values[[0, 4, 8]], ends)
     close(path.values[2], (ends[0] + ends[1]) / 2)
     loop = interpolate(BUNDLE, SEEDS[:3], frames=4, space="z", loop=True)

@@ -1,0 +1,400 @@
+"""The command line: one command, one verb per task; only parsing, so that --help imports nothing heavy.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from .console import BadInput, Interrupted, note, one_line
+
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+PROFILES = ("default", "official")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+FITS = ("stretch", "crop", "letterbox")
+NOISE_MODES = ("const", "none", "random")
+
+# verb: module in commands/ and function
+VERBS = {
+    "demo": "demo:demo",
+    "info": "files:info",
+    "convert": "files:convert",
+    "search": "search:search",
+    "adapt": "adapt:adapt_command",
+    "sample": "sample:sample",
+}
+
+DESCRIPTION = """\
+One picture in, a whole generator out: adapt a StyleGAN2 to the look of ONE picture.
+
+Start with  oneshot demo : it needs no download and takes a few minutes on a CPU."""
+
+EXAMPLES = {
+    "demo": """\
+  oneshot demo                          adapt the demo's face generator to a drawing, into out/demo
+  oneshot demo --target neon --out neon   another of the shipped targets
+  oneshot demo --list                   name the shipped targets""",
+    "info": """\
+  oneshot info ffhq.pt                  what is in a checkpoint, without running anything in it
+  oneshot info network.pkl --json       the same for a script
+  oneshot info demo                     the demo's generator""",
+    "convert": """\
+  oneshot convert ffhq.pkl ffhq.safetensors
+  oneshot convert ffhq.pkl ffhq.pt      for programs that read rosinality's format
+  oneshot convert run.safetensors small.safetensors --dtype float16 --without-discriminator""",
+    "search": """\
+  oneshot search --generator ffhq.pt --target me.png --out found
+  oneshot search --generator demo --target me.png --out found --steps 200
+  oneshot search --generator ffhq.pt --target me.png --out found --weight clip=0   pixels and LPIPS only""",
+    "adapt": """\
+  oneshot adapt --generator ffhq.pt --target sketch.png --out sketch
+  oneshot adapt --generator demo --target sketch.png --out sketch --steps 300 --search-steps 150
+  oneshot adapt --generator ffhq.pt --target sketch.png --out paper --profile official --steps 2001
+  oneshot adapt --generator ffhq.pt --target sketch.png --out plain --weight semantic=0 --weight patch=0
+
+Run it twice: the second time it resumes where it was stopped, or says that it is done.""",
+    "sample": """\
+  oneshot sample --generator sketch/adapted.safetensors --seeds 0-15 --out pictures
+  oneshot sample --generator sketch/adapted.safetensors --source ffhq.pt --seeds 0-7 --out pairs --psi 0.7
+  oneshot sample --generator demo --seeds 0-7 --out mixed --mix-seeds 42 --mix-slots 4-7
+  oneshot sample --generator demo --seeds 1,5,9 --out walk --interpolate 30 --loop
+  oneshot sample --generator demo --seeds 0-4 --out sweep --sweep 0,0.3,0.6,1""",
+}
+
+
+def weight(text: str) -> tuple[str, float]:
+    """Read NAME=VALUE, the value finite."""
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not name or not math.isfinite(number):
+        raise argparse.ArgumentTypeError(
+            f"write NAME=VALUE with a finite number, such as patch=0.5; got {text!r}"
+        )
+    return name, number
+
+
+def schedule(text: str) -> tuple[int, int]:
+    """Read R:N, reference steps to random steps."""
+    try:
+        reference, random = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"write REFERENCE:RANDOM steps, such as 1:3 or 3:1; got {text!r}"
+        ) from None
+    return reference, random
+
+
+def slots(text: str) -> tuple[int, int]:
+    """Read A-B, both ends included, as (first, after the last)."""
+    low, dash, high = text.partition("-")
+    try:
+        return int(low), int(high if dash else low) + 1
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write slots as 4-7 or 4; got {text!r}") from None
+
+
+def numbers(text: str) -> list[float]:
+    """Read a list of numbers separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"write numbers separated by commas, such as 0,0.5,1; got {text!r}"
+        ) from None
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
+    parser.add_argument(name, help=help_text, **more)
+
+
+def _common(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    group = parser.add_argument_group("running")
+    if device:
+        _option(
+            group,
+            "--device",
+            "where to compute; auto: cuda, else mps, else cpu",
+            choices=DEVICES,
+            default="auto",
+        )
+        _option(group, "--threads", "CPU threads; default: the usable cores", type=positive, metavar="N")
+    _option(group, "--json", "print the result as JSON", action="store_true")
+    _option(group, "--quiet", "show no progress", action="store_true")
+    _option(group, "--debug", "show the traceback of an error and the log", action="store_true")
+
+
+def _encoders(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("encoders (default: the demo's for the demo generator, else as below)")
+    _option(
+        group,
+        "--clip",
+        "open_clip model (ViT-B-32-quickgelu, OpenAI's weights), a weights file for it, MODEL=FILE, or demo",
+        metavar="NAME|FILE",
+    )
+    _option(
+        group,
+        "--lpips",
+        "perceptual net: alex, vgg, squeeze or demo (alex)",
+        choices=_PERCEPTUAL,
+        default=None,
+    )
+    _option(group, "--offline", "never download weights", action="store_true")
+
+
+_PERCEPTUAL = ("alex", "vgg", "squeeze", "demo")
+
+
+def _target(parser: argparse.ArgumentParser) -> None:
+    _option(
+        parser,
+        "--generator",
+        "checkpoint of the source generator, or demo",
+        metavar="FILE|demo",
+        required=True,
+    )
+    _option(parser, "--target", "the one picture", metavar="PICTURE", required=True)
+    _option(parser, "--out", "folder for the results", metavar="DIR", required=True)
+    _option(
+        parser,
+        "--fit",
+        "how the picture becomes square; stretch is the method's",
+        choices=FITS,
+        default="stretch",
+    )
+    _option(parser, "--seed", "of everything random (0)", type=int, default=0, metavar="N")
+    _option(
+        parser,
+        "--profile",
+        "repaired (default) or as published (official)",
+        choices=PROFILES,
+        default="default",
+    )
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--out", "folder for the results (out/demo)", metavar="DIR", default="out/demo")
+    _option(parser, "--target", "a shipped target, see --list; or any picture file", metavar="NAME|PICTURE")
+    _option(parser, "--list", "name the shipped targets and stop", action="store_true")
+    _option(parser, "--steps", "steps of the adaptation", type=positive, metavar="N")
+    _option(parser, "--search-steps", "steps of the latent search", type=positive, metavar="N")
+    _option(parser, "--seed", "of everything random (0)", type=int, default=0, metavar="N")
+    _option(
+        parser,
+        "--profile",
+        "repaired (default) or as published (official)",
+        choices=PROFILES,
+        default="default",
+    )
+    _option(parser, "--fresh", "throw away what an earlier demo left in the folder", action="store_true")
+    _common(parser)
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="checkpoint, or demo", metavar="FILE")
+    _common(parser, device=False)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", help="checkpoint of any known format, or demo", metavar="IN")
+    parser.add_argument(
+        "output", help="new file: .safetensors, or .pt for rosinality's format", metavar="OUT"
+    )
+    _option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
+    _option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
+    _option(parser, "--force", "replace OUT when it exists", action="store_true")
+    _common(parser, device=False)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    _target(parser)
+    _option(parser, "--steps", "optimiser rounds (1000)", type=positive, default=1000, metavar="N")
+    _option(parser, "--learning-rate", "of Adam (0.01)", type=float, default=0.01, metavar="X")
+    _option(
+        parser,
+        "--weight",
+        "weight of a term: clip, deviation, lpips or pixel; 0 leaves it out; repeatable",
+        type=weight,
+        action="append",
+        default=[],
+        metavar="NAME=V",
+    )
+    _option(parser, "--no-views", "compare the picture itself instead of random views", action="store_true")
+    _encoders(parser)
+    _common(parser)
+
+
+def _add_adapt(parser: argparse.ArgumentParser) -> None:
+    _target(parser)
+    method = parser.add_argument_group("method")
+    _option(method, "--preset", "the method (oneshot_clip)", default="oneshot_clip", metavar="NAME")
+    _option(method, "--steps", "optimiser rounds (2000)", type=positive, default=2000, metavar="N")
+    _option(method, "--batch", "images per random step", type=positive, metavar="N")
+    _option(
+        method,
+        "--weight",
+        "weight of a term, such as semantic, patch, adversarial, lpips, pixel; 0 leaves it out; repeatable",
+        type=weight,
+        action="append",
+        default=[],
+        metavar="NAME=V",
+    )
+    _option(
+        method,
+        "--schedule",
+        "reference steps to random steps: 1:3 as the published code (default), 3:1 as the paper's text",
+        type=schedule,
+        metavar="R:N",
+    )
+    _option(method, "--mixing", "probability of style mixing", type=float, metavar="P")
+    reference = parser.add_argument_group("reference latent")
+    _option(
+        reference, "--search-steps", "rounds of the search (1000)", type=positive, default=1000, metavar="N"
+    )
+    _option(
+        reference,
+        "--search-weight",
+        "weight of a term of the search; clip=0 gives the pixel-only search; repeatable",
+        type=weight,
+        action="append",
+        default=[],
+        metavar="NAME=V",
+    )
+    _option(reference, "--latent", "a latent from `search`; nothing is searched then", metavar="FILE")
+    keep = parser.add_argument_group("results")
+    _option(
+        keep,
+        "--snapshot-every",
+        "steps between kept generators (100)",
+        type=positive,
+        default=100,
+        metavar="N",
+    )
+    _option(keep, "--seeds", "samples in the grid (0-7)", default="0-7", metavar="LIST")
+    _option(keep, "--without-discriminator", "leave it out of adapted.safetensors", action="store_true")
+    _option(keep, "--fresh", "throw away an earlier run in the folder", action="store_true")
+    _encoders(parser)
+    _common(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--generator", "checkpoint, or demo", metavar="FILE|demo", required=True)
+    _option(parser, "--out", "folder for the pictures", metavar="DIR", required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    _option(what, "--seeds", "numbers and ranges, such as 0-15,42", metavar="LIST")
+    _option(what, "--latent", "codes from a file instead of seeds", metavar="FILE")
+    _option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
+    look = parser.add_argument_group("look")
+    _option(look, "--psi", "truncation: 1 none, 0 the mean (1)", type=float, default=1.0, metavar="X")
+    _option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
+    _option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")
+    _option(look, "--noise-seed", "of --noise random (0)", type=int, default=0, metavar="N")
+    _option(look, "--mix-seeds", "style mixing: one seed, or one per sample", metavar="LIST")
+    _option(look, "--mix-slots", "slots that come from --mix-seeds, such as 4-7", type=slots, metavar="A-B")
+    _option(
+        look,
+        "--replace-from",
+        "slots from K on come from the mean (the method's test-time trick: 11 with --psi 0.7)",
+        type=int,
+        metavar="K",
+    )
+    _option(look, "--replace-with", "take them from this latent instead of the mean", metavar="FILE")
+    _option(look, "--class", "of a conditional generator", type=int, dest="class_index", metavar="N")
+    more = parser.add_argument_group("more than single pictures")
+    _option(more, "--interpolate", "frames from each sample to the next", type=positive, metavar="FRAMES")
+    _option(more, "--loop", "with --interpolate: end where it began", action="store_true")
+    _option(more, "--sweep", "one grid row per truncation, such as 0,0.5,1", type=numbers, metavar="LIST")
+    _option(more, "--save-latent", "also keep the samples' latents in this file", metavar="FILE")
+    _option(more, "--batch", "pictures at a time (8)", type=positive, default=8, metavar="N")
+    _common(parser)
+
+
+_SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
+    "info": ("say what a checkpoint holds, without running anything in it", _add_info),
+    "convert": ("rewrite a checkpoint in another format", _add_convert),
+    "search": ("find the latent whose picture is the target's counterpart", _add_search),
+    "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
+    "sample": ("draw pictures", _add_sample),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all verbs."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="oneshot", description=DESCRIPTION, formatter_class=raw)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (summary, add_options) in _SUMMARIES.items():
+        sub = verbs.add_parser(
+            verb,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"examples:\n{EXAMPLES[verb]}",
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+        add_options(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: without the program's name; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    level = logging.DEBUG if options.debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        module, function = VERBS[options.verb].split(":")
+        getattr(import_module(f".commands.{module}", __package__), function)(options)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
+        return _report(error, options.debug)
+    return EXIT_OK
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """Say an error in one line and choose the exit code."""
+    if debug:
+        traceback.print_exc()
+    if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        note(f"error: {one_line(error)}")
+        return EXIT_BAD_INPUT
+    text = one_line(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        text = f"out of memory; lower --batch, or use a smaller generator or another --device ({text})"
+    elif not isinstance(error, (OSError, ArithmeticError)):
+        text = f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
+    note(f"failed: {text}")
+    return EXIT_FAILED

@@ -1,0 +1,290 @@
+"""The verb adapt: one picture in, a generator out, in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ..checkpoints import GeneratorBundle, save
+from ..console import BadInput, Interrupted, ProgressBar, note
+from ..features import Encoders
+from ..latent_files import load_latent, save_latent
+from ..latents import Latent
+from ..objective import PROFILES, Preset, Schedule
+from ..objective.presets import PRESETS
+from ..pictures import Picture, labelled_grid, load_picture, save_png
+from ..plots import loss_plot
+from ..sampling import SampleConfig, check_family, iter_codes, parse_seeds, render_codes
+from ..search import SearchConfig
+from ..tensors import Images
+from ..training import Progress, StopSignal, TrainConfig, TrainProgress, adapt
+from .resources import open_encoders, open_generator, out_folder, prepare, report
+from .run_folder import RunFolder, finite, write_json
+from .search import run_search
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adaptation, ready to run.
+
+    Args:
+        source: the generator.
+        encoders: CLIP and perceptual net.
+        target: [1, 3, S, S].
+        target_name: for labels.
+        preset: the method.
+        config: steps, seed, intervals.
+        search: settings of the search; None with `latent`.
+        latent: the reference latent where it is given.
+        seeds: samples in the grid.
+        psi: truncation of the samples in the grid.
+        with_discriminator: whether the result's file holds it.
+        quiet: no progress.
+        fresh: throw an earlier run away.
+        names: JSON values about files and encoders, part of the settings.
+    """
+
+    source: GeneratorBundle
+    encoders: Encoders
+    target: Images
+    target_name: str
+    preset: Preset
+    config: TrainConfig
+    search: SearchConfig | None
+    latent: Latent | None
+    seeds: tuple[int, ...]
+    psi: float = 0.7
+    with_discriminator: bool = True
+    quiet: bool = False
+    fresh: bool = False
+    names: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the result, but for the number of steps."""
+        return {
+            **self.names,
+            "target_sha256": _digest(self.target),
+            "encoders": {"clip": self.encoders.clip.name, "perceptual": self.encoders.perceptual.name},
+            "search": None if self.search is None else self.search.describe(),
+            "latent_sha256": None if self.latent is None else _digest(self.latent.values),
+            "preset": self.preset.describe(),
+            "seed": self.config.seed,
+        }
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    values = tensor.detach().cpu().float().contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def adapt_command(options: Namespace) -> None:
+    """`adapt`: search, adapt, and write the generator, pictures, losses and settings."""
+    preset = _preset(options)
+    search = None
+    if not options.latent:
+        search = SearchConfig(
+            steps=options.search_steps,
+            seed=options.seed,
+            weights=dict(options.search_weight),
+            profile=preset.profile,
+        )
+    config = TrainConfig(options.steps, options.seed, snapshot_every_steps=options.snapshot_every)
+    seeds = parse_seeds(options.seeds)
+    latent = load_latent(options.latent) if options.latent else None
+    device = prepare(options)
+    source = open_generator(options.generator, device)
+    target = load_picture(options.target, source.size, options.fit)
+    if latent is not None:
+        check_family(latent, source)
+    folder = out_folder(options.out)
+    job = Job(
+        source=source,
+        encoders=open_encoders(options, source, device),
+        target=target,
+        target_name=Path(options.target).name,
+        preset=preset,
+        config=config,
+        search=search,
+        latent=latent,
+        seeds=seeds,
+        with_discriminator=not options.without_discriminator,
+        quiet=options.quiet,
+        fresh=options.fresh,
+        names={
+            "generator": {"file_name": source.provenance.file_name, "sha256": source.provenance.sha256},
+            "target": {"file_name": Path(options.target).name, "fit": options.fit},
+        },
+    )
+    report(options, run_job(job, folder))
+
+
+def _preset(options: Namespace) -> Preset:
+    """The preset with what the options change."""
+    if options.preset not in PRESETS:
+        raise BadInput(f"--preset must be one of {', '.join(PRESETS)}, got {options.preset!r}")
+    preset = PRESETS[options.preset](PROFILES[options.profile]).reweighted(dict(options.weight))
+    if options.batch is not None:
+        preset = replace(preset, batch=options.batch)
+    if options.mixing is not None:
+        preset = replace(preset, mixing=options.mixing)
+    if options.schedule is not None:
+        preset = replace(preset, schedule=Schedule(*options.schedule))
+    return preset
+
+
+def run_job(job: Job, path: Path) -> dict[str, Any]:
+    """Run or resume an adaptation in a folder.
+
+    Args:
+        job: what to do.
+        path: the folder.
+
+    Returns:
+        JSON values: files, steps, seconds, last losses.
+
+    Raises:
+        BadInput: the folder holds something else.
+        Interrupted: the user stopped it; the folder keeps what is done.
+    """
+    started = time.monotonic()
+    folder = RunFolder(path, job.settings())
+    earlier = folder.open(job.config.steps, job.fresh)
+    if earlier is not None and earlier["complete"]:
+        note(f"{path} is done already ({earlier['step']} steps); more --steps go on from there")
+        return {"files": earlier["files"], "step": earlier["step"], "losses": earlier["losses"]}
+    folder.record(0 if earlier is None else earlier["step"], job.config.steps)
+    save_png(job.target, path / "target.png")
+    latent, search_losses, reconstruction = _reference(job, folder)
+    result = _adapt(job, folder, latent)
+    curves = {"search": search_losses, "adapt": {name: finite(v) for name, v in result.losses.items()}}
+    write_json(path / "losses.json", curves)
+    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator)
+    save_png(_grid(job, result.bundle, latent, reconstruction), path / "grid.png")
+    loss_plot(result.losses, path / "losses.png", title=f"{job.preset.name} on {job.target_name}")
+    files = {
+        "adapted": str(folder.adapted),
+        "grid": str(path / "grid.png"),
+        "reference": str(path / "reference.png"),
+        "latent": str(folder.latent),
+        "losses": str(path / "losses.png"),
+        "settings": str(path / "settings.json"),
+        "snapshots": str(folder.run / "snapshots"),
+    }
+    last = {name: _last(values) for name, values in result.losses.items()}
+    seconds = time.monotonic() - started
+    summary = {"files": files, "losses": last, "seconds": round(seconds, 1)}
+    folder.record(result.step, job.config.steps, summary)
+    return {**summary, "step": result.step}
+
+
+def _last(values: list[float]) -> float | None:
+    """Last value that was computed."""
+    return next((value for value in reversed(values) if value == value), None)
+
+
+def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any], Images]:
+    """The reference latent: given, found by an earlier run of this folder, or searched now."""
+    losses: dict[str, Any] = {}
+    latent = job.latent
+    if latent is None and folder.latent.is_file():
+        latent, losses = load_latent(folder.latent), folder.losses().get("search", {})
+    if latent is None:
+        assert job.search is not None
+        found = run_search(job.source, job.encoders, job.target, job.search, job.quiet)
+        latent, losses = found.latent, {name: finite(values) for name, values in found.losses.items()}
+        write_json(folder.path / "losses.json", {"search": losses})
+    if not folder.latent.is_file():
+        save_latent(latent, folder.latent)
+    _, image = next(_drawn(job.source, [job.source], latent, SampleConfig()))
+    save_png(image[0], folder.path / "reference.png")
+    return latent, losses, image[0]
+
+
+def _adapt(job: Job, folder: RunFolder, latent: Latent) -> Any:
+    """Train with a progress line; Ctrl-C ends after the current step and keeps it."""
+    stop = StopSignal()
+    with ProgressBar("adapt", job.config.steps, quiet=job.quiet) as bar:
+
+        def show(now: TrainProgress) -> None:
+            terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}
+            bar.update(now.step, terms, now.eta_seconds)
+
+        with _interrupts(stop) as interrupted:
+            result = adapt(
+                job.source,
+                job.encoders,
+                job.target,
+                latent,
+                job.preset,
+                job.config,
+                run_folder=folder.run,
+                callbacks=[Progress(show), stop],
+            )
+    if interrupted and result.step < job.config.steps:
+        folder.record(result.step, job.config.steps)
+        raise Interrupted(
+            f"stopped after step {result.step} of {job.config.steps}; the same command goes on from there. "
+            f"The generator so far: {folder.run / 'snapshots' / f'step_{result.step:06d}.safetensors'}"
+        )
+    return result
+
+
+@contextmanager
+def _interrupts(stop: StopSignal) -> Iterator[list[int]]:
+    """Turn the first Ctrl-C (or SIGTERM) into "stop after this step"; the second ends at once.
+
+    Yields:
+        A list that holds the signals received.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        stop.stop_and_keep()
+        note("\nstopping after this step; Ctrl-C again stops at once")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _drawn(
+    source: GeneratorBundle,
+    bundles: list[GeneratorBundle],
+    samples: Latent | tuple[int, ...],
+    config: SampleConfig,
+) -> Iterator[tuple[list[int], list[Images]]]:
+    """Draw the same codes of the source by several generators."""
+    for codes, keys in iter_codes(source, samples, config):
+        yield keys, [render_codes(bundle.generator, codes, keys, config) for bundle in bundles]
+
+
+def _grid(job: Job, adapted: GeneratorBundle, latent: Latent, reconstruction: Images) -> Picture:
+    """Target, and the same latents in the source's and the adapted generator's look."""
+    config = SampleConfig(psi=job.psi)
+    rows: list[list[Images]] = [[], []]
+    for samples in (latent, job.seeds):
+        settings = SampleConfig() if isinstance(samples, Latent) else config
+        for _, images in _drawn(job.source, [job.source, adapted], samples, settings):
+            for row, part in zip(rows, images, strict=True):
+                row.append(part)
+    return labelled_grid(
+        [("source generator", torch.cat(rows[0])), ("adapted generator", torch.cat(rows[1]))],
+        columns=["reference", *(f"seed {seed}" for seed in job.seeds)],
+        lead=(f"target: {job.target_name}", job.target),
+    )

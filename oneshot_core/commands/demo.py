@@ -1,0 +1,56 @@
+"""The verb demo: the whole method on the shipped assets, on a CPU in a few minutes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..console import BadInput, note, say
+from ..demo.world import TARGET_LOOKS, demo_encoders, target_path
+from ..features import Encoders
+from ..objective import PROFILES
+from ..objective.presets import oneshot_clip
+from ..pictures import load_picture
+from ..search import SearchConfig
+from ..training import TrainConfig
+from .adapt import Job, run_job
+from .resources import DEMO, open_generator, out_folder, placed, prepare, report
+
+SEARCH_STEPS, STEPS = 150, 240  # chosen so that two CPU cores need less than three minutes
+GRID_SEEDS = tuple(range(8))
+
+
+def demo(options: Namespace) -> None:
+    """`demo`: adapt the demo's generator to a shipped target picture."""
+    if options.list:
+        for look in TARGET_LOOKS:
+            say(look)
+        return
+    name = options.target or TARGET_LOOKS[0]
+    path = target_path(name) if name in TARGET_LOOKS else Path(name)
+    if not path.is_file():
+        raise BadInput(f"--target must be one of {', '.join(TARGET_LOOKS)}, or a picture file; got {name!r}")
+    device = prepare(options)
+    source = open_generator(DEMO, device)
+    encoders = demo_encoders()
+    profile = PROFILES[options.profile]
+    steps, search_steps = options.steps or STEPS, options.search_steps or SEARCH_STEPS
+    job = Job(
+        source=source,
+        encoders=Encoders(placed(encoders.clip, device), placed(encoders.perceptual, device)),
+        target=load_picture(path, source.size),
+        target_name=name if name in TARGET_LOOKS else path.name,
+        preset=oneshot_clip(profile),
+        config=TrainConfig(steps, options.seed),
+        search=SearchConfig(search_steps, seed=options.seed, profile=profile),
+        latent=None,
+        seeds=GRID_SEEDS,
+        psi=1.0,
+        quiet=options.quiet,
+        fresh=options.fresh,
+        names={"generator": DEMO, "target": {"file_name": path.name, "fit": "stretch"}},
+    )
+    if not options.quiet:
+        note(f"demo: portraits of {source.size} px, adapted to the look {job.target_name!r}, on {device}")
+    result = run_job(job, out_folder(options.out))
+    report(options, result)

@@ -1,0 +1,79 @@
+"""The verbs about checkpoint files: info and convert."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..checkpoints import inspect, load, save
+from ..console import BadInput, say, say_json
+from .resources import checkpoint_path
+
+FORMATS: dict[str, Literal["safetensors", "rosinality"]] = {
+    ".safetensors": "safetensors",
+    ".pt": "rosinality",
+    ".pth": "rosinality",
+}
+
+
+def info(options: Namespace) -> None:
+    """`info FILE`: say what a checkpoint holds."""
+    values = inspect(checkpoint_path(options.file))
+    if options.json:
+        say_json(values)
+        return
+    for label, text in _described(values):
+        say(f"{label:<16} {text}")
+
+
+def _described(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines of the table: label and text."""
+    yield "file", f"{values['file_name']}, {values['bytes'] / 1e6:,.1f} MB"
+    yield "format", f"{values['format']} ({values['kind']})"
+    yield "sha256", values["sha256"]
+    yield "pictures", f"{values['size']} x {values['size']} px"
+    yield "latents", f"z {values['z_dim']}, w {values['w_dim']}, {values['num_layers']} slots"
+    classes = f"{values['c_dim']} classes" if values["c_dim"] else "unconditional"
+    yield "mapping", f"{values['mapping_layers']} layers, {classes}"
+    yield "widths", ", ".join(f"{side}: {width}" for side, width in values["channels"].items())
+    for name, count in values["parameters"].items():
+        yield name.replace("_", " "), f"{count / 1e6:,.2f} M parameters"
+    if not values["discriminator"]:
+        yield "discriminator", "none: the file can be sampled, but not adapted by a method that trains one"
+    yield "mean latent", values["mean_latent"]
+    for name, found in values["inferred"].items():
+        yield "inferred", f"{name}: {found if isinstance(found, (str, int, float)) else json.dumps(found)}"
+    for line in values["notes"]:
+        yield "note", line
+    parent = values["history"].get("parent")
+    if parent:
+        yield "adapted from", f"{parent.get('file_name')}, {values['history'].get('step')} steps"
+
+
+def convert(options: Namespace) -> None:
+    """`convert IN OUT`: rewrite a checkpoint; the format follows from OUT's suffix."""
+    out = Path(options.output)
+    chosen = FORMATS.get(out.suffix.lower())
+    if chosen is None:
+        raise BadInput(f"OUT must end in .safetensors (own format) or .pt (rosinality's), got {out.name!r}")
+    if out.exists() and not options.force:
+        raise BadInput(f"{out} exists; choose another name, or add --force to replace it")
+    bundle = load(checkpoint_path(options.input))
+    keep = not options.without_discriminator
+    save(bundle, out, format=chosen, dtype=options.dtype, with_discriminator=keep)
+    result = {
+        "file": str(out),
+        "bytes": out.stat().st_size,
+        "format": chosen,
+        "dtype": options.dtype,
+        "discriminator": keep and bundle.discriminator is not None,
+        "source": bundle.provenance.to_dict(),
+    }
+    if options.json:
+        say_json(result)
+        return
+    extra = "with" if result["discriminator"] else "without"
+    say(f"{out}: {chosen}, {options.dtype}, {out.stat().st_size / 1e6:,.1f} MB, {extra} discriminator")

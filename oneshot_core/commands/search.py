@@ -1,0 +1,73 @@
+"""The verb search: the latent whose picture is the target's counterpart."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..checkpoints import GeneratorBundle
+from ..console import Interrupted, ProgressBar
+from ..features import Encoders
+from ..latent_files import save_latent
+from ..objective import PROFILES
+from ..pictures import Picture, labelled_grid, load_picture, save_png
+from ..plots import loss_plot
+from ..search import SearchConfig, SearchProgress, SearchResult, search_latent
+from ..tensors import Images
+from .resources import open_encoders, open_generator, out_folder, prepare, report
+
+
+def search(options: Namespace) -> None:
+    """`search`: search, and write the latent, its picture, a comparison and the losses."""
+    config = SearchConfig(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        weights=dict(options.weight),
+        augment=not options.no_views,
+        profile=PROFILES[options.profile],
+    )
+    device = prepare(options)
+    bundle = open_generator(options.generator, device)
+    target = load_picture(options.target, bundle.size, options.fit)
+    encoders = open_encoders(options, bundle, device)
+    out = out_folder(options.out)
+    found = run_search(bundle, encoders, target, config, options.quiet)
+    name = Path(options.target).name
+    files = {
+        "latent": save_latent(found.latent, out / "reference.safetensors"),
+        "picture": save_png(found.reconstruction, out / "reference.png"),
+        "comparison": save_png(_comparison(target, found.reconstruction), out / "comparison.png"),
+        "losses": loss_plot(found.losses, out / "losses.png", title=f"Search for {name}"),
+    }
+    report(
+        options,
+        {
+            "files": {kind: str(path) for kind, path in files.items()},
+            "losses": {term: values[-1] for term, values in found.losses.items()},
+            "settings": config.describe(),
+        },
+    )
+
+
+def run_search(
+    bundle: GeneratorBundle, encoders: Encoders, target: Images, config: SearchConfig, quiet: bool
+) -> SearchResult:
+    """Search with a progress line.
+
+    Raises:
+        Interrupted: the user stopped it; an unfinished search is not kept.
+    """
+    with ProgressBar("search", config.steps, quiet=quiet) as bar:
+
+        def show(now: SearchProgress) -> None:
+            bar.update(now.step, now.losses, now.eta_seconds)
+
+        try:
+            return search_latent(bundle, encoders, target, config, callbacks=[show])
+        except KeyboardInterrupt:
+            raise Interrupted("an unfinished search is not kept; the same command starts it again") from None
+
+
+def _comparison(target: Images, reconstruction: Images) -> Picture:
+    return labelled_grid([("reference", reconstruction)], lead=("target", target), picture_px=256)

@@ -1,0 +1,160 @@
+"""What the command line writes: a progress line, results as text or JSON, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+BAR_WIDTH = 24
+SHORTEST_BAR = 8
+REDRAW_SECONDS = 0.1
+PLAIN_SECONDS = 60.0
+
+
+class BadInput(ValueError):
+    """The user asked for something that cannot be done; the message says what to change."""
+
+
+class Interrupted(Exception):
+    """The user stopped the program; the message says what was kept and how to go on."""
+
+
+class ProgressBar:
+    """One line that shows how far a job is, redrawn in place on a terminal, else a plain line now and then.
+
+    Args:
+        label: what is done.
+        total: steps in all.
+        stream: where to write; default stderr.
+        quiet: write nothing.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.label, self.total, self.quiet = label, max(1, total), quiet
+        self._stream, self._clock = stream or sys.stderr, clock
+        self._live = self._stream.isatty()
+        self._began = self._drawn = clock()
+        self._first: int | None = None
+        self._tenth = -1
+        self._line = ""
+        self._unfinished = False
+
+    def update(self, done: int, losses: Mapping[str, float] | None = None, eta: float | None = None) -> None:
+        """Show progress.
+
+        Args:
+            done: steps done.
+            losses: shown by name.
+            eta: seconds left; None: estimated from the pace so far.
+        """
+        if self._first is None:
+            self._first = done - 1
+        if self.quiet:
+            return
+        now = self._clock()
+        if eta is None:
+            eta = (now - self._began) / max(1, done - self._first) * (self.total - done)
+        self._line = self._text(done, eta, losses or {})
+        if self._live:
+            if now - self._drawn >= REDRAW_SECONDS or done >= self.total:
+                self._redraw(now)
+        elif 10 * done // self.total > self._tenth or now - self._drawn >= PLAIN_SECONDS:
+            self._tenth, self._drawn = 10 * done // self.total, now
+            self._stream.write(self._line + "\n")
+            self._stream.flush()
+
+    def _redraw(self, now: float) -> None:
+        self._drawn, self._unfinished = now, True
+        self._stream.write(f"\r\x1b[K{self._line}")
+        self._stream.flush()
+
+    def _text(self, done: int, eta: float, losses: Mapping[str, float]) -> str:
+        left = f"{duration(eta)} left" if done < self.total else f"{duration(self._clock() - self._began)}"
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
+        count = f"{done}/{self.total}  {left}"
+        if not self._live:
+            return f"{self.label}: {count}  {numbers}".rstrip()
+        columns = shutil.get_terminal_size().columns - 1
+        room = columns - len(self.label) - len(count) - 4
+        width = min(BAR_WIDTH, room)
+        bar = ""
+        if width >= SHORTEST_BAR:
+            filled = round(width * min(1.0, done / self.total))
+            bar = f" {'━' * filled}{'╌' * (width - filled)}"
+            if not _can_write(self._stream, bar):
+                bar = f" [{'#' * filled}{'.' * (width - filled)}]"
+        line = f"{self.label}{bar} {count}"
+        return f"{line}  {numbers}"[:columns].rstrip()
+
+    def close(self) -> None:
+        """End the line."""
+        if self._line and self._live:
+            self._redraw(self._clock())
+        if self._unfinished:
+            self._stream.write("\n")
+            self._stream.flush()
+        self._unfinished = False
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _can_write(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as 0:07, 12:34 or 1:02:03."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, last = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{last:02}" if hours else f"{minutes}:{last:02}"
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write one line for the user; characters that the terminal lacks are replaced."""
+    out = stream or sys.stdout
+    encoding = out.encoding or "utf-8"
+    out.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    out.flush()
+
+
+def say_json(values: Any) -> None:
+    """Write JSON values to stdout."""
+    say(json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """Write one line to stderr, where it does not mix with results."""
+    say(text, sys.stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """Say an error in one line: its message, or its kind where it has none."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,67 @@
+"""Walks from sample to sample: straight lines in w, great circles in z."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checkpoints import GeneratorBundle
+from .latents import Latent, z_from_seeds
+from .sampling import Samples, count_of, iter_codes, keys_of
+from .tensors import owned
+
+
+def interpolate(
+    bundle: GeneratorBundle, samples: Samples, frames: int, *, space: str = "w", loop: bool = False
+) -> Latent:
+    """Walk from sample to sample; draw the result with `sample` or `iter_samples`.
+
+    Args:
+        bundle: whose mapping network is used.
+        samples: K >= 2 seeds or codes.
+        frames: per stretch between two samples; the last sample itself is added at the end.
+        space: "w": straight lines between codes; "z": great circles between seeds or z.
+        loop: go back to the first sample at the end; the frame that would repeat it is left out.
+
+    Returns:
+        Space "w+" or "z", [(K - 1) * frames + 1, ...], or [K * frames, ...] with `loop`.
+
+    Raises:
+        ValueError: fewer than two samples, no frames, or z asked for codes that are in w.
+    """
+    if count_of(samples) < 2 or frames < 1:
+        raise ValueError(
+            f"interpolation needs at least 2 samples and 1 frame, got {count_of(samples)} and {frames}"
+        )
+    ends = _ends(bundle, samples, space)
+    nexts = ends.roll(-1, 0) if loop else ends[1:]
+    parts = torch.arange(frames, dtype=ends.dtype) / frames
+    move = _slerp if space == "z" else torch.lerp
+    path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
+    if not loop:
+        path.append(ends[-1])
+    origin = {"method": "interpolate", "frames": frames, "loop": loop, "ends": keys_of(samples)}
+    return Latent("z" if space == "z" else "w+", torch.stack(path), bundle.family, origin)
+
+
+def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
+    """Codes to walk between, float32 on the CPU."""
+    if space == "w":
+        return torch.cat([owned(codes).cpu().float() for codes, _ in iter_codes(bundle, samples)])
+    if space != "z":
+        raise ValueError(f"space must be w or z, got {space!r}")
+    if not isinstance(samples, Latent):
+        return z_from_seeds(samples, bundle.generator.config.z_dim)
+    if samples.space != "z":
+        raise ValueError(f"codes in {samples.space} cannot be interpolated in z; use space w")
+    return owned(samples.values).cpu().float()
+
+
+def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
+    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z]."""
+    lengths = torch.lerp(start.norm(), end.norm(), part)
+    a, b = start / start.norm(), end / end.norm()
+    angle = torch.acos((a * b).sum().clamp(-1, 1))
+    if angle < 1e-4:
+        return torch.lerp(start, end, part)
+    return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)

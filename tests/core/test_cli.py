@@ -1,0 +1,379 @@
+"""The command line: every verb, its exit codes, its files, resuming and interrupting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_networks import tiny_bundle, tiny_encoders
+
+from oneshot_core import cli
+from oneshot_core.checkpoints import load, save
+from oneshot_core.commands import adapt as adapt_verb
+from oneshot_core.commands import resources
+from oneshot_core.commands import search as search_verb
+from oneshot_core.commands.resources import usable_cores
+from oneshot_core.console import ProgressBar, duration
+from oneshot_core.latent_files import load_latent
+from oneshot_core.objective import PROFILES
+
+ROOT = Path(cli.__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of 64 px and a target picture."""
+    folder = tmp_path_factory.mktemp("files")
+    save(tiny_bundle(64), folder / "source.safetensors")
+    Image.linear_gradient("L").convert("RGB").save(folder / "target.png")
+    return {"generator": folder / "source.safetensors", "target": folder / "target.png"}
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Encoders of a few numbers, and one thread whatever the verbs choose."""
+    for verb in (adapt_verb, search_verb):
+        monkeypatch.setattr(verb, "open_encoders", lambda *_: tiny_encoders())
+    monkeypatch.setattr(resources, "usable_cores", lambda: 1)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    code = cli.main([str(word) for word in words])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def adapt_words(files, out: Path, *more: object) -> list[object]:
+    words = ["adapt", "--generator", files["generator"], "--target", files["target"], "--out", out]
+    return [*words, "--steps", 4, "--search-steps", 3, "--seeds", "0-1", "--device", "cpu", *more]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_with_examples(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert f"oneshot {verb}" in out.split("examples:")[1]
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys; from oneshot_core.cli import main; main(['adapt', '-h']); "
+    code += "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=30)
+
+
+def test_the_choices_are_the_engines():
+    assert cli.PROFILES == tuple(PROFILES)
+    from oneshot_core.pictures import FITS
+    from oneshot_core.sampling import NOISE_MODES
+
+    assert cli.FITS == FITS
+    assert cli.NOISE_MODES == NOISE_MODES
+
+
+def test_info_as_text_and_json(capsys, files):
+    code, out, _ = run(capsys, "info", files["generator"])
+    assert code == 0
+    assert "64 x 64 px" in out
+    code, out, _ = run(capsys, "info", files["generator"], "--json")
+    assert json.loads(out)["size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info", "missing.pt"], "missing.pt"),
+        (["info", __file__], "test_cli.py"),
+        (["convert", "GENERATOR", "x.ckpt"], "must end in"),
+        (["convert", "GENERATOR", "GENERATOR"], "add --force"),
+        (["sample", "--generator", "GENERATOR", "--seeds", "5-2", "--out", "x"], "runs backwards"),
+        (["sample", "--generator", "GENERATOR", "--seeds", "1", "--out", "x", "--loop"], "--interpolate"),
+        (["sample", "--generator", "GENERATOR", "--seeds", "1", "--out", "x", "--psi", "99"], "psi"),
+        (["search", "--generator", "GENERATOR", "--target", "no.png", "--out", "x"], "no.png is not a file"),
+        (
+            ["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "x", "--preset", "y"],
+            "oneshot_clip",
+        ),
+        (
+            ["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "x", "--weight", "z=1"],
+            "no term",
+        ),
+        (["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "x", "--schedule", "1"], "1:3"),
+        (
+            [
+                "adapt",
+                "--generator",
+                "GENERATOR",
+                "--target",
+                "TARGET",
+                "--out",
+                "x",
+                "--weight",
+                "patch=inf",
+            ],
+            "finite",
+        ),
+        (["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "TARGET"], "cannot be made"),
+        (["fly"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, files, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    names = {"GENERATOR": files["generator"], "TARGET": files["target"]}
+    code, out, err = run(capsys, *(names.get(word, word) for word in words))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    if not err.startswith("usage"):
+        assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert "Traceback" in run(capsys, "info", "missing.pt", "--debug")[2]
+
+
+def test_convert_to_both_formats(capsys, files, tmp_path):
+    small = tmp_path / "small.safetensors"
+    words = ["convert", files["generator"], small, "--dtype", "float16", "--without-discriminator"]
+    assert run(capsys, *words)[0] == 0
+    assert load(small).discriminator is None
+    other = tmp_path / "other.pt"
+    code, out, _ = run(capsys, "convert", files["generator"], other, "--json")
+    assert code == 0
+    assert json.loads(out)["format"] == "rosinality"
+    state, original = (load(path).generator.state_dict() for path in (other, files["generator"]))
+    assert all(torch.equal(state[name], original[name]) for name in original)
+
+
+def test_search_writes_a_latent_that_adapt_takes(capsys, files, tmp_path):
+    out = tmp_path / "found"
+    words = ["search", "--generator", files["generator"], "--target", files["target"], "--out", out]
+    code, told, err = run(capsys, *words, "--steps", 3, "--weight", "clip=0", "--json")
+    assert code == 0
+    assert "search: 3/3" in err
+    result = json.loads(told)
+    assert "clip" not in result["losses"]
+    assert all(Path(path).is_file() for path in result["files"].values())
+    latent = out / "reference.safetensors"
+    assert load_latent(latent).values.shape == (1, 12)
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--latent", latent))
+    assert code == 0
+    assert "search" not in err
+
+
+def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_path):
+    out = tmp_path / "run"
+    code, told, err = run(capsys, *adapt_words(files, out, "--json", "--snapshot-every", 2))
+    assert code == 0
+    assert "adapt: 4/4" in err
+    result = json.loads(told)
+    assert result["step"] == 4
+    assert all(Path(path).exists() for path in result["files"].values())
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["done"]
+    assert settings["settings"]["preset"]["name"] == "oneshot_clip"
+    losses = json.loads((out / "losses.json").read_text())
+    assert len(losses["adapt"]["lpips"]) == 4
+    assert len(losses["search"]["clip"]) == 3
+    assert load(out / "adapted.safetensors").discriminator is not None
+    assert sorted(path.name for path in (out / "run" / "snapshots").iterdir()) == [
+        "step_000002.safetensors",
+        "step_000004.safetensors",
+    ]
+    before = (out / "adapted.safetensors").stat().st_mtime_ns
+    code, _, err = run(capsys, *adapt_words(files, out, "--snapshot-every", 2))
+    assert code == 0
+    assert "is done already" in err
+    assert (out / "adapted.safetensors").stat().st_mtime_ns == before
+    code, _, err = run(capsys, *adapt_words(files, out, "--seed", 1))
+    assert code == 2
+    assert "other settings (search.seed, seed differ)" in err
+    code, _, err = run(capsys, *adapt_words(files, out, "--steps", 2))
+    assert code == 2
+    assert "holds a run of 4 steps" in err
+    assert run(capsys, *adapt_words(files, out, "--seed", 1, "--fresh"))[0] == 0
+    assert json.loads((out / "settings.json").read_text())["settings"]["seed"] == 1
+
+
+def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):
+    run(capsys, *adapt_words(files, tmp_path / "parts"))
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "parts", "--steps", 7))
+    assert code == 0
+    assert "search" not in err
+    run(capsys, *adapt_words(files, tmp_path / "whole", "--steps", 7))
+    parts, whole = (load(tmp_path / name / "adapted.safetensors").generator for name in ("parts", "whole"))
+    assert all(torch.equal(a, b) for a, b in zip(parts.parameters(), whole.parameters(), strict=True))
+    curves = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("parts", "whole")]
+    assert curves[0] == curves[1]
+
+
+def test_ctrl_c_keeps_the_step_and_the_same_command_goes_on(capsys, files, tmp_path, monkeypatch):
+    update = ProgressBar.update
+
+    def interrupting(bar, done, *more):
+        update(bar, done, *more)
+        if bar.label == "adapt" and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ProgressBar, "update", interrupting)
+    words = adapt_words(files, tmp_path / "parts")
+    code, _, err = run(capsys, *words)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert not (tmp_path / "parts" / "adapted.safetensors").exists()
+    snapshot = next((tmp_path / "parts" / "run" / "snapshots").iterdir())
+    assert str(snapshot) in err
+    monkeypatch.setattr(ProgressBar, "update", update)
+    assert run(capsys, *words)[0] == 0
+    run(capsys, *adapt_words(files, tmp_path / "whole"))
+    parts, whole = (load(tmp_path / name / "adapted.safetensors").generator for name in ("parts", "whole"))
+    assert all(torch.equal(a, b) for a, b in zip(parts.parameters(), whole.parameters(), strict=True))
+
+
+def test_ctrl_c_during_the_search(capsys, files, tmp_path, monkeypatch):
+    def interrupting(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressBar, "update", interrupting)
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run"))
+    assert code == 130
+    assert "starts it again" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FloatingPointError("'lpips' became nan at step 3"), "failed: 'lpips' became nan at step 3"),
+        (RuntimeError("CUDA out of memory. Tried to\nallocate"), "lower --batch"),
+        (OSError(28, "No space left on device"), "No space left"),
+        (KeyError("x"), "failed: KeyError: 'x' (--debug shows where)"),
+    ],
+)
+def test_a_failed_run_is_one_line_and_exit_code_1(capsys, files, tmp_path, monkeypatch, error, message):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(adapt_verb, "adapt", failing)
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--quiet"))
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(capsys, files, tmp_path):
+    (tmp_path / "grid.png").write_bytes(b"precious")
+    code, _, err = run(capsys, *adapt_words(files, tmp_path))
+    assert code == 2
+    assert "--fresh" in err
+    assert (tmp_path / "grid.png").read_bytes() == b"precious"
+
+
+def test_sample_writes_pictures_that_say_how_they_were_made(capsys, files, tmp_path):
+    words = ["sample", "--generator", files["generator"], "--out", tmp_path, "--device", "cpu", "--json"]
+    code, out, _ = run(capsys, *words, "--seeds", "3,8-9", "--psi", "0.7", "--batch", "2")
+    assert code == 0
+    assert json.loads(out)["count"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "grid.png",
+        "seed_000003.png",
+        "seed_000008.png",
+        "seed_000009.png",
+    ]
+    with Image.open(tmp_path / "seed_000008.png") as picture:
+        assert picture.size == (64, 64)
+        told = json.loads(picture.text["oneshot"])
+    assert (told["seed"], told["psi"]) == (8, 0.7)
+    assert told["generator_sha256"] == load(files["generator"]).provenance.sha256
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        (["--seeds", "0-1", "--interpolate", "2", "--loop"], ["frame_000003.png"]),
+        (["--seeds", "0-1", "--sweep", "0,0.5"], ["grid.png"]),
+        (
+            ["--seeds", "0-1", "--mix-seeds", "5", "--mix-slots", "2-3", "--replace-from", "6"],
+            ["seed_000001.png"],
+        ),
+        (["--seeds", "0-1", "--source", "GENERATOR"], ["seed_000001.png", "source_seed_000001.png"]),
+        (["--seeds", "0-11", "--noise", "random"], ["seed_000011.png", "grid.png"]),
+    ],
+)
+def test_sample_does_more(capsys, files, tmp_path, more, wanted):
+    words = ["sample", "--generator", files["generator"], "--out", tmp_path, "--device", "cpu"]
+    code, _, err = run(
+        capsys, *words, *(files["generator"] if word == "GENERATOR" else word for word in more)
+    )
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} >= set(wanted)
+
+
+def test_sample_from_a_latent_file_repeats_the_seeds(capsys, files, tmp_path):
+    words = ["sample", "--generator", files["generator"], "--device", "cpu", "--quiet"]
+    kept = tmp_path / "kept.safetensors"
+    first = [*words, "--seeds", "4", "--out", tmp_path / "a", "--save-latent", kept]
+    assert run(capsys, *first)[0] == 0
+    code, _, err = run(capsys, *words, "--latent", kept, "--out", tmp_path / "b")
+    assert code == 0
+    assert err == ""
+    pixels = [Image.open(tmp_path / name).tobytes() for name in ("a/seed_000004.png", "b/sample_000000.png")]
+    assert pixels[0] == pixels[1]
+
+
+class Stream:
+    """A stand-in for a terminal or a log file."""
+
+    encoding = "utf-8"
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_progress_bar(monkeypatch, terminal):
+    monkeypatch.setenv("COLUMNS", "80")
+    now, stream = [0.0], Stream(terminal)
+    with ProgressBar("adapt", 100, stream, clock=lambda: now[0]) as bar:
+        for step in range(1, 101):
+            now[0] += 0.5
+            bar.update(step, {"lpips": 0.25, "patch": 1.5})
+    if terminal:
+        lines = stream.text.split("\r\x1b[K")
+        assert all(len(line) < 80 for line in lines)
+        assert "50/100  0:25 left" in stream.text
+        assert "lpips 0.25" in lines[-1]
+        assert stream.text.endswith("\n")
+    else:
+        lines = stream.text.splitlines()
+        assert len(lines) == 11
+        assert lines[5] == "adapt: 50/100  0:25 left  lpips 0.25  patch 1.5"
+    assert duration(3723) == "1:02:03"
+
+
+def test_the_quota_of_a_container_counts(tmp_path):
+    quota = tmp_path / "cpu.max"
+    quota.write_text("50000 100000\n")
+    assert usable_cores(quota) == 1
+    quota.write_text("max 100000\n")
+    assert usable_cores(quota) == usable_cores(tmp_path / "missing") >= 1

@@ -222,6 +222,11 @@ class DiscriminatorPlan:
     r1_every: int = 16
     heads: int = 1
 
+    @property
+    def ratio(self) -> float:
+        """Ratio of lazy regularisation, see `OptimiserPlan`."""
+        return self.r1_every / (self.r1_every + 1)
+
     def __post_init__(self) -> None:
         if not 1 <= self.heads <= 4 or self.r1_every < 1:
             raise ValueError(
@@ -234,13 +239,13 @@ class DiscriminatorPlan:
 class OptimiserPlan:
     """Adam's settings and the moving average of the weights (methods.md B2).
 
-    A ratio c of lazy regularisation turns the base values into lr * c and betas ** c.
+    A ratio c of lazy regularisation turns the base values into lr * c and betas ** c: 4/5 for the generator,
+    as if its path length were regularised every 4 steps, n / (n + 1) for a discriminator with R1 every n steps.
     """
 
     learning_rate: float = 0.002
     betas: tuple[float, float] = (0.0, 0.99)
     generator_ratio: float = 4 / 5
-    discriminator_ratio: float = 16 / 17
     ema_decay: float = 0.5 ** (32 / 10_000)
 
     def adam(self, ratio: float) -> dict[str, Any]:

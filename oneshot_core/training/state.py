@@ -63,11 +63,14 @@ class TrainState:
         self.optimisers: dict[str, torch.optim.Adam] = {
             "adapted": _adam(self.adapted, plan.adam(plan.generator_ratio))
         }
-        for name, module in (("discriminator", self.discriminator), ("heads", self.heads)):
-            if module is not None:
-                self.optimisers[name] = _adam(module, plan.adam(plan.discriminator_ratio))
+        if self.preset.discriminator is not None:
+            settings = plan.adam(self.preset.discriminator.ratio)
+            for name, module in (("discriminator", self.discriminator), ("heads", self.heads)):
+                if module is not None:
+                    self.optimisers[name] = _adam(module, settings)
 
     @classmethod
+    @torch.inference_mode(False)
     def create(
         cls,
         bundle: GeneratorBundle,
@@ -259,10 +262,16 @@ def private_copy(module: Any) -> Any:
     """Deep-copy a network into ordinary, frozen, contiguous tensors in evaluation mode."""
     with torch.inference_mode(False), torch.no_grad():
         clone = copy.deepcopy(module)
-        for parameter in clone.parameters():
-            parameter.data = parameter.data.clone().contiguous()
-            parameter.grad = None
-        return clone.eval().requires_grad_(False)
+        for part in clone.modules():
+            for name, value in part._parameters.items():
+                if value is not None:
+                    part._parameters[name] = nn.Parameter(
+                        value.detach().clone().contiguous(), requires_grad=False
+                    )
+            for name, value in part._buffers.items():
+                if value is not None:
+                    part._buffers[name] = value.detach().clone().contiguous()
+        return clone.eval()
 
 
 def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:
@@ -285,8 +294,8 @@ def _load_adam(
     optimiser.load_state_dict({"state": states, "param_groups": saved["param_groups"]})
     if zero_filled:
         for group in optimiser.param_groups:
-            for index, parameter in enumerate(group["params"]):
-                if index in states:
+            for position, parameter in enumerate(group["params"]):
+                if position in states:
                     parameter.grad = torch.zeros_like(parameter)
 
 

@@ -1,0 +1,259 @@
+"""The run around the steps: repeatable, resumable after any end, cancellable, never leaving a bad file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import tiny_bundle, tiny_encoders
+
+from oneshot_core.checkpoints import CheckpointError, load
+from oneshot_core.draws import SeededDraws
+from oneshot_core.latents import Latent
+from oneshot_core.objective import OFFICIAL, Schedule
+from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.training import (
+    STATE_FILE,
+    Callback,
+    Progress,
+    RunCancelled,
+    StopSignal,
+    TrainConfig,
+    TrainState,
+    adapt,
+    train,
+)
+
+SIZE = 64
+
+
+def official():
+    return oneshot_clip(dataclasses.replace(OFFICIAL, crop_px=8, lpips_dropout=False))
+
+
+def inputs():
+    bundle = tiny_bundle(SIZE)
+    target = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    return bundle, tiny_encoders(), target, bundle.mean_latent[None]
+
+
+def run(steps: int, preset=None, folder: Path | None = None, callbacks=(), seed: int = 3):
+    bundle, encoders, target, reference = inputs()
+    config = TrainConfig(steps=steps, seed=seed, snapshot_every_steps=2, checkpoint_every_steps=2)
+    return adapt(bundle, encoders, target, reference, preset, config, run_folder=folder, callbacks=callbacks)
+
+
+def assert_same(first, second) -> None:
+    ours, theirs = first.bundle.generator.state_dict(), second.bundle.generator.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = first.bundle.discriminator.state_dict(), second.bundle.discriminator.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name, values in first.losses.items():
+        pairs = zip(values, second.losses[name], strict=True)
+        assert all(a == b or (a != a and b != b) for a, b in pairs), name
+
+
+def test_same_seed_repeats_bit_for_bit_and_another_seed_does_not() -> None:
+    first, second, other = run(5), run(5), run(5, seed=4)
+    assert_same(first, second)
+    assert first.losses["generator"] != other.losses["generator"]
+
+
+def test_inputs_are_untouched_and_work_in_inference_mode() -> None:
+    bundle, encoders, target, reference = inputs()
+    before = {name: value.clone() for name, value in bundle.generator.state_dict().items()}
+    with torch.inference_mode():
+        made_inside = target.clone(), reference.clone()
+        result = adapt(bundle, encoders, *made_inside, config=TrainConfig(steps=5))
+    assert all(torch.equal(before[name], value) for name, value in bundle.generator.state_dict().items())
+    assert not any(value.is_inference() for value in result.bundle.generator.state_dict().values())
+    moved = [
+        name
+        for name, value in result.bundle.generator.state_dict().items()
+        if not torch.equal(value, before[name])
+    ]
+    trained = [
+        name for name in before if name.startswith(("const", "convs.")) and not name.endswith("noise_const")
+    ]
+    assert sorted(moved) == sorted(trained)
+
+
+@pytest.mark.parametrize("preset", [None, official()], ids=["default", "official"])
+@pytest.mark.parametrize("stop", [2, 5])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, preset, stop: int) -> None:
+    whole = run(9, preset)
+    run(stop, preset, tmp_path)
+    resumed = run(9, preset, tmp_path)
+    assert_same(whole, resumed)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import test_training, torch
+torch.set_num_threads(1)
+test_training.run(int(sys.argv[2]), folder=Path(sys.argv[1]))
+"""
+
+
+def _start(folder: Path, steps: int) -> subprocess.Popen:
+    here = Path(__file__).resolve()
+    paths = [str(here.parent), str(here.parents[1]), str(here.parents[2])]
+    return subprocess.Popen([sys.executable, "-c", KILLED.format(paths=paths), str(folder), str(steps)])
+
+
+def test_run_killed_in_the_middle_resumes_exactly(tmp_path: Path) -> None:
+    process = _start(tmp_path, 100_000)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "snapshots" / "step_000004.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    assert all(name == STATE_FILE or name.startswith("step_") for name in left)
+    killed_at = max(
+        int(path.stem.split("_")[1]) for path in (tmp_path / "snapshots").glob("step_*.safetensors")
+    )
+    torch.set_num_threads(1)
+    try:
+        assert_same(run(killed_at + 3), run(killed_at + 3, folder=tmp_path))
+    finally:
+        torch.set_num_threads(os.cpu_count() or 1)
+
+
+def test_snapshots_are_loadable_and_state_their_step(tmp_path: Path) -> None:
+    run(5, folder=tmp_path)
+    snapshots = sorted((tmp_path / "snapshots").iterdir())
+    assert [path.name for path in snapshots] == [f"step_{step:06d}.safetensors" for step in (2, 4, 5)]
+    history = load(snapshots[0]).provenance.history
+    assert history["step"] == 2
+    assert history["settings"]["preset"]["name"] == "oneshot_clip"
+
+
+def test_cancel_is_noticed_within_one_step_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    signal_ = StopSignal()
+    seen: list[int] = []
+
+    def report(progress) -> None:
+        seen.append(progress.step)
+        if progress.step == 5:
+            signal_.cancel()
+
+    with pytest.raises(RunCancelled, match="step 5"):
+        run(9, folder=tmp_path, callbacks=[Progress(report), signal_])
+    assert seen[-1] == 5
+    assert_same(run(9), run(9, folder=tmp_path))
+
+
+def test_stop_and_keep_returns_what_is_there() -> None:
+    signal_ = StopSignal()
+
+    def report(progress) -> None:
+        if progress.step == 3:
+            signal_.stop_and_keep()
+
+    result = run(9, callbacks=[Progress(report), signal_])
+    assert result.step == 3
+    assert_same(result, run(3))
+
+
+def test_progress_tells_losses_time_and_preview() -> None:
+    seen = []
+    run(4, callbacks=[Progress(seen.append, preview_seeds=(1, 2, 3))])
+    assert [progress.step for progress in seen] == [1, 2, 3, 4]
+    assert {"discriminator", "generator", "lpips", "pixel", "r1"} <= set(seen[0].losses)
+    assert {"semantic", "patch"} <= set(seen[1].losses)
+    assert "pixel" not in seen[1].losses
+    assert seen[0].eta_seconds > 0
+    assert seen[-1].eta_seconds == 0
+    assert seen[-1].preview().shape == (3, 3, SIZE, SIZE)
+
+
+@dataclasses.dataclass
+class Poison(Callback):
+    """Put a NaN into a trained weight after some step."""
+
+    step: int
+
+    def after_step(self, state: TrainState) -> None:
+        if state.step == self.step:
+            next(iter(state.adapted.convs)).weight.data[0, 0, 0, 0] = float("nan")
+
+
+def test_nan_stops_with_the_term_and_leaves_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="'fake_score'|'discriminator' became nan at step 5"):
+        run(9, folder=tmp_path, callbacks=[Poison(5)])
+    assert_same(run(7), run(7, folder=tmp_path))
+
+
+def test_a_state_with_nan_is_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="was not saved"):
+        run(9, folder=tmp_path, callbacks=[Poison(4)])
+    assert_same(run(7), run(7, folder=tmp_path))
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    run(2, folder=tmp_path)
+    with pytest.raises(ValueError, match="seed"):
+        run(4, folder=tmp_path, seed=8)
+    with pytest.raises(ValueError, match="weight"):
+        run(4, oneshot_clip().reweighted({"semantic": 3.0}), tmp_path)
+
+
+def test_damaged_state_is_a_checkpoint_error(tmp_path: Path) -> None:
+    run(2, folder=tmp_path)
+    file = tmp_path / STATE_FILE
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError):
+        run(4, folder=tmp_path)
+
+
+def test_bad_inputs_are_refused_before_any_work() -> None:
+    bundle, encoders, target, reference = inputs()
+    with pytest.raises(ValueError, match="target must have shape"):
+        adapt(bundle, encoders, target[:, :, :32], reference)
+    with pytest.raises(ValueError, match="reference latent must have shape"):
+        adapt(bundle, encoders, target, reference[:, :4])
+    with pytest.raises(ValueError, match="trains a discriminator"):
+        adapt(dataclasses.replace(bundle, discriminator=None), encoders, target, reference)
+    with pytest.raises(ValueError, match="family"):
+        adapt(bundle, encoders, target, Latent("w", reference, family="another"))
+    with pytest.raises(ValueError, match="at least 64 px"):
+        small = tiny_bundle(32)
+        adapt(small, encoders, target[:, :, :32, :32], small.mean_latent[None])
+    with pytest.raises(ValueError, match="no term"):
+        oneshot_clip().reweighted({"semnatic": 1.0})
+
+
+def test_ablations_and_schedules_are_settings() -> None:
+    ablated = oneshot_clip().reweighted({"semantic": 0.0, "patch": 0.0})
+    result = run(5, ablated)
+    assert not {"semantic", "patch"} & set(result.losses)
+    paper = dataclasses.replace(oneshot_clip(), schedule=Schedule(3, 1, reference_first=True))
+    result = run(5, paper)
+    is_reference = [value == value for value in result.losses["pixel"]]
+    assert is_reference == [True, True, True, False, True]
+
+
+def test_small_generators_use_the_image_head_in_the_official_profile() -> None:
+    bundle = tiny_bundle(32)
+    state = TrainState.create(
+        bundle,
+        tiny_encoders(),
+        torch.zeros(1, 3, 32, 32),
+        bundle.mean_latent[None],
+        official(),
+        draws=SeededDraws(0),
+    )
+    assert state.heads is None
+    train(state, 3)
+    assert state.step == 3

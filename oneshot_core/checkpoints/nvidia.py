@@ -40,8 +40,8 @@ class _Module:
     settings: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
     def setting(self, name: str, *paths: str) -> Any:
-        """Return an attribute that the modules at `paths` must agree on; None where they have none."""
-        found = [self.settings[path].get(name) for path in paths if path in self.settings]
+        """Return an attribute that the modules at `paths` must agree on; None where no one states it."""
+        found = [self.settings[path][name] for path in paths if name in self.settings.get(path, {})]
         if any(value != found[0] for value in found):
             raise CheckpointError(f"{self.label}: layers with different {name} are not supported")
         return found[0] if found else None

@@ -205,7 +205,7 @@ class TestTorchFiles:
         settings = argparse.Namespace(size=8, device=torch.device("cpu"), shape=torch.Size([2, 3]))
         values = {
             "g": module.state_dict(),
-            "o": optimiser.state_dict(),
+            "o": optimiser,
             "args": settings,
             "p": module[0].weight,
         }

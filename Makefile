@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all the set-up: an environment in .venv, made once.
+# Needs Python >= 3.10 with its venv module; another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+OUT ?= out/demo
+
+# More threads than cores only slow the small networks of the tests down.
+THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))" 2>/dev/null || echo 2)
+TEST_ENV := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) PYTHONDONTWRITEBYTECODE=1
+
+.PHONY: demo test test-slow test-golden lint format setup clean
+
+demo: $(READY)
+	@$(RUN) -m oneshot_core demo --out $(OUT)
+
+test: $(READY)
+	$(TEST_ENV) $(RUN) -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	$(TEST_ENV) $(RUN) -m pytest -q -m slow
+
+test-golden: $(READY)
+	$(TEST_ENV) $(RUN) -m pytest -q -m golden
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+	  { echo "Python 3.10 or newer is needed; name one: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || \
+	  { echo "the venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "installing into $(VENV); torch is large, so the first time takes some minutes"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) out build .mypy_cache .ruff_cache *.egg-info

@@ -27,7 +27,7 @@ from ..plots import loss_plot
 from ..sampling import SampleConfig, check_family, iter_codes, parse_seeds, render_codes
 from ..search import SearchConfig
 from ..tensors import Images
-from ..training import Progress, StopSignal, TrainConfig, TrainProgress, adapt
+from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt
 from .resources import open_encoders, open_generator, out_folder, prepare, report
 from .run_folder import RunFolder, finite, write_json
 from .search import run_search
@@ -210,7 +210,7 @@ def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any], Ima
     return latent, losses, image[0]
 
 
-def _adapt(job: Job, folder: RunFolder, latent: Latent) -> Any:
+def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
     """Train with a progress line; Ctrl-C ends after the current step and keeps it."""
     stop = StopSignal()
     with ProgressBar("adapt", job.config.steps, quiet=job.quiet) as bar:

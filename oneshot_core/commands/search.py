@@ -35,10 +35,10 @@ def search(options: Namespace) -> None:
     found = run_search(bundle, encoders, target, config, options.quiet)
     name = Path(options.target).name
     files = {
-        "latent": save_latent(found.latent, out / "reference.safetensors"),
-        "picture": save_png(found.reconstruction, out / "reference.png"),
+        "latent": save_latent(found.latent, out / "latent.safetensors"),
+        "picture": save_png(found.reconstruction, out / "reconstruction.png"),
         "comparison": save_png(_comparison(target, found.reconstruction), out / "comparison.png"),
-        "losses": loss_plot(found.losses, out / "losses.png", title=f"Search for {name}"),
+        "losses": loss_plot(found.losses, out / "search_losses.png", title=f"Search for {name}"),
     }
     report(
         options,

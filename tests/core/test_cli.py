@@ -166,11 +166,11 @@ def test_search_writes_a_latent_that_adapt_takes(capsys, files, tmp_path):
     result = json.loads(told)
     assert "clip" not in result["losses"]
     assert all(Path(path).is_file() for path in result["files"].values())
-    latent = out / "reference.safetensors"
+    latent = out / "latent.safetensors"
     assert load_latent(latent).values.shape == (1, 12)
-    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--latent", latent))
+    code, _, err = run(capsys, *adapt_words(files, out, "--latent", latent))
     assert code == 0
-    assert "search" not in err
+    assert "search:" not in err
 
 
 def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_path):

@@ -239,8 +239,10 @@ class DiscriminatorPlan:
 class OptimiserPlan:
     """Adam's settings and the moving average of the weights (methods.md B2).
 
-    A ratio c of lazy regularisation turns the base values into lr * c and betas ** c: 4/5 for the generator,
-    as if its path length were regularised every 4 steps, n / (n + 1) for a discriminator with R1 every n steps.
+    A ratio c of lazy regularisation turns the base values into lr * c and betas ** c. It is 4/5 for the
+    generator, as if its path length were regularised every 4 steps, and n / (n + 1) for a discriminator with
+    R1
+    every n steps.
     """
 
     learning_rate: float = 0.002

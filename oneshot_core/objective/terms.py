@@ -119,6 +119,25 @@ class PatchConsistency:
             raise ValueError(f"crops of {side} px do not fit into images of {size} px; lower crop_px")
         return side
 
+    def places(self, size: int, reaches_edge: bool = True) -> int:
+        """Number of left (and of top) corners a crop can have.
+
+        Args:
+            size: side of the images in pixels.
+            reaches_edge: whether a crop may touch the last row and column.
+
+        Raises:
+            ValueError: crops of this side have no place.
+        """
+        places = size - self.side(size) + int(reaches_edge)
+        if places < 1:
+            raise ValueError(
+                f"crops of {self.crop_px} px have no place in images of {size} px with the official "
+                f"profile, which "
+                f"never reaches the last row; set crop_px to at most {size - 1} ({size // 8} is an eighth)"
+            )
+        return places
+
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar; mean of `patch_contrast` over crops and images."""
         images = step.adapted.shape[0]

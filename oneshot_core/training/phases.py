@@ -212,12 +212,10 @@ def _source_images(current: Round) -> Images:
 
 def _crops(current: Round, term: PatchConsistency) -> tuple[Tensor, int]:
     """Draw the corners of the crops, [K, 2] as (left, top), and their side."""
-    size = current.state.source.config.size
-    side = term.side(size)
-    places = size - side + (1 if current.state.preset.profile.crop_reaches_edge else 0)
-    if places < 1:
-        raise ValueError(f"crops of {side} px leave no place in images of {size} px; lower crop_px")
-    return current.state.draws.integers(current.step, "crops", places, (term.crops, 2)), side
+    state = current.state
+    size = state.source.config.size
+    places = term.places(size, state.preset.profile.crop_reaches_edge)
+    return state.draws.integers(current.step, "crops", places, (term.crops, 2)), term.side(size)
 
 
 @torch.no_grad()

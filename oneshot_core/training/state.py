@@ -20,6 +20,7 @@ from ..draws import Draws
 from ..features import Encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
+from ..objective.terms import PatchConsistency
 from ..tensors import Images, check_shape, owned
 
 STATE_FORMAT = "oneshot-run"
@@ -231,9 +232,8 @@ def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset
     _uses_heads(preset, bundle.size)
     for objective in (preset.on_random, preset.on_reference):
         for item in objective.terms:
-            side = getattr(item.term, "side", None)
-            if side is not None and item.weight:
-                side(bundle.size)
+            if isinstance(item.term, PatchConsistency) and item.weight:
+                item.term.places(bundle.size, preset.profile.crop_reaches_edge)
 
 
 def _uses_heads(preset: Preset, size: int) -> bool:

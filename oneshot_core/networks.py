@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import torch
@@ -113,11 +114,6 @@ class DiscriminatorConfig(_JsonConfig):
         _check_sizes(self.size, self.channels)
 
     @property
-    def has_patch_features(self) -> bool:
-        """Whether the network is large enough for the patch heads (64 px)."""
-        return self.size >= 64
-
-    @property
     def label_dim(self) -> int:
         """Width of the mapped label."""
         return self.channels[0] if self.cmap_dim is None else self.cmap_dim
@@ -190,18 +186,14 @@ class MappingNetwork(nn.Module):
         self.embed = Linear(c_dim, label_width) if c_dim else None
         first = z_dim + (label_width if c_dim else 0)
         widths = [first, *[width] * (layers - 1), w_dim]
-        self.layers: Sequence[Linear] = _stack(
-            Linear(i, o, lr_multiplier) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers: Sequence[Linear] = _stack(Linear(i, o, lr_multiplier) for i, o in pairwise(widths))
 
     def forward(self, z: Tensor | None, c: Tensor | None) -> Tensor:
         """[N, Z], [N, c_dim] -> [N, W]."""
         parts = [] if z is None else [_unit_rms(z)]
         if self.embed is not None:
             if c is None:
-                raise ValueError(
-                    f"this network is conditional: give c, a one-hot tensor of shape [N, {self.c_dim}]"
-                )
+                raise ValueError(f"this network is conditional: give c, one-hot, of shape [N, {self.c_dim}]")
             check_shape(c, "c", (None, self.c_dim))
             parts.append(_unit_rms(self.embed(c)))
         x = torch.cat(parts, dim=1)
@@ -267,15 +259,12 @@ class Generator(nn.Module):
         self.config = config
         w = config.w_dim
         width, label = config.mapping_width or w, config.label_width or w
-        self.mapping = MappingNetwork(
-            config.z_dim, config.c_dim, w, config.mapping_layers, config.mapping_lr_multiplier, width, label
-        )
+        layers, lr_multiplier = config.mapping_layers, config.mapping_lr_multiplier
+        self.mapping = MappingNetwork(config.z_dim, config.c_dim, w, layers, lr_multiplier, width, label)
         self.const = nn.Parameter(torch.randn(config.channels[0], 4, 4))
         convs = [StyledConv(config.channels[0], config.channels[0], w, 4, up=1)]
         to_rgbs = [ToRGB(config.channels[0], config.image_channels, w)]
-        for level, (inputs, outputs) in enumerate(
-            zip(config.channels[:-1], config.channels[1:], strict=True)
-        ):
+        for level, (inputs, outputs) in enumerate(pairwise(config.channels)):
             resolution = 2 ** (level + 3)
             convs.append(StyledConv(inputs, outputs, w, resolution, up=2))
             convs.append(StyledConv(outputs, outputs, w, resolution, up=1))
@@ -362,7 +351,7 @@ class Generator(nn.Module):
         return self.render(self.affine(w), noise)
 
     def noise_shapes(self) -> list[tuple[int, int]]:
-        """Height and width of the noise map of each convolution, in forward order."""
+        """Height and width of each convolution's noise map, in forward order."""
         return [(conv.resolution, conv.resolution) for conv in self.convs]
 
     def constant_noise(self) -> list[Tensor]:
@@ -394,9 +383,7 @@ class Discriminator(nn.Module):
         self.config = config
         widths = config.channels[::-1]
         self.from_rgb = Conv(config.image_channels, widths[0], 1)
-        self.blocks: Sequence[ResidualBlock] = _stack(
-            ResidualBlock(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks: Sequence[ResidualBlock] = _stack(ResidualBlock(i, o) for i, o in pairwise(widths))
         last = config.channels[0]
         self.final_conv = Conv(last + config.mbstd_features, last, 3)
         self.final_linear = Linear(last * 16, last)
@@ -453,12 +440,10 @@ class Discriminator(nn.Module):
 
         Args:
             images: [N, 3, size, size].
-            index: 0: second conv of block 64->32; 1 and 2: first and second conv of block 32->16; 3: first
-                conv of block 16->8.
+            index: 0: conv 2 of block 64->32; 1, 2: convs 1, 2 of block 32->16; 3: conv 1 of block 16->8.
 
         Returns:
-            [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3; after leaky ReLU, before the skip is
-            added.
+            [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3, before the skip is added.
 
         Raises:
             ValueError: the images are smaller than 64 px or the index is out of range.

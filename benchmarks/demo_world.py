@@ -1,0 +1,269 @@
+"""Measure adaptation against the demo world's ground truth.
+
+For a latent whose factors are known, the right adapted picture is the same portrait in the target's look. Per
+look,
+variant and seed this adapts the demo generator to one picture and reports
+
+- gap closed: 1 - d(adapted, truth) / d(source, truth), d a kernel distance (KID: unbiased squared MMD, cubic
+kernel)
+  in features of the judge, a network that took no part in the adaptation; beside it the floor d(truth, other
+  truth);
+- content kept: how often an adapted picture's nearest truth among 64 is its own, in the judge's factors;
+- diversity: mean pairwise perceptual distance of the adapted pictures, relative to that of the truth.
+
+    python benchmarks/demo_world.py --out out/demo_world [--steps 200] [--looks neon blueprint] [--seeds 3]
+    [--jobs 2]
+    python benchmarks/demo_world.py --out out/demo_world --table
+
+Rows are appended to OUT/rows.jsonl; a row that is there is not computed again, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+SAMPLES = 128  # pictures per distance
+SHORTLIST = 64  # pictures among which content must be found
+PEOPLE_SEED = 900_000  # of the people in target pictures; no sampled latent uses these
+VARIANTS = ("default", "official", "no semantic", "no patch", "pixel search")
+DEFAULT_LOOKS = ("pencil sketch", "stained glass", "blueprint", "oil painting")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adaptation."""
+
+    look: str
+    variant: str
+    seed: int
+    steps: int
+    search_steps: int
+
+    @property
+    def key(self) -> str:
+        """Identify the row in the results."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def preset_of(variant: str) -> Any:
+    """Return the preset of a variant."""
+    from oneshot_core.objective import OFFICIAL
+    from oneshot_core.objective.presets import oneshot_clip
+
+    if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
+        return oneshot_clip(replace(OFFICIAL, crop_px=None))
+    weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
+    return oneshot_clip().reweighted(weights)
+
+
+def adapted(case: Case) -> tuple[Any, float]:
+    """Search and adapt; return the adapted bundle and the seconds it took."""
+    import torch
+
+    from oneshot_core.demo.faces import draw, factors_from_latents
+    from oneshot_core.demo.world import demo_encoders, demo_generator
+    from oneshot_core.latents import z_from_seeds
+    from oneshot_core.search import SearchConfig, search_latent
+    from oneshot_core.training import TrainConfig, adapt
+
+    bundle, encoders, preset = demo_generator(), demo_encoders(), preset_of(case.variant)
+    person = z_from_seeds([PEOPLE_SEED + case.seed], bundle.generator.config.z_dim)
+    target = draw(factors_from_latents(person), case.look, seed=0)
+    weights = {"clip": 0.0} if case.variant == "pixel search" else {}
+    search = SearchConfig(steps=case.search_steps, seed=case.seed, weights=weights, profile=preset.profile)
+    started = time.monotonic()
+    found = search_latent(bundle, encoders, target, search)
+    config = TrainConfig(steps=case.steps, seed=case.seed)
+    result = adapt(bundle, encoders, target, found.latent, preset, config)
+    assert torch.isfinite(result.bundle.generator.const).all()
+    return result.bundle, time.monotonic() - started
+
+
+def kernel_distance(first: Any, second: Any) -> float:
+    """Unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1) ** 3 (KID).
+
+    Args:
+        first: [N, D] features, standardised.
+        second: [M, D].
+    """
+    x, y = first.double(), second.double()
+    kernels = [(a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    n, m = len(x), len(y)
+    within = [
+        (k.sum() - k.diagonal().sum()) / (s * (s - 1)) for k, s in zip(kernels[:2], (n, m), strict=True)
+    ]
+    return float(within[0] + within[1] - 2 * kernels[2].mean())
+
+
+def pictures(generator: Any, z: Any) -> Any:
+    """Render latents with the stored noise, in chunks."""
+    import torch
+
+    with torch.no_grad():
+        noise = generator.constant_noise()
+        return torch.cat([generator.synthesize(generator.map(part), noise) for part in z.split(16)]).clamp(
+            -1, 1
+        )
+
+
+def spread(images: Any, pairs: int = 200) -> float:
+    """Mean perceptual distance over pairs of pictures."""
+    import torch
+
+    from oneshot_core.demo.world import demo_encoders
+
+    net = demo_encoders().perceptual
+    some = list(itertools.combinations(range(len(images)), 2))
+    chosen = some[:: max(1, len(some) // pairs)]
+    with torch.no_grad():
+        parts = [
+            net(images[[i for i, _ in block]], images[[j for _, j in block]])
+            for block in (chosen[k : k + 32] for k in range(0, len(chosen), 32))
+        ]
+    return float(torch.cat(parts).mean())
+
+
+def measure(case: Case, generator: Any) -> dict[str, float]:
+    """Compare a generator's pictures with the truth."""
+    import torch
+
+    from oneshot_core.demo.faces import draw, factors_from_latents
+    from oneshot_core.demo.world import demo_generator, demo_judge
+    from oneshot_core.latents import z_from_seeds
+
+    source = demo_generator().generator
+    z = z_from_seeds(range(SAMPLES), source.config.z_dim)
+    others = z_from_seeds(range(SAMPLES, 2 * SAMPLES), source.config.z_dim)
+    judge = demo_judge()
+
+    def drawn(latents: Any) -> Any:
+        return torch.cat([draw(factors_from_latents(part), case.look, seed=0) for part in latents.split(32)])
+
+    made, plain, truth, other = pictures(generator, z), pictures(source, z), drawn(z), drawn(others)
+    with torch.no_grad():
+        features = [
+            torch.cat([judge.features(part) for part in x.split(32)]) for x in (made, plain, truth, other)
+        ]
+        scale, centre = features[2].std(0) + 1e-3, features[2].mean(0)
+        a, s, t, o = [(f - centre) / scale for f in features]
+        content = [judge(x[:SHORTLIST])[1] for x in (made, truth)]
+    factor_scale = content[1].std(0) + 1e-3
+    nearest = torch.cdist(content[0] / factor_scale, content[1] / factor_scale).argmin(1)
+    gap = kernel_distance(s, t)
+    return {
+        "distance": kernel_distance(a, t),
+        "source_distance": gap,
+        "floor": kernel_distance(t, o),
+        "gap_closed": 1 - kernel_distance(a, t) / gap,
+        "content_kept": float((nearest == torch.arange(SHORTLIST)).float().mean()),
+        "diversity": spread(made[:SHORTLIST]) / spread(truth[:SHORTLIST]),
+    }
+
+
+def run_case(case: Case, out: Path) -> None:
+    """Compute one row, keep a sample picture, append the row."""
+    import torch
+
+    from oneshot_core.latents import z_from_seeds
+    from oneshot_core.pictures import save_png
+
+    torch.set_num_threads(1)
+    bundle, seconds = adapted(case)
+    row = {**asdict(case), **measure(case, bundle.generator), "seconds": seconds}
+    z = z_from_seeds(range(8), bundle.generator.config.z_dim)
+    name = f"{case.look}-{case.variant}-{case.seed}".replace(" ", "_")
+    save_png(torch.cat(list(pictures(bundle.generator, z)), dim=2)[None], out / "samples" / f"{name}.png")
+    with open(out / "rows.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(
+        f"{case.look:16} {case.variant:13} seed {case.seed}: gap {row['gap_closed']:.3f} "
+        f"content {row['content_kept']:.2f} diversity {row['diversity']:.2f} ({seconds:.0f} s)",
+        flush=True,
+    )
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    """Read what has been computed."""
+    file = out / "rows.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Order the cases so that every prefix of the run is balanced over variants."""
+    for seed in range(options.seeds):
+        for look in options.looks:
+            for variant in options.variants:
+                yield Case(look, variant, seed, options.steps, options.search_steps)
+
+
+def summary(values: list[float]) -> str:
+    """Mean and standard deviation as text."""
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lay rows out as Markdown: one line per look and variant, then one per variant over all looks."""
+    lines = [
+        "| look | variant | n | gap closed | floor / source distance | content kept | diversity | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    looks = list(dict.fromkeys(row["look"] for row in rows))
+    for look in [*looks, "all looks"]:
+        for variant in VARIANTS:
+            some = [row for row in rows if row["variant"] == variant and look in (row["look"], "all looks")]
+            if not some:
+                continue
+            floor = statistics.mean(row["floor"] / row["source_distance"] for row in some)
+            parts = [
+                summary([row[name] for row in some]) for name in ("gap_closed", "content_kept", "diversity")
+            ]
+            seconds = statistics.median(row["seconds"] for row in some)
+            lines.append(
+                f"| {look} | {variant} | {len(some)} | {parts[0]} | {floor:.3f} | {parts[1]} | {parts[2]} "
+                f"| {seconds:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the missing cases and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--search-steps", type=int, default=150)
+    parser.add_argument("--looks", nargs="+", default=list(DEFAULT_LOOKS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", type=int, default=3, help="targets (people) per look")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    options = parser.parse_args()
+    if not options.table:
+        options.out.mkdir(parents=True, exist_ok=True)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        known = {
+            Case(**{name: row[name] for name in Case.__dataclass_fields__}).key
+            for row in read_rows(options.out)
+        }
+        missing = [case for case in cases(options) if case.key not in known]
+        with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=4) as pool:
+            pool.starmap(run_case, [(case, options.out) for case in missing], chunksize=1)
+    print(table(read_rows(options.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -92,7 +92,7 @@ def mean_latent(
     total = torch.zeros(generator.config.w_dim, dtype=torch.float64)
     for part in z.to(generator.const).split(1000):
         label = None if c is None else c.expand(len(part), -1)
-        total += generator.map_single(part, label).double().sum(dim=0).cpu()
+        total += generator.map_single(part, label).cpu().double().sum(dim=0)  # MPS has no float64
     return (total / samples).to(generator.const)
 
 

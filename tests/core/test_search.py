@@ -1,0 +1,157 @@
+"""The latent search: its start, its steps, its settings, its refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
+
+from oneshot_core.draws import RecordedDraws
+from oneshot_core.search import SearchConfig, search_latent
+
+SIZE = 16
+
+
+def search(config: SearchConfig | None = None, seed: int = 0, **settings):
+    return search_latent(
+        tiny_bundle(SIZE),
+        stand_in_encoders(),
+        picture(SIZE),
+        config or SearchConfig(steps=3, seed=seed),
+        **settings,
+    )
+
+
+def reachable_target(bundle) -> torch.Tensor:
+    """A picture that the generator can draw, away from its mean."""
+    w = bundle.generator.map_single(torch.ones(1, bundle.generator.config.z_dim))
+    return bundle.generator.synthesize(w, None)
+
+
+def test_search_starts_at_the_mean_latent():
+    seen = []
+    search(SearchConfig(steps=1, augment=False), callbacks=[seen.append])
+    bundle = tiny_bundle(SIZE)
+    step = seen[0].latent - bundle.mean_latent
+    assert seen[0].losses["deviation"] == 0.0
+    assert torch.allclose(step.abs(), torch.full_like(step, 0.01), atol=1e-4)  # Adam's first step
+
+
+def test_search_comes_closer_to_a_reachable_target():
+    bundle = tiny_bundle(SIZE)
+    config = SearchConfig(steps=60, learning_rate=0.05, augment=False)
+    result = search_latent(bundle, stand_in_encoders(), reachable_target(bundle), config)
+    for name in ("clip", "lpips", "pixel"):
+        values = result.losses[name]
+        assert sum(values[-5:]) < 0.6 * sum(values[:5]), name
+
+
+def test_result_says_what_it_is():
+    result, bundle = search(), tiny_bundle(SIZE)
+    latent = result.latent
+    assert (latent.space, tuple(latent.values.shape), latent.family) == ("w", (1, 7), bundle.family)
+    assert latent.origin["method"] == "clip_search" and latent.origin["settings"]["steps"] == 3
+    image = bundle.generator.synthesize(latent.values, bundle.generator.constant_noise())
+    assert torch.allclose(result.reconstruction, image, atol=1e-5)
+    assert {name: len(values) for name, values in result.losses.items()} == dict.fromkeys(
+        ("clip", "deviation", "lpips", "pixel"), 3
+    )
+    assert not latent.values.requires_grad and not result.reconstruction.requires_grad
+
+
+def test_progress_reports_every_step():
+    seen = []
+    result = search(callbacks=[seen.append])
+    assert [(p.step, p.steps) for p in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert seen[-1].eta_seconds == 0.0 and seen[0].eta_seconds >= 0.0
+    assert torch.equal(seen[-1].latent, result.latent.values)
+    assert len({float(p.latent.sum()) for p in seen}) == 3  # copies, not one tensor
+    assert seen[0].image.shape == (1, 3, SIZE, SIZE)
+    assert [p.losses["pixel"] for p in seen] == result.losses["pixel"]
+
+
+def test_a_callback_that_raises_stops_the_search():
+    def stop(progress):
+        if progress.step == 2:
+            raise KeyboardInterrupt("enough")
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        search(callbacks=[seen.append, stop])
+    assert [p.step for p in seen] == [1, 2]
+
+
+def test_search_repeats_bit_for_bit_and_depends_on_its_seed():
+    assert torch.equal(search(seed=1).latent.values, search(seed=1).latent.values)
+    assert not torch.equal(search(seed=1).latent.values, search(seed=2).latent.values)
+
+
+def test_search_replays_recorded_draws():
+    noted = NotedDraws(seed=4)
+    first = search(draws=noted)
+    assert {purpose.split(".")[0] for _, purpose in noted.table} == {"search", "view"}
+    again = search(draws=RecordedDraws(noted.table))
+    assert torch.equal(first.latent.values, again.latent.values)
+
+
+def test_each_step_draws_fresh_noise():
+    noted = NotedDraws()
+    search(draws=noted)
+    maps = [noted.table[step, "search.noise.0"] for step in range(3)]
+    assert not torch.equal(maps[0], maps[1]) and not torch.equal(maps[1], maps[2])
+
+
+def test_pixel_only_search_asks_no_encoder():
+    """The ablation of the paper's section 3.3."""
+    encoders = stand_in_encoders()
+    config = SearchConfig(steps=2, weights={"clip": 0.0, "lpips": 0.0})
+    result = search_latent(tiny_bundle(SIZE), encoders, picture(SIZE), config)
+    assert set(result.losses) == {"deviation", "pixel"}
+    assert not encoders.clip.seen and not encoders.perceptual.dropouts
+
+
+def test_augmentation_can_be_switched_off():
+    encoders = stand_in_encoders()
+    search_latent(tiny_bundle(SIZE), encoders, picture(SIZE), SearchConfig(steps=1, augment=False))
+    image, target = encoders.clip.seen
+    assert image.shape == target.shape == (1, 3, SIZE, SIZE)
+
+
+def test_search_leaves_the_bundle_alone_and_runs_inside_inference_mode():
+    bundle = tiny_bundle(SIZE)
+    before = {name: value.clone() for name, value in bundle.generator.state_dict().items()}
+    with torch.inference_mode():
+        inside = search_latent(bundle, stand_in_encoders(), picture(SIZE), SearchConfig(steps=2))
+    outside = search_latent(bundle, stand_in_encoders(), picture(SIZE), SearchConfig(steps=2))
+    assert torch.equal(inside.latent.values, outside.latent.values)
+    assert not inside.latent.values.is_inference() and not inside.reconstruction.is_inference()
+    assert all(torch.equal(before[name], value) for name, value in bundle.generator.state_dict().items())
+    assert all(parameter.grad is None for parameter in bundle.generator.parameters())
+
+
+def test_search_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"target must have shape \[1, 3, 16, 16\], got \[1, 3, 32, 32\]"):
+        search_latent(tiny_bundle(SIZE), stand_in_encoders(), picture(32))
+    for settings, text in (
+        ({"steps": 0}, "steps must be at least 1, got 0; to skip the search pass a latent"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"weights": {"style": 1.0}}, r"no term \['style'\]; its terms: clip, deviation, lpips, pixel"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            SearchConfig(**settings)
+
+
+def test_a_loss_that_is_not_finite_names_term_and_step():
+    target = picture(SIZE)
+    target[0, 0, 0, 0] = float("nan")
+    config = SearchConfig(weights={"clip": 0.0, "lpips": 0.0})
+    with pytest.raises(FloatingPointError, match="term 'pixel' became nan at step 0"):
+        search_latent(tiny_bundle(SIZE), stand_in_encoders(), target, config)
+
+
+def test_settings_describe_themselves():
+    config = SearchConfig(steps=7, weights={"clip": 0.5})
+    assert config.describe()["weights"] == {"clip": 0.5}
+    assert dataclasses.replace(config, augment=False).describe() != config.describe()

@@ -17,7 +17,7 @@ from typing import Any
 
 from .stored import ByteRange, CheckpointError, UnsafePickleError, describe
 
-MAX_OPCODES = 1_000_000  # the largest known files, training snapshots with optimisers, have about 50,000
+MAX_OPCODES = 400_000  # the largest known files, training snapshots with optimisers, have about 100,000
 MAX_CALLS = 50_000  # one per tensor, array or ordered dict; the same files have about 6,000
 MAX_TEXT_BYTES = 4_096  # longer texts (embedded source code, binary data as text) stay in the file
 MAX_NAME_BYTES = 256

@@ -1,4 +1,4 @@
-"""Pools of drawn faces that the demo's small networks are trained on, drawn once and kept in a work folder."""
+"""Pools of drawn faces that the demo's networks are trained on, drawn once and kept in a work folder."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def reduce_images(images: Images, size_px: int) -> Images:
 def respun_latents(latents: Latents, random: torch.Generator) -> Latents:
     """Draw the coordinates anew that no factor reads, so that a network learns to ignore them.
 
-    Latents count up to scale, so a face fixes the first `NUM_FACTORS` coordinates on the sphere and leaves the
-    others uniform on a smaller sphere: the result has exactly the law of normal latents given the factors.
+    Latents count up to scale, so a face fixes the first `NUM_FACTORS` coordinates on the sphere and leaves
+    the others uniform on a smaller sphere: the result has the law of normal latents given the factors.
 
     Args:
         latents: [N, Z] of root mean square 1.

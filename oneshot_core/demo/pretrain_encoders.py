@@ -1,0 +1,310 @@
+"""Pretraining of the demo's encoders: the small CLIP, the perceptual net and the judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..features import ClipEncoder, Perceptual, SmallConfig, build_clip, small_net
+from ..tensors import Images, seeded
+from .faces import NUM_FACTORS, TRAINING_LOOKS, caption
+from .judge import JUDGE_LOOKS, JudgeNet
+from .pool import Pool
+from .pretrain import Trainee, cosine, run_stage
+
+CLIP_LOOKS: tuple[str, ...] = ("plain", *TRAINING_LOOKS)
+CLIP_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 32},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+_CLIP_WARMUP_STEPS = 50
+_DETAIL_PX = 8  # side of the little picture that the embedding of a crop must be able to tell
+
+
+@dataclass(frozen=True)
+class EncoderStage:
+    """Length and rate of an encoder's training."""
+
+    steps: int
+    batch: int
+    rate: float = 0.001  # Adam's learning rate at the start, falling to a hundredth
+
+
+CLIP_STAGE = EncoderStage(800, 64, 0.002)
+PERCEPTUAL_STAGE = EncoderStage(2500, 48, 0.002)
+JUDGE_STAGE = EncoderStage(2000, 32, 0.002)
+
+
+def _indices(pool: Pool, batch: int, random: torch.Generator) -> Tensor:
+    return torch.randint(len(pool), (batch,), generator=random)
+
+
+def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=random)
+
+
+def windows(images: Images, centres: Tensor, scales: Tensor, angles: Tensor, size_px: int) -> Images:
+    """Cut square windows out of pictures by bicubic sampling.
+
+    Args:
+        images: [N, 3, H, H].
+        centres: [N, 2] (x, y) of the windows' centres, -1 to 1.
+        scales: [N] side of the window relative to the picture.
+        angles: [N] rotation in radians.
+        size_px: side of the result.
+    """
+    cos, sin = torch.cos(angles) * scales, torch.sin(angles) * scales
+    theta = torch.stack(
+        [torch.stack([cos, -sin, centres[:, 0]], 1), torch.stack([sin, cos, centres[:, 1]], 1)], 1
+    )
+    grid = F.affine_grid(theta, [len(images), 3, size_px, size_px], align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+
+
+def _whole(images: Images, size_px: int, random: torch.Generator) -> Images:
+    """View whole pictures, a little moved, turned and zoomed, a rectangle of some erased."""
+    count = len(images)
+    views = windows(
+        images,
+        torch.stack([_uniform(count, -0.1, 0.1, random), _uniform(count, -0.1, 0.1, random)], 1),
+        _uniform(count, 0.75, 1.1, random),
+        _uniform(count, -0.15, 0.15, random),
+        size_px,
+    )
+    top, left = (torch.randint(0, size_px * 3 // 4, (count,), generator=random) for _ in range(2))
+    height, width = (torch.randint(2, size_px // 3, (count,), generator=random) for _ in range(2))
+    line = torch.arange(size_px)
+    rows = (line >= top[:, None]) & (line < (top + height)[:, None])
+    columns = (line >= left[:, None]) & (line < (left + width)[:, None])
+    erased = rows[:, None, :, None] & columns[:, None, None, :]
+    erased &= (torch.rand(count, generator=random) < 0.3).view(-1, 1, 1, 1)
+    return views.masked_fill(erased, 0.0)
+
+
+def _crops(images: Images, size_px: int, random: torch.Generator) -> Images:
+    """View small windows of 1/8 to 1/2 of the side, as the patch losses do."""
+    count = len(images)
+    scales = torch.exp(_uniform(count, math.log(0.125), math.log(0.5), random))
+    reach = (1 - scales)[:, None]
+    centres = torch.stack([_uniform(count, -1, 1, random), _uniform(count, -1, 1, random)], 1) * reach
+    return windows(images, centres, scales, torch.zeros(count), size_px)
+
+
+class _ClipTask(nn.Module):
+    """A CLIP in training with the extra heads that are thrown away afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.model: Any = build_clip(CLIP_CONFIG, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(seeded(seed, 0, "demo.clip.heads").get_state())
+            self.factors = nn.Linear(CLIP_CONFIG["embed_dim"], NUM_FACTORS)
+            self.detail = nn.Linear(CLIP_CONFIG["embed_dim"], 3 * _DETAIL_PX**2)
+
+
+def _tokens(texts: Sequence[str]) -> Tensor:
+    import open_clip
+
+    tokens: Tensor = open_clip.SimpleTokenizer(context_length=CLIP_CONFIG["text_cfg"]["context_length"])(
+        list(texts)
+    )
+    return tokens
+
+
+class CaptionBook:
+    """Captions of a pool's pictures as tokens, several per picture, made once."""
+
+    def __init__(self, pool: Pool, looks: Sequence[str], per_picture: int, seed: int) -> None:
+        factors = pool.factors(torch.arange(len(pool)))
+        texts = [
+            caption(row, looks[look], seed + index * per_picture + variant)
+            for index, (row, look) in enumerate(zip(factors, pool.looks.tolist(), strict=True))
+            for variant in range(per_picture)
+        ]
+        self.per_picture = per_picture
+        self.tokens = torch.cat(
+            [_tokens(texts[start : start + 1024]) for start in range(0, len(texts), 1024)]
+        )
+
+    def draw(self, index: Tensor, random: torch.Generator) -> Tensor:
+        """Choose one caption per picture: [M] indices -> [M, context] tokens."""
+        variant = torch.randint(self.per_picture, (len(index),), generator=random)
+        return self.tokens[index * self.per_picture + variant]
+
+
+def look_prompts(looks: Sequence[str]) -> list[str]:
+    """Say each look in a plain sentence, for telling looks apart by text."""
+    return [f"{'an' if look[0] in 'aeiou' else 'a'} {look} of a person" for look in looks]
+
+
+def pretrain_clip(pool: Pool, stage: EncoderStage, path: Path, seed: int) -> ClipEncoder:
+    """Train the small CLIP on pictures and captions of the plain and the training looks.
+
+    Beside the contrastive loss over captions, half of every batch are small crops: their features must tell
+    the look (against the looks' sentences) and a little picture of the crop; whole pictures' features must
+    tell the factors.
+
+    Args:
+        pool: drawn for `CLIP_LOOKS`.
+        stage: steps, batch (pictures per kind of view) and rate.
+        path: state file; a state found there is taken up.
+        seed: of weights and draws.
+    """
+    task = _ClipTask(seed)
+    optimiser = torch.optim.AdamW(task.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    trainee = Trainee({"clip": task}, {"clip": optimiser})
+    encoder = ClipEncoder(build_clip(CLIP_CONFIG, seed))
+    size, prepare = encoder.preprocess.image_size, encoder.preprocess
+    book = CaptionBook(pool, CLIP_LOOKS, 2, seed)
+    prompts = _tokens(look_prompts(CLIP_LOOKS))
+
+    def update(step: int) -> dict[str, float]:
+        random = seeded(seed, step, "demo.clip")
+        rate = cosine(stage.rate, stage.rate / 100, step / stage.steps) * min(
+            1.0, (step + 1) / _CLIP_WARMUP_STEPS
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        index = _indices(pool, stage.batch, random)
+        pictures = pool.pictures(index)
+        whole, crops = _whole(pictures, size, random), _crops(pictures, size, random)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = task.model.encode_image(prepare(torch.cat([whole, crops]))).float()
+            texts = task.model.encode_text(torch.cat([book.draw(index, random), prompts])).float()
+        texts = F.normalize(texts, dim=-1)
+        unit = F.normalize(features, dim=-1)
+        scale = task.model.logit_scale.exp().clamp(max=50.0)
+        logits = scale * unit[: stage.batch] @ texts[: stage.batch].t()
+        own = torch.arange(stage.batch)
+        losses = {
+            "caption": (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2,
+            "look": F.cross_entropy(scale * unit @ texts[stage.batch :].t(), pool.looks[index].repeat(2)),
+            "factor": F.mse_loss(task.factors(unit[: stage.batch] * 8), pool.factors(index)),
+            "detail": F.mse_loss(
+                task.detail(unit * 8), F.adaptive_avg_pool2d(torch.cat([whole, crops]), 8).flatten(1)
+            ),
+        }
+        weights = {"caption": 1.0, "look": 0.5, "factor": 5.0, "detail": 2.0}
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        optimiser.step()
+        return {name: loss.item() for name, loss in losses.items()}
+
+    task.train()
+    run_stage(trainee, path, stage.steps, update)
+    return clip_encoder(task.model)
+
+
+def clip_encoder(model: nn.Module) -> ClipEncoder:
+    """Freeze a trained model into the engine's encoder."""
+    return ClipEncoder(model, tokenizer=_tokens, name="demo")
+
+
+class _PerceptualTask(nn.Module):
+    """The perceptual backbone in training: which look, which factors, where in the picture."""
+
+    def __init__(self, looks: int, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(seeded(seed, 0, "demo.perceptual.weights").get_state())
+            config = SmallConfig()
+            self.net, width = small_net(config), config.widths[-1]
+            self.looks = nn.Linear(width, looks)
+            self.factors = nn.Linear(width * 16, NUM_FACTORS + 3)
+            for layer in self.net.backbone.modules():
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
+
+
+def pretrain_perceptual(pool: Pool, stage: EncoderStage, path: Path, seed: int) -> Perceptual:
+    """Train the perceptual net to tell look, factors and place of windows of half to full size, at 64 px.
+
+    Its heads then weigh the layers so that each adds the same to the mean distance of two plain faces, which
+    becomes 0.5.
+
+    Args:
+        pool: drawn for `CLIP_LOOKS`.
+        stage: steps, batch and rate.
+        path: state file; a state found there is taken up.
+        seed: of weights and draws.
+    """
+    task = _PerceptualTask(len(CLIP_LOOKS), seed)
+    optimiser = torch.optim.AdamW(task.parameters(), lr=stage.rate, weight_decay=1e-4)
+    trainee = Trainee({"perceptual": task}, {"perceptual": optimiser})
+    net = task.net
+
+    def update(step: int) -> dict[str, float]:
+        random = seeded(seed, step, "demo.perceptual")
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(stage.rate, stage.rate / 100, step / stage.steps)
+        index = _indices(pool, stage.batch, random)
+        scales = _uniform(stage.batch, 0.5, 1.0, random)
+        centres = (
+            torch.stack([_uniform(stage.batch, -1, 1, random) for _ in range(2)], 1) * (1 - scales)[:, None]
+        )
+        views = windows(pool.pictures(index), centres, scales, torch.zeros(stage.batch), 64)
+        last = net.backbone((views - net.shift) / net.scale)[-1]  # [N, C, 4, 4]
+        place = torch.cat([pool.factors(index), centres, scales[:, None]], 1)
+        look_loss = F.cross_entropy(task.looks(last.mean((2, 3))), pool.looks[index])
+        factor_loss = F.mse_loss(task.factors(last.flatten(1)), place)
+        optimiser.zero_grad(set_to_none=True)
+        (look_loss + 10 * factor_loss).backward()
+        optimiser.step()
+        return {"look": look_loss.item(), "factor": factor_loss.item()}
+
+    run_stage(trainee, path, stage.steps, update)
+    plain = pool.pictures(torch.nonzero(pool.looks == 0).flatten()[:64])
+    calibrate_heads(net, plain, 0.5)
+    return net.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def calibrate_heads(net: Perceptual, images: Images, mean_distance: float) -> None:
+    """Weigh layers evenly: neighbours in `images` shall differ by `mean_distance` on average."""
+    maps = net.features(images)
+    for layer, head in zip(maps, net.heads, strict=True):
+        head.fill_(1.0)
+        typical = (layer - layer.roll(1, 0)).square().mean((2, 3)).sum(1).mean()
+        head.fill_(mean_distance / len(maps) / typical.item())
+
+
+def pretrain_judge(pool: Pool, stage: EncoderStage, path: Path, seed: int) -> JudgeNet:
+    """Train the judge to tell looks (held-out ones too: it only measures) and factors.
+
+    Args:
+        pool: drawn for `JUDGE_LOOKS`.
+        stage: steps, batch and rate.
+        path: state file; a state found there is taken up.
+        seed: of weights and draws.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(seeded(seed, 0, "demo.judge.weights").get_state())
+        judge = JudgeNet(JUDGE_LOOKS)
+    optimiser = torch.optim.AdamW(judge.parameters(), lr=stage.rate, weight_decay=1e-3)
+    trainee = Trainee({"judge": judge}, {"judge": optimiser})
+
+    def update(step: int) -> dict[str, float]:
+        random = seeded(seed, step, "demo.judge")
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(stage.rate, stage.rate / 100, step / stage.steps)
+        index = _indices(pool, stage.batch, random)
+        logits, factors = judge(pool.pictures(index))
+        look_loss = F.cross_entropy(logits, pool.looks[index])
+        factor_loss = F.mse_loss(factors, pool.factors(index))
+        optimiser.zero_grad(set_to_none=True)
+        (look_loss + 10 * factor_loss).backward()
+        optimiser.step()
+        return {"look": look_loss.item(), "factor": factor_loss.item()}
+
+    run_stage(trainee, path, stage.steps, update)
+    return judge.requires_grad_(False).eval()

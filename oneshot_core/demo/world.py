@@ -1,0 +1,99 @@
+"""The shipped demo world: its generator, encoders, judge and target pictures, loaded once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import GeneratorBundle, load
+from ..features import Encoders, load_clip, load_perceptual
+from ..pictures import load_picture
+from ..tensors import Images, gradients, seeded
+from .faces import HELD_OUT_LOOKS, TRAINING_LOOKS, factors_from_latents
+from .judge import JudgeNet, load_judge
+from .pool import Z_DIM
+
+ASSETS = Path(__file__).parent / "assets"
+CLIP_FORMAT = "oneshot-demo-clip"
+TARGET_LOOKS: tuple[str, ...] = (*TRAINING_LOOKS[:3], *HELD_OUT_LOOKS[:2])
+TARGET_SEED = 0  # of the papers; the people have seeds of their own
+
+
+@lru_cache(maxsize=1)
+def demo_generator() -> GeneratorBundle:
+    """Load the generator of plain portraits with its discriminator; shared, so never change it in place.
+
+    Raises:
+        CheckpointError: the asset is missing or damaged.
+    """
+    with gradients():
+        return load(ASSETS / "generator.safetensors")
+
+
+@lru_cache(maxsize=1)
+def demo_encoders() -> Encoders:
+    """Load the small CLIP and the small perceptual net; shared and frozen, on the CPU.
+
+    Raises:
+        EncoderError: an asset is missing or damaged.
+    """
+    with gradients():
+        clip = load_clip("demo", ASSETS / "clip.safetensors", ASSETS / "clip.json", allow_download=False)
+        return Encoders(
+            clip, load_perceptual("demo", ASSETS / "perceptual.safetensors", allow_download=False)
+        )
+
+
+@lru_cache(maxsize=1)
+def demo_judge() -> JudgeNet:
+    """Load the judge, for measuring only.
+
+    Raises:
+        CheckpointError: the asset is missing or damaged.
+    """
+    with gradients():
+        return load_judge(ASSETS / "judge.safetensors")
+
+
+def target_file(look: str) -> str:
+    """Name the shipped target picture of a look."""
+    return f"target_{look.replace(' ', '_')}.png"
+
+
+def target_path(look: str) -> Path:
+    """Return the path of a shipped target picture.
+
+    Args:
+        look: one of `TARGET_LOOKS`.
+
+    Raises:
+        ValueError: for a look without a picture.
+    """
+    if look not in TARGET_LOOKS:
+        raise ValueError(f"there is no target picture of look {look!r}; there are: {', '.join(TARGET_LOOKS)}")
+    return ASSETS / target_file(look)
+
+
+def demo_target(look: str = TARGET_LOOKS[0], size_px: int = 128) -> Images:
+    """Load a shipped target picture.
+
+    Args:
+        look: one of `TARGET_LOOKS`.
+        size_px: side of the result.
+
+    Returns:
+        [1, 3, size_px, size_px] in [-1, 1].
+    """
+    return load_picture(target_path(look), size_px)
+
+
+def target_factors(look: str) -> Tensor:
+    """Return the factors of the person on a look's target picture, [1, NUM_FACTORS].
+
+    The latent is drawn for the purpose "demo.target", which no other draw of the project shares.
+    """
+    z = torch.randn(1, Z_DIM, generator=seeded(TARGET_SEED, 0, f"demo.target.{look}"))
+    return factors_from_latents(z)

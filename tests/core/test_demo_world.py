@@ -1,0 +1,120 @@
+"""The shipped assets: they load, are small enough, and do what the demo stands on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oneshot_core.demo.faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw, factors_from_latents
+from oneshot_core.demo.pretrain_encoders import CLIP_LOOKS, look_prompts
+from oneshot_core.demo.world import (
+    ASSETS,
+    TARGET_LOOKS,
+    demo_encoders,
+    demo_generator,
+    demo_judge,
+    demo_target,
+    target_factors,
+    target_path,
+)
+from oneshot_core.tensors import seeded
+
+FRESH = 12  # people that no training saw
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return torch.randn(FRESH, 128, generator=seeded(20, 0, "test.world"))
+
+
+@pytest.fixture(scope="module")
+def sampled(latents) -> torch.Tensor:
+    generator = demo_generator().generator
+    with torch.no_grad():
+        return generator.synthesize(generator.map(latents), generator.constant_noise())
+
+
+@pytest.fixture(scope="module")
+def truth(latents) -> torch.Tensor:
+    return draw(factors_from_latents(latents))
+
+
+def test_assets_are_small():
+    sizes = {path.name: path.stat().st_size for path in ASSETS.iterdir()}
+    assert sum(sizes.values()) <= 40e6
+    assert sizes["judge.safetensors"] < 2e6
+
+
+def test_assets_are_loaded_once():
+    assert demo_generator() is demo_generator()
+    assert demo_encoders() is demo_encoders()
+    assert demo_judge() is demo_judge()
+
+
+def test_generator_draws_the_person_of_the_latent(sampled, truth):
+    own = (sampled - truth).abs().mean((1, 2, 3))
+    others = torch.stack(
+        [(sampled - truth.roll(shift, 0)).abs().mean((1, 2, 3)) for shift in range(1, FRESH)]
+    )
+    assert own.mean() < 0.4 * others.mean()
+    assert (own < others.min(0).values).float().mean() > 0.9
+
+
+def test_discriminator_tells_noise_from_faces(truth):
+    discriminator = demo_generator().discriminator
+    assert discriminator is not None
+    with torch.no_grad():
+        noise = torch.randn(8, 3, 128, 128, generator=seeded(0, 0, "noise"))
+        assert discriminator.score(truth[:8]).mean() > discriminator.score(noise).mean()
+
+
+def test_clip_tells_training_looks_by_text(latents):
+    clip = demo_encoders().clip
+    texts = clip.encode_text(look_prompts(CLIP_LOOKS))
+    right = []
+    with torch.no_grad():
+        for number, look in enumerate(CLIP_LOOKS):
+            features = clip.encode_images(draw(factors_from_latents(latents[:4]), look, seed=90))
+            right.append((features @ texts.t()).argmax(1) == number)
+    assert torch.cat(right).float().mean() > 0.7  # chance: 0.1
+
+
+def test_clip_features_follow_the_picture(latents):
+    clip = demo_encoders().clip
+    images = draw(factors_from_latents(latents[:2])).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(clip.encode_images(images).sum(), images)
+    assert gradient.abs().max() > 0
+
+
+def test_perceptual_distance_orders_people(truth):
+    net = demo_encoders().perceptual
+    moved = truth.roll(1, -1)
+    with torch.no_grad():
+        near, far = net(truth, moved).mean(), net(truth, truth.roll(1, 0)).mean()
+    assert 0 < near < far
+    assert 0.2 < far < 1.0
+
+
+def test_judge_tells_all_looks_and_describes(latents):
+    judge = demo_judge()
+    right = []
+    with torch.no_grad():
+        for number, look in enumerate(judge.looks):
+            images = draw(factors_from_latents(latents[:4]), look, seed=91)
+            right.append(judge(images)[0].argmax(1) == number)
+            assert judge.features(images).shape == (4, judge.feature_dim)
+    assert torch.cat(right).float().mean() > 0.9
+    assert set(HELD_OUT_LOOKS) <= set(judge.looks)
+
+
+@pytest.mark.parametrize("look", TARGET_LOOKS)
+def test_targets_show_their_person(look):
+    picture = demo_target(look)
+    assert picture.shape == (1, 3, 128, 128)
+    assert (picture - draw(target_factors(look), look)).abs().max() < 0.02
+
+
+def test_targets_cover_known_and_held_out_looks():
+    assert set(TARGET_LOOKS) & set(TRAINING_LOOKS) and set(TARGET_LOOKS) & set(HELD_OUT_LOOKS)
+    with pytest.raises(ValueError, match="no target picture"):
+        target_path("cubism")

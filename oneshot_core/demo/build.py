@@ -80,7 +80,7 @@ class BuildPlan:
             channels=channels,
             mapping=replace(self.mapping, steps=steps, batch=8),
             supervised=tuple(replace(stage, steps=steps, batch=2) for stage in self.supervised),
-            adversarial=replace(self.adversarial, steps=steps, batch=2),
+            adversarial=replace(self.adversarial, steps=steps, batch=2, alone_steps=steps // 2),
             clip=encoder,
             perceptual=encoder,
             judge=encoder,

@@ -24,7 +24,7 @@ _MAPPING_RATE = 10.0  # the mapping's weights are stored 100 times larger; this 
 _W_SIZE_WEIGHT = 0.01  # keeps the mean square of w near 1 while only the mapping trains
 _HUES = ("background", "clothes")
 _ONSET_WIDTH = 0.06  # a switch goes from absent to present within this much of its factor
-_ADAM_BETAS = (0.0, 0.99)
+_ADVERSARIAL_MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,17 @@ class SupervisedStage:
 class AdversarialStage:
     """The fine-tuning with a discriminator."""
 
-    steps: int = 1500
+    steps: int = 700
+    alone_steps: int = 200  # at first only the discriminator learns
     batch: int = 8
-    generator_rate: float = 0.0005
-    discriminator_rate: float = 0.002
+    generator_rate: float = 0.0003
+    discriminator_rate: float = 0.02
+    fooled_weight: float = 0.5
     supervised_weight: float = 4.0
     mixing: float = 0.4  # part of the pictures that are made from two latents
-    r1: float = 1.0
-    r1_every: int = 8
-    average: float = 0.995  # decay of the averaged generator per step
+    r1: float = 0.1
+    r1_every: int = 16
+    average: float = 0.99  # decay of the averaged generator per step
 
 
 SUPERVISED = (
@@ -286,12 +288,70 @@ def _r1(discriminator: Discriminator, images: Images) -> Tensor:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
+class _Duel:
+    """Generator against discriminator: the two updates of a round and the optimisers they use."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator, stage: AdversarialStage) -> None:
+        self.generator, self.discriminator, self.stage = generator, discriminator, stage
+        betas = (_ADVERSARIAL_MOMENTUM, 0.99)
+        generator.mapping.requires_grad_(False)
+        matrices = [weight for name, weight in discriminator.named_parameters() if name.endswith("weight")]
+        rest = [bias for name, bias in discriminator.named_parameters() if name.endswith("bias")]
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "generator": _generator_optimiser(generator, stage.generator_rate, betas),
+            "discriminator": Muon(matrices, stage.discriminator_rate, _ADVERSARIAL_MOMENTUM),
+            "biases": torch.optim.Adam(rest, lr=stage.discriminator_rate, betas=betas, eps=1e-8),
+        }
+
+    def score(self, images: Images) -> Tensor:
+        """Judge pictures in mixed precision: [N, 3, H, W] -> [N, 1]."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.discriminator.score(images.contiguous(memory_format=torch.channels_last)).float()
+
+    def set_rates(self, step: int) -> None:
+        """Let both learning rates fall along a cosine; the discriminator's starts gently."""
+        stage, progress = self.stage, step / self.stage.steps
+        _set_rate(
+            self.optimisers["generator"], cosine(stage.generator_rate, stage.generator_rate / 10, progress)
+        )
+        rate = stage.discriminator_rate * min(1.0, (step + 1) / 50)
+        for name in ("discriminator", "biases"):
+            _set_rate(self.optimisers[name], cosine(rate, rate / 10, progress))
+
+    def draw_better(self, images: Images, targets: Images, pure: Tensor) -> dict[str, float]:
+        """Update the generator; pictures that are not `pure` have no target and are only judged."""
+        self.discriminator.requires_grad_(False)
+        fooled = F.softplus(-self.score(images)).mean()
+        supervised = picture_loss(images[pure], targets[pure]) if bool(pure.any()) else images.sum() * 0
+        self.optimisers["generator"].zero_grad(set_to_none=True)
+        (self.stage.fooled_weight * fooled + self.stage.supervised_weight * supervised).backward()
+        self.optimisers["generator"].step()
+        self.discriminator.requires_grad_(True)
+        return {"fooled": fooled.item(), "supervised": supervised.item()}
+
+    def judge_better(self, step: int, fakes: Images, reals: Images) -> dict[str, float]:
+        """Update the discriminator."""
+        for_fakes, for_reals = self.score(fakes), self.score(reals)
+        judged = F.softplus(for_fakes).mean() + F.softplus(-for_reals).mean()
+        total = judged
+        if step % self.stage.r1_every == 0:
+            part = reals[: max(1, self.stage.batch // 2)]
+            total = total + self.stage.r1 / 2 * self.stage.r1_every * _r1(self.discriminator, part)
+        self.discriminator.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimisers["discriminator"].step()
+        self.optimisers["biases"].step()
+        right = ((for_fakes < 0).float().mean() + (for_reals > 0).float().mean()) / 2
+        return {"judged": judged.item(), "right": right.item()}
+
+
 def pretrain_adversarial(
     pool: Pool, stage: AdversarialStage, start: Trainee, path: Path, seed: int
 ) -> Trainee:
     """Fine-tune the generator with a discriminator, the pictures of the pool being the real ones.
 
-    The supervised loss stays, weakly, so that a latent keeps its face; mixed latents are only judged.
+    The supervised loss stays, weakly, so that a latent keeps its face; mixed latents are only judged. The
+    mapping network rests.
 
     Args:
         pool: plain faces.
@@ -310,45 +370,23 @@ def pretrain_adversarial(
     generator = copy.deepcopy(average)
     config = DiscriminatorConfig(average.config.size, average.config.channels)
     discriminator = fresh_discriminator(config, seed)
-    optimisers = {
-        "generator": _generator_optimiser(generator, stage.generator_rate, _ADAM_BETAS),
-        "discriminator": torch.optim.Adam(
-            discriminator.parameters(), lr=stage.discriminator_rate, betas=_ADAM_BETAS, eps=1e-8
-        ),
-    }
+    duel = _Duel(generator, discriminator, stage)
     modules = {"generator": generator, "average": average, "discriminator": discriminator}
-    trainee = Trainee(dict(modules), dict(optimisers))
-
-    def score(images: Images) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return discriminator.score(images.contiguous(memory_format=torch.channels_last)).float()
+    trainee = Trainee(dict(modules), duel.optimisers)
 
     def update(step: int) -> dict[str, float]:
         random = seeded(seed, step, "demo.adversarial")
+        duel.set_rates(step)
         latents, targets = _choose(pool, stage.batch, random)
         w, pure = _mixed(generator, latents, stage.mixing, random)
-        images = draw_images(generator, w, random)
-        discriminator.requires_grad_(False)
-        fooled = F.softplus(-score(images)).mean()
-        supervised = picture_loss(images[pure], targets[pure]) if bool(pure.any()) else images.sum() * 0
-        optimisers["generator"].zero_grad(set_to_none=True)
-        (min(1.0, step / 200) * fooled + stage.supervised_weight * supervised).backward()
-        _set_rate(
-            optimisers["generator"],
-            cosine(stage.generator_rate, stage.generator_rate / 10, step / stage.steps),
-        )
-        optimisers["generator"].step()
-        discriminator.requires_grad_(True)
-        _, reals = _choose(pool, stage.batch, random)
-        judged = F.softplus(score(images.detach())).mean() + F.softplus(-score(reals)).mean()
-        total = judged
-        if step % stage.r1_every == 0:
-            total = total + stage.r1 / 2 * stage.r1_every * _r1(discriminator, reals)
-        optimisers["discriminator"].zero_grad(set_to_none=True)
-        total.backward()
-        optimisers["discriminator"].step()
-        average_into(average, generator, stage.average)
-        return {"fooled": fooled.item(), "judged": judged.item(), "supervised": supervised.item()}
+        losses: dict[str, float] = {}
+        with torch.set_grad_enabled(step >= stage.alone_steps):
+            images = draw_images(generator, w, random)
+        if step >= stage.alone_steps:
+            losses = duel.draw_better(images, targets, pure)
+            average_into(average, generator, stage.average)
+        reals = _choose(pool, stage.batch, random)[1]
+        return losses | duel.judge_better(step, images.detach(), reals)
 
     run_stage(trainee, path, stage.steps, update)
     return trainee

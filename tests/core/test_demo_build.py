@@ -1,4 +1,4 @@
-"""The making of the demo's assets in miniature: all stages, and that an interrupted build ends like a whole."""
+"""The making of the demo's assets in miniature: all stages, and that a resumed build equals a whole one."""
 
 from __future__ import annotations
 

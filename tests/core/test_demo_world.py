@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from oneshot_core.demo.faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw, factors_from_latents
 from oneshot_core.demo.pretrain_encoders import CLIP_LOOKS, look_prompts
@@ -60,12 +61,12 @@ def test_generator_draws_the_person_of_the_latent(sampled, truth):
     assert (own < others.min(0).values).float().mean() > 0.9
 
 
-def test_discriminator_tells_noise_from_faces(truth):
+def test_discriminator_tells_blurred_faces(truth):
     discriminator = demo_generator().discriminator
     assert discriminator is not None
+    blurred = F.interpolate(F.avg_pool2d(truth[:8], 4), scale_factor=4, mode="bilinear")
     with torch.no_grad():
-        noise = torch.randn(8, 3, 128, 128, generator=seeded(0, 0, "noise"))
-        assert discriminator.score(truth[:8]).mean() > discriminator.score(noise).mean()
+        assert discriminator.score(truth[:8]).mean() > discriminator.score(blurred).mean() + 0.5
 
 
 def test_clip_tells_training_looks_by_text(latents):

@@ -155,7 +155,10 @@ def measure(case: Case, generator: Any) -> dict[str, float]:
         features = [
             torch.cat([judge.features(part) for part in x.split(32)]) for x in (made, plain, truth, other)
         ]
-        scale, centre = features[2].std(0) + 1e-3, features[2].mean(0)
+        both = torch.cat(
+            [features[1], features[2]]
+        )  # source and truth set the scale, for every variant alike
+        scale, centre = both.std(0) + 1e-3, both.mean(0)
         a, s, t, o = [(f - centre) / scale for f in features]
         content = [judge(x[:SHORTLIST])[1] for x in (made, truth)]
     factor_scale = content[1].std(0) + 1e-3

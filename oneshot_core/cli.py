@@ -268,6 +268,21 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         metavar="R:N",
     )
     _option(method, "--mixing", "probability of style mixing", type=float, metavar="P")
+    _option(
+        method,
+        "--crop-px",
+        "side of the compared crops (an eighth of the picture; official: 128)",
+        type=positive,
+        metavar="N",
+    )
+    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=float, metavar="R")
+    _option(
+        method,
+        "--ema-half-life",
+        "half-life of the weights' average in steps (312.5); a short run wants an eighth of its steps",
+        type=float,
+        metavar="STEPS",
+    )
     reference = parser.add_argument_group("reference latent")
     _option(
         reference, "--search-steps", "rounds of the search (1000)", type=positive, default=1000, metavar="N"

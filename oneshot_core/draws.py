@@ -84,3 +84,9 @@ class RecordedDraws:
     def integers(self, step: int, purpose: str, high: int, shape: Sequence[int] = ()) -> Tensor:
         """See `Draws.integers`."""
         return self._recorded(step, purpose, shape)
+
+
+def derived_generator(draws: Draws, step: int, purpose: str) -> torch.Generator:
+    """Return a CPU generator seeded by one draw, for library code that wants a generator."""
+    generator = torch.Generator(device="cpu")
+    return generator.manual_seed(int(draws.integers(step, purpose, 2**31)))

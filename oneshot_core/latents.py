@@ -73,29 +73,6 @@ def labels(classes: Sequence[int] | None, count: int, c_dim: int) -> Tensor | No
     return torch.nn.functional.one_hot(torch.tensor(chosen), c_dim).float()
 
 
-@torch.no_grad()
-def mean_latent(
-    generator: Generator, seed: int = 0, samples: int = 10_000, c: Tensor | None = None
-) -> Tensor:
-    """Estimate the mean of w over standard normal z.
-
-    Args:
-        generator: whose mapping network is used.
-        seed: of the z that are drawn.
-        samples: how many; the method uses 10,000.
-        c: [1, c_dim] label of a conditional generator.
-
-    Returns:
-        [W], of the generator's dtype.
-    """
-    z = torch.randn(samples, generator.config.z_dim, generator=seeded(seed, 0, "mean-latent"))
-    total = torch.zeros(generator.config.w_dim, dtype=torch.float64)
-    for part in z.to(generator.const).split(1000):
-        label = None if c is None else c.expand(len(part), -1)
-        total += generator.map_single(part, label).cpu().double().sum(dim=0)  # MPS has no float64
-    return (total / samples).to(generator.const)
-
-
 def truncate(w: Latents, mean: Tensor, psi: float, cutoff: int | None = None) -> Latents:
     """Pull codes towards the mean: mean + psi * (w - mean).
 

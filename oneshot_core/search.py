@@ -5,9 +5,12 @@ Source: paper section 3.1; cyclomon/OneshotCLIP train_oneshot.py, step 1 (method
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +18,18 @@ from torch import Tensor
 
 from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
-from .draws import Draws, SeededDraws
+from .checkpoints.bundle import estimate_mean_latent
+from .checkpoints.native import read_tensors, write_tensors
+from .draws import Draws, SeededDraws, derived_generator
 from .features import Encoders
 from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, Profile, StepContext, Target
 from .objective.presets import clip_search
 from .tensors import Images, check_shape, gradients, owned
+
+STATE_FORMAT = "oneshot-search"
+SAVE_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,13 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; to skip the search pass a latent")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         unknown = sorted(set(self.weights) - set(clip_search().names))
         if unknown:
             raise ValueError(f"the search has no term {unknown}; its terms: {', '.join(clip_search().names)}")
+        if not clip_search().reweighted(self.weights).active:
+            raise ValueError("every term of the search has weight 0; give one of them a weight")
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -54,7 +64,7 @@ class SearchConfig:
             "seed": self.seed,
             "weights": dict(self.weights),
             "augment": self.augment,
-            "profile": self.profile.name,
+            "profile": asdict(self.profile),
         }
 
 
@@ -100,68 +110,150 @@ def search_latent(
     target: Images,
     config: SearchConfig | None = None,
     *,
+    start: Tensor | None = None,
     draws: Draws | None = None,
     callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    state_file: Path | str | None = None,
 ) -> SearchResult:
-    """Find the w whose image is closest to the target in CLIP's and LPIPS's eyes, not far from the mean
-    latent.
+    """Find the w whose image is closest to the target in CLIP's and LPIPS's eyes, near the mean latent.
 
     Args:
-        bundle: the source generator; the search starts at its mean latent.
+        bundle: the source generator.
         encoders: CLIP and perceptual net.
         target: [1, 3, S, S] in [-1, 1], S the generator's size.
         config: settings; default `SearchConfig()`.
+        start: [W], where the search starts and what it is held near; None: the mean latent.
         draws: where noise and views come from; default seeded by `config.seed`.
         callbacks: called after every step; one that raises stops the search.
+        state_file: where the search is saved every 30 s and at any end; a file found there with the same
+            settings
+            is resumed and gives what an uninterrupted search would have given. None: nothing is written.
 
     Returns:
         The latent, its image, the losses.
 
     Raises:
-        ValueError: the target's shape does not fit the generator.
+        ValueError: the target's shape does not fit the generator, or the state file has other settings.
         FloatingPointError: a loss became NaN or infinite; the message names term and step.
     """
     config = config or SearchConfig()
     check_shape(target, "target", (1, 3, bundle.size, bundle.size))
     with gradients():
-        return _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed)).run(callbacks)
+        search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start)
+        if state_file is None:
+            return search.run(callbacks)
+        path = Path(state_file)
+        search.restore(path)
+        try:
+            return search.run([*callbacks, _Saver(search, path)])
+        finally:
+            search.save(path)
+
+
+@dataclass
+class _Saver:
+    """Save a search from time to time."""
+
+    search: _Search
+    path: Path
+    last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, progress: SearchProgress) -> None:
+        if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
+            self.search.save(self.path)
+            self.last = time.monotonic()
 
 
 class _Search:
     """One search: the latent, its optimiser, and what every step needs."""
 
     def __init__(
-        self, bundle: GeneratorBundle, encoders: Encoders, target: Images, config: SearchConfig, draws: Draws
+        self,
+        bundle: GeneratorBundle,
+        encoders: Encoders,
+        target: Images,
+        config: SearchConfig,
+        draws: Draws,
+        start: Tensor | None,
     ) -> None:
         raw = bundle.raw_generator if config.profile.trains_raw_generator else None
         self.bundle, self.config, self.draws = bundle, config, draws
         self.generator: Generator = raw or bundle.generator
         like = self.generator.const
         self.target = Target(owned(target).to(like), encoders)
-        self.mean = owned(bundle.mean_latent).to(like)
+        if start is None:  # the published code averages the mapping of the generator it searches
+            start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
+        check_shape(start, "start", (self.generator.config.w_dim,))
+        self.mean = owned(start).to(like)
         self.latent = self.mean[None].clone().requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
         self.objective = clip_search().reweighted(config.weights)
+        self.step = 0
+        self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
         self.views = ViewAugmentation(
             views=profile.views,
             nearest_affine=profile.nearest_affine,
             jitter_on_signed=profile.jitter_on_signed,
+            view_px=encoders.clip.preprocess.image_size,
         )
 
     def run(self, callbacks: Sequence[Callable[[SearchProgress], None]]) -> SearchResult:
         """Run all steps."""
-        history: dict[str, list[float]] = {name: [] for name in self.objective.names}
-        started = time.monotonic()
-        for step in range(self.config.steps):
-            image, losses = self._step(step)
+        started, first = time.monotonic(), self.step
+        while self.step < self.config.steps:
+            image, losses = self._step(self.step)
             for name, value in losses.items():
-                history[name].append(value)
+                self.history[name].append(value)
+            self.step += 1
             spent = time.monotonic() - started
-            eta = spent / (step + 1) * (self.config.steps - step - 1)
+            eta = spent / (self.step - first) * (self.config.steps - self.step)
             for callback in callbacks:
-                callback(SearchProgress(step + 1, self.config.steps, losses, eta, owned(self.latent), image))
-        return self._result({name: values for name, values in history.items() if values})
+                callback(SearchProgress(self.step, self.config.steps, losses, eta, owned(self.latent), image))
+        return self._result({name: values for name, values in self.history.items() if values})
+
+    def _settings(self) -> dict[str, Any]:
+        """What determines the search, but for the number of steps."""
+        settings = {name: value for name, value in self.config.describe().items() if name != "steps"}
+        digest = hashlib.sha256(self.target.image.float().cpu().numpy().tobytes())
+        digest.update(self.mean.float().cpu().numpy().tobytes())
+        return {**settings, "target_and_start": digest.hexdigest(), "family": self.bundle.family}
+
+    def save(self, path: Path) -> None:
+        """Write latent, Adam's moments, step and losses; atomic."""
+        moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
+        losses = {f"history.{name}": torch.tensor(values).double() for name, values in self.history.items()}
+        header = {
+            "format": STATE_FORMAT,
+            "format_version": 1,
+            "step": self.step,
+            "settings": self._settings(),
+        }
+        write_tensors(path, {"latent": self.latent.detach(), **moments, **losses}, header)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a saved search, if there is one; raises ValueError for other settings."""
+        if not path.is_file():
+            return
+        tensors, header = read_tensors(path)
+        if header.get("format") != STATE_FORMAT or header.get("settings") != json.loads(
+            json.dumps(self._settings())
+        ):
+            raise ValueError(f"{path} belongs to a search with other settings; use the same or another file")
+        if not 0 <= header["step"] <= self.config.steps:
+            raise ValueError(
+                f"{path} holds a search of {header['step']} steps, asked for {self.config.steps}"
+            )
+        self.step = header["step"]
+        with torch.no_grad():
+            self.latent.copy_(tensors["latent"])
+        if self.step:
+            state = {key[5:]: value for key, value in tensors.items() if key.startswith("adam.")}
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
+        self.history = {
+            key[8:]: value.tolist() for key, value in tensors.items() if key.startswith("history.")
+        }
 
     def _step(self, step: int) -> tuple[Images, dict[str, float]]:
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
@@ -173,7 +265,7 @@ class _Search:
             views=self.views(image, self.draws, step) if use_views else None,
             latent=self.latent,
             mean_latent=self.mean,
-            dropout=self._dropout(step) if self.config.profile.lpips_dropout else None,
+            dropout=self._dropout(step),
         )
         total, values = self.objective(context)
         losses = {name: float(value) for name, value in values.items()}
@@ -185,10 +277,12 @@ class _Search:
         self.optimiser.step()
         return image.detach(), losses
 
-    def _dropout(self, step: int) -> torch.Generator:
-        """Masks of LPIPS's dropout for this step."""
-        generator = torch.Generator(device="cpu")
-        return generator.manual_seed(int(self.draws.integers(step, "search.dropout", 2**31)))
+    def _dropout(self, step: int) -> torch.Generator | None:
+        return (
+            derived_generator(self.draws, step, "search.dropout")
+            if self.config.profile.lpips_dropout
+            else None
+        )
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
         origin = {"method": "clip_search", "settings": self.config.describe()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +105,10 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def remove_stale_temporaries(folder: Path, older_than_seconds: float = 600.0) -> None:
+    """Remove what `atomic_path` left in a folder when its process was killed; recent files may be in use."""
+    for leftover in folder.glob(".*-*.tmp*"):
+        if time.time() - leftover.stat().st_mtime > older_than_seconds:
+            leftover.unlink(missing_ok=True)

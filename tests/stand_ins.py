@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ class StandInClip:
     """Unit features of 4x4 averages; remembers what it was shown."""
 
     def __init__(self, dim: int = 12) -> None:
+        self.preprocess = SimpleNamespace(image_size=16)
         self.weight = owned(torch.randn(48, dim, generator=seeded(0, 0, "stand-in clip")))
         self.seen: list[Tensor] = []
 

@@ -32,6 +32,7 @@ class _Clip(nn.Module):
         generator = torch.Generator().manual_seed(1)
         self.register_buffer("weight", torch.randn(6, 48, generator=generator))
         self.name = "tiny-clip"
+        self.preprocess = SimpleNamespace(image_size=16)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         small = nn.functional.interpolate(images, (4, 4), mode="bilinear").flatten(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..tensors import seeded
 
 MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
 MEAN_LATENT_SEED = 0
+_Network = TypeVar("_Network", Generator, Discriminator)
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,25 @@ class GeneratorBundle:
         """Number of slots of a W+ code."""
         return self.generator.config.num_layers
 
+    def to(self, device: torch.device | str) -> GeneratorBundle:
+        """Copy the bundle to a device; the original stays where it is."""
+
+        def moved(network: _Network | None) -> _Network | None:
+            return None if network is None else copy.deepcopy(network).to(device)
+
+        generator = moved(self.generator)
+        assert generator is not None
+        return replace(
+            self,
+            generator=generator,
+            discriminator=moved(self.discriminator),
+            raw_generator=moved(self.raw_generator),
+            mean_latent=self.mean_latent.to(device),
+        )
+
     @property
     def family(self) -> str:
-        """Fingerprint of the latent space: equal for a generator and everything adapted from it.
+        """Fingerprint of the latent space: equal for a generator and what the default profile adapts from it.
 
         SHA-256 in hex over the mapping weights (as float32), z and w dimensions and size. Adaptation leaves
         the mapping network alone, so that a latent of the parent means the same person to the child.
@@ -120,5 +138,5 @@ def estimate_mean_latent(
             if config.c_dim:
                 classes = torch.arange(start, start + count) % config.c_dim
                 c = torch.nn.functional.one_hot(classes, config.c_dim).to(weight)
-            total += generator.map_single(z.to(weight), c).double().sum(dim=0).cpu()
+            total += generator.map_single(z.to(weight), c).cpu().double().sum(dim=0)
         return (total / samples).float()

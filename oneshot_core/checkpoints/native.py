@@ -199,7 +199,7 @@ def write(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     tensors = _state(bundle.generator, "generator", DTYPES[dtype])
-    if bundle.raw_generator is not None:
+    if bundle.raw_generator is not None and with_discriminator:  # both serve training only
         tensors |= _state(bundle.raw_generator, "raw_generator", DTYPES[dtype])
     discriminator = bundle.discriminator if with_discriminator else None
     if discriminator is not None:

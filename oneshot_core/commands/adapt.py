@@ -21,13 +21,14 @@ from ..features import Encoders
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
 from ..objective import PROFILES, Preset, Schedule
-from ..objective.presets import PRESETS
+from ..objective.presets import PRESETS, with_crops, with_half_life
 from ..pictures import Picture, labelled_grid, load_picture, save_png
 from ..plots import loss_plot
 from ..sampling import SampleConfig, check_family, iter_codes, parse_seeds, render_codes
 from ..search import SearchConfig
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt
+from ..training.state import check_adaptable, check_run
 from .resources import open_encoders, open_generator, out_folder, prepare, report
 from .run_folder import RunFolder, finite, write_json
 from .search import run_search
@@ -103,9 +104,14 @@ def adapt_command(options: Namespace) -> None:
     latent = load_latent(options.latent) if options.latent else None
     device = prepare(options)
     source = open_generator(options.generator, device)
+    preset = fitted(preset, source, options.crop_px)
+    if search is not None:
+        search = replace(search, profile=preset.profile)
+    check_adaptable(source, preset)
     target = load_picture(options.target, source.size, options.fit)
     if latent is not None:
         check_family(latent, source)
+        check_run(source, target, latent.values, preset)
     folder = out_folder(options.out)
     job = Job(
         source=source,
@@ -139,7 +145,22 @@ def _preset(options: Namespace) -> Preset:
         preset = replace(preset, mixing=options.mixing)
     if options.schedule is not None:
         preset = replace(preset, schedule=Schedule(*options.schedule))
+    if options.learning_rate is not None:
+        preset = replace(preset, optimiser=replace(preset.optimiser, learning_rate=options.learning_rate))
+    if options.ema_half_life is not None:
+        preset = with_half_life(preset, options.ema_half_life)
     return preset
+
+
+def fitted(preset: Preset, source: GeneratorBundle, crop_px: int | None = None) -> Preset:
+    """Set the side of the crops; where the official 128 px do not fit, an eighth of the picture."""
+    if crop_px is not None:
+        return with_crops(preset, crop_px)
+    fixed = preset.profile.crop_px
+    if fixed is None or fixed < source.size:
+        return preset
+    note(f"crops of {fixed} px do not fit into pictures of {source.size} px; using {source.size // 8} px")
+    return with_crops(preset, None)
 
 
 def run_job(job: Job, path: Path) -> dict[str, Any]:
@@ -162,7 +183,11 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
     if earlier is not None and earlier["complete"]:
         note(f"{path} is done already ({earlier['step']} steps); more --steps go on from there")
         return {"files": earlier["files"], "step": earlier["step"], "losses": earlier["losses"]}
-    folder.record(0 if earlier is None else earlier["step"], job.config.steps)
+    before: dict[str, Any] = earlier or {"step": 0}
+    kept: dict[str, Any] = {
+        name: before[name] for name in ("files", "losses", "seconds", "result_step") if name in before
+    }
+    folder.record(before["step"], job.config.steps, kept)
     save_png(job.target, path / "target.png")
     latent, search_losses, reconstruction = _reference(job, folder)
     result = _adapt(job, folder, latent)
@@ -183,7 +208,7 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
     last = {name: _last(values) for name, values in result.losses.items()}
     seconds = time.monotonic() - started
     summary = {"files": files, "losses": last, "seconds": round(seconds, 1)}
-    folder.record(result.step, job.config.steps, summary)
+    folder.record(result.step, job.config.steps, {**summary, "result_step": result.step})
     return {**summary, "step": result.step}
 
 
@@ -200,7 +225,7 @@ def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any], Ima
         latent, losses = load_latent(folder.latent), folder.losses().get("search", {})
     if latent is None:
         assert job.search is not None
-        found = run_search(job.source, job.encoders, job.target, job.search, job.quiet)
+        found = run_search(job.source, job.encoders, job.target, job.search, job.quiet, folder.search_state)
         latent, losses = found.latent, {name: finite(values) for name, values in found.losses.items()}
         write_json(folder.path / "losses.json", {"search": losses})
     if not folder.latent.is_file():

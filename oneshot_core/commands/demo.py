@@ -8,16 +8,22 @@ from pathlib import Path
 from ..console import BadInput, note, say
 from ..demo.world import TARGET_LOOKS, demo_encoders, target_path
 from ..features import Encoders
-from ..objective import PROFILES
-from ..objective.presets import oneshot_clip
+from ..objective import PROFILES, Preset
+from ..objective.presets import oneshot_clip, with_half_life
 from ..pictures import load_picture
 from ..search import SearchConfig
 from ..training import TrainConfig
-from .adapt import Job, run_job
+from .adapt import Job, fitted, run_job
 from .resources import DEMO, open_generator, out_folder, placed, prepare, report
 
 SEARCH_STEPS, STEPS = 150, 240  # chosen so that two CPU cores need less than three minutes
+EMA_HALF_LIFE_STEPS = 30.0
 GRID_SEEDS = tuple(range(8))
+
+
+def demo_preset(profile: str) -> Preset:
+    """The method for a run of some hundred steps: the average must not hold mostly the source."""
+    return with_half_life(oneshot_clip(PROFILES[profile]), EMA_HALF_LIFE_STEPS)
 
 
 def demo(options: Namespace) -> None:
@@ -33,16 +39,16 @@ def demo(options: Namespace) -> None:
     device = prepare(options)
     source = open_generator(DEMO, device)
     encoders = demo_encoders()
-    profile = PROFILES[options.profile]
+    preset = demo_preset(options.profile)
     steps, search_steps = options.steps or STEPS, options.search_steps or SEARCH_STEPS
     job = Job(
         source=source,
         encoders=Encoders(placed(encoders.clip, device), placed(encoders.perceptual, device)),
         target=load_picture(path, source.size),
         target_name=name if name in TARGET_LOOKS else path.name,
-        preset=oneshot_clip(profile),
+        preset=fitted(preset, source),
         config=TrainConfig(steps, options.seed),
-        search=SearchConfig(search_steps, seed=options.seed, profile=profile),
+        search=SearchConfig(search_steps, seed=options.seed, profile=preset.profile),
         latent=None,
         seeds=GRID_SEEDS,
         psi=1.0,

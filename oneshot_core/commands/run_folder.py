@@ -16,6 +16,7 @@ import torch
 from ..console import BadInput
 from ..tensors import atomic_path
 from ..training import STATE_FILE
+from ..training.state import differences
 
 FORMAT, FORMAT_VERSION = "oneshot-adaptation", 1
 RESULTS = ("adapted.safetensors", "grid.png", "losses.png", "losses.json")
@@ -47,6 +48,11 @@ class RunFolder:
     def latent(self) -> Path:
         """The reference latent."""
         return self.path / "reference.safetensors"
+
+    @property
+    def search_state(self) -> Path:
+        """The search under way."""
+        return self.run / "search.safetensors"
 
     @property
     def _file(self) -> Path:
@@ -83,7 +89,8 @@ class RunFolder:
                 f"{self.path} holds a run of {record['step']} steps, {steps} were asked for; earlier "
                 f"generators are in {self.run / 'snapshots'}; choose another --out, or add --fresh"
             )
-        return {**record, "complete": record["step"] == steps and self.adapted.is_file()}
+        complete = record.get("result_step") == steps and "files" in record and self.adapted.is_file()
+        return {**record, "complete": complete}
 
     def _refuse_unknown(self) -> None:
         """Do not write over results that no settings file explains."""
@@ -110,7 +117,12 @@ class RunFolder:
         """Remove what runs write, and nothing else."""
         snapshots = sorted((self.run / "snapshots").glob("step_*.safetensors"))
         names = (*RESULTS, "settings.json", "reference.safetensors", "reference.png", "target.png")
-        for path in (*(self.path / name for name in names), self.run / STATE_FILE, *snapshots):
+        for path in (
+            *(self.path / name for name in names),
+            self.run / STATE_FILE,
+            self.search_state,
+            *snapshots,
+        ):
             path.unlink(missing_ok=True)
 
     def record(self, step: int, steps: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -154,13 +166,3 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "source"
     return {"oneshot-stylegan": own, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
-    """Name the settings in which two JSON values differ."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        found: list[str] = []
-        for key in sorted(set(saved) | set(wanted)):
-            found += differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
-        return found
-    return [] if saved == wanted else [path]

@@ -51,12 +51,17 @@ def search(options: Namespace) -> None:
 
 
 def run_search(
-    bundle: GeneratorBundle, encoders: Encoders, target: Images, config: SearchConfig, quiet: bool
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    config: SearchConfig,
+    quiet: bool,
+    state_file: Path | None = None,
 ) -> SearchResult:
-    """Search with a progress line.
+    """Search with a progress line, going on from `state_file` where there is one.
 
     Raises:
-        Interrupted: the user stopped it; an unfinished search is not kept.
+        Interrupted: the user stopped it; the state file keeps what is done.
     """
     with ProgressBar("search", config.steps, quiet=quiet) as bar:
 
@@ -64,9 +69,10 @@ def run_search(
             bar.update(now.step, now.losses, now.eta_seconds)
 
         try:
-            return search_latent(bundle, encoders, target, config, callbacks=[show])
+            return search_latent(bundle, encoders, target, config, callbacks=[show], state_file=state_file)
         except KeyboardInterrupt:
-            raise Interrupted("an unfinished search is not kept; the same command starts it again") from None
+            kept = "starts it again" if state_file is None else "goes on from there"
+            raise Interrupted(f"the search was stopped; the same command {kept}") from None
 
 
 def _comparison(target: Images, reconstruction: Images) -> Picture:

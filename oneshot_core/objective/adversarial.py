@@ -31,9 +31,9 @@ class Fool:
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""
-        if step.judge is None:
+        if step.logits is None:
             raise ValueError("an adversarial term needs a discriminator plan; this preset has none")
-        return non_saturating(step.judge(self.path))
+        return non_saturating(step.logits(self.path))
 
 
 def non_saturating(fake_logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from . import DEFAULT, DiscriminatorPlan, Objective, Preset, Profile, WeightedTerm
 from .adversarial import Fool
@@ -39,6 +40,23 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
         discriminator=DiscriminatorPlan(),
         profile=profile,
     )
+
+
+def with_crops(preset: Preset, crop_px: int | None) -> Preset:
+    """Change the side of the crops that patch consistency compares, in pixels; None: an eighth of the
+    image."""
+    terms = tuple(
+        replace(item, term=replace(item.term, crop_px=crop_px))
+        if isinstance(item.term, PatchConsistency)
+        else item
+        for item in preset.on_random.terms
+    )
+    return replace(preset, on_random=Objective(terms), profile=replace(preset.profile, crop_px=crop_px))
+
+
+def with_half_life(preset: Preset, steps: float) -> Preset:
+    """Change the half-life of the weights' moving average, in optimiser steps."""
+    return replace(preset, optimiser=replace(preset.optimiser, ema_half_life_steps=steps))
 
 
 def clip_search() -> Objective:

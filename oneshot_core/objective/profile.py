@@ -11,9 +11,10 @@ class Profile:
     """Accidents of the published code, each as a switch; the defaults are the repairs.
 
     The numbers Q1 ... Q29 are those of `methods.md` B9. Source of the official values: cyclomon/OneshotCLIP
-    train_oneshot.py, losses.py, model.py. Not reproduced: optimiser states found in the source checkpoint
-    replacing
-    the settings (Q21), and unseeded draws (Q7).
+    train_oneshot.py, losses.py, model.py. Not reproduced: unseeded draws (Q7), the letterbox of car pictures
+    (Q17), optimiser states of the source checkpoint replacing the settings (Q21), CLIP in fp16 (Q28), and the
+    epsilon in LPIPS's normalisation (1e-6 of its value). Its 1001 search and 2001 training steps are
+    settings.
     """
 
     name: str = "default"

@@ -132,7 +132,7 @@ class PatchConsistency:
         places = size - self.side(size) + int(reaches_edge)
         if places < 1:
             raise ValueError(
-                f"crops of {self.crop_px} px have no place in images of {size} px with the official "
+                f"crops of {self.side(size)} px have no place in images of {size} px with the official "
                 f"profile, which "
                 f"never reaches the last row; set crop_px to at most {size - 1} ({size // 8} is an eighth)"
             )

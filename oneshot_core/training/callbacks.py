@@ -134,7 +134,7 @@ class Checkpoints(Callback):
     """
 
     path: Path
-    every_steps: int = 100
+    every_steps: int = 500
     every_seconds: float = 60.0
     _last: float = field(default=0.0, init=False)
     _saved_step: int = field(default=-1, init=False)
@@ -164,13 +164,18 @@ class Snapshots(Callback):
 
     keep: Callable[[TrainState], None]
     every_steps: int = 100
+    _kept_step: int = field(default=-1, init=False)
 
     def after_step(self, state: TrainState) -> None:
         """Hand over when it is due."""
         if state.step % self.every_steps == 0:
-            self.keep(state)
+            self._keep(state)
 
     def finished(self, state: TrainState) -> None:
         """Hand over the last step."""
-        if state.step % self.every_steps:
-            self.keep(state)
+        if self._kept_step != state.step and state.step:
+            self._keep(state)
+
+    def _keep(self, state: TrainState) -> None:
+        self.keep(state)
+        self._kept_step = state.step

@@ -15,7 +15,8 @@ from ..features import Encoders
 from ..latents import Latent
 from ..objective import Preset
 from ..objective.presets import oneshot_clip
-from ..tensors import Images, gradients, owned
+from ..sampling import check_family
+from ..tensors import Images, gradients, owned, remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .phases import phases_due, run_phase, start_round
 from .state import TrainState, private_copy
@@ -30,13 +31,17 @@ class TrainConfig:
     steps: int = 2000  # optimiser rounds; the published code does 2001
     seed: int = 0
     snapshot_every_steps: int = 100
-    checkpoint_every_steps: int = 100
+    checkpoint_every_steps: int = 500
     checkpoint_every_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "snapshot_every_steps", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.checkpoint_every_seconds > 0:
+            raise ValueError(
+                f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,16 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
 def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, float]:
     current = start_round(state)
     losses: dict[str, float] = {}
-    for phase in phases_due(state, current):
+    for phase in phases_due(current):
         for callback in callbacks:
             callback.before_phase(state)
         for name, value in run_phase(phase, current).items():
             losses[name] = float(value)
             if not math.isfinite(losses[name]):
                 raise FloatingPointError(
-                    f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); the last "
-                    f"checkpoint is "
-                    "good. Lower the learning rate or the weight of that term"
+                    f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); a checkpoint "
+                    f"saved "
+                    "before is good. Lower the learning rate or the weight of that term"
                 )
     return losses
 
@@ -136,14 +141,25 @@ def adapt(
     preset, config = preset or oneshot_clip(), config or TrainConfig()
     values = reference.values if isinstance(reference, Latent) else reference
     if isinstance(reference, Latent):
-        _check_family(reference, bundle)
+        if reference.space == "z":
+            raise ValueError(
+                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
+            )
+        check_family(reference, bundle)
     draws: Draws = SeededDraws(config.seed)
     state = TrainState.create(bundle, encoders, target, values, preset, draws, {"seed": config.seed})
     every = list(callbacks)
     if run_folder is not None:
         folder = Path(run_folder)
+        remove_stale_temporaries(folder)
         if (folder / STATE_FILE).is_file():
             state.restore(folder / STATE_FILE)
+            if state.step > config.steps:
+                raise ValueError(
+                    f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at "
+                    f"least as "
+                    "many, use a snapshot of that run, or another folder"
+                )
         keeper = Checkpoints(
             folder / STATE_FILE, config.checkpoint_every_steps, config.checkpoint_every_seconds
         )
@@ -153,17 +169,6 @@ def adapt(
         ]
     train(state, config.steps, every)
     return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
-
-
-def _check_family(reference: Latent, bundle: GeneratorBundle) -> None:
-    if reference.space == "z":
-        raise ValueError("the reference latent must be in w or w+, got z; map it first with Latent.codes()")
-    if reference.family and reference.family != bundle.family:
-        raise ValueError(
-            f"the reference latent belongs to generator family {reference.family[:12]}, this generator is "
-            f"of family "
-            f"{bundle.family[:12]}; search a latent with this generator"
-        )
 
 
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
@@ -180,7 +185,11 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundl
         source: the bundle the run started from.
     """
     history = {
-        "parent": {"file_name": source.provenance.file_name, "sha256": source.provenance.sha256},
+        "parent": {
+            "file_name": source.provenance.file_name,
+            "sha256": source.provenance.sha256,
+            "family": source.family,
+        },
         "step": state.step,
         "settings": state.settings,
     }

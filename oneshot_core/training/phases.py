@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..draws import derived_generator
 from ..latents import drawn_noise, mix
 from ..networks import Generator
 from ..objective import StepContext
-from ..objective.adversarial import logistic, r1_penalty
+from ..objective.adversarial import Fool, logistic, r1_penalty
 from ..objective.terms import PatchConsistency
 from ..tensors import Images, Latents
 from .state import TrainState
@@ -27,9 +28,12 @@ class Round:
     reference: bool
 
     @property
-    def path(self) -> str:
-        """Discriminator path of this round; small generators have no patch path."""
-        return "image" if self.reference or self.state.heads is None else "patch"
+    def path(self) -> str | None:
+        """Discriminator path that the generator must fool in this round; None: no adversarial term."""
+        for term in self.state.preset.objective(self.reference).active:
+            if isinstance(term, Fool):
+                return "image" if self.state.heads is None else term.path
+        return None
 
     @property
     def batch(self) -> int:
@@ -57,22 +61,32 @@ def start_round(state: TrainState) -> Round:
     return Round(state, state.step, state.preset.schedule.is_reference(state.step))
 
 
-def phases_due(state: TrainState, current: Round) -> list[str]:
+def phases_due(current: Round) -> list[str]:
     """Name the phases of a round in order; how often each comes is data of the preset."""
     due = ["generator", "average"]
-    plan = state.preset.discriminator
-    if plan is None:
+    plan = current.state.preset.discriminator
+    if plan is None or current.path is None:
         return due
-    if not plan.r1_gamma:
-        return ["discriminator", *due]
-    schedule, profile = state.preset.schedule, state.preset.profile
-    if profile.r1_on_reference and schedule.reference_steps:
-        share = schedule.reference_steps / schedule.cycle
-        every = max(1, round(plan.r1_every * share))
-        r1 = current.reference and schedule.references_before(current.step) % every == 0
-    else:
-        r1 = current.step % plan.r1_every == 0
-    return ["discriminator", *(["r1"] if r1 else []), *due]
+    return ["discriminator", *(["r1"] if plan.r1_gamma and _r1_due(current) else []), *due]
+
+
+def _r1_interval(state: TrainState) -> tuple[int, float]:
+    """How often R1 comes: every so many steps of its kind, and the same in steps of all kinds."""
+    plan, schedule = state.preset.discriminator, state.preset.schedule
+    assert plan is not None
+    if not (state.preset.profile.r1_on_reference and schedule.reference_steps):
+        return plan.r1_every, plan.r1_every
+    share = schedule.reference_steps / schedule.cycle
+    every = max(1, round(plan.r1_every * share))
+    return every, every / share
+
+
+def _r1_due(current: Round) -> bool:
+    state = current.state
+    every, _ = _r1_interval(state)
+    if state.preset.profile.r1_on_reference and state.preset.schedule.reference_steps:
+        return current.reference and state.preset.schedule.references_before(current.step) % every == 0
+    return current.step % every == 0
 
 
 def run_phase(name: str, current: Round) -> dict[str, Tensor]:
@@ -115,8 +129,8 @@ def _head(current: Round, purpose: str) -> int:
     return int(state.draws.integers(current.step, f"{'update' if shared else purpose}.head", heads))
 
 
-def _judge(current: Round, path: str, images: Images, purpose: str) -> Tensor:
-    """Logits of images on a discriminator path: [N, 1] or [N, 1, h, w]."""
+def _logits(current: Round, path: str | None, images: Images, purpose: str) -> Tensor:
+    """Judge images on a discriminator path: [N, 1] or [N, 1, h, w]."""
     state = current.state
     assert state.discriminator is not None
     if path == "image" or state.heads is None:
@@ -136,22 +150,33 @@ def _real(current: Round) -> Images:
 
 
 def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
-    """Backward and one step of the named optimisers."""
+    """Backward and one step of the named optimisers; nothing is changed when loss or gradient is not
+    finite."""
     state = current.state
+    if not bool(torch.isfinite(loss)):
+        return  # the loop names the term
     optimisers = [state.optimisers[name] for name in names if name in state.optimisers]
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=not state.preset.profile.zero_filled_grads)
     loss.backward()
+    trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
+    if not bool(torch.isfinite(torch.stack(norms)).all()):
+        raise FloatingPointError(
+            f"a gradient of {names[0]} became NaN or infinite at step {current.step}; lower the learning "
+            f"rate or "
+            "the weight of a term"
+        )
     for optimiser in optimisers:
         optimiser.step()
 
 
 def _update_discriminator(current: Round) -> dict[str, Tensor]:
     with torch.no_grad():
-        codes = _codes(current, "critic", "critic")
-        fake = current.state.adapted.synthesize(codes, _noise(current, "critic"))
-    fake_logits = _judge(current, current.path, fake, "fake")
-    real_logits = _judge(current, current.path, _real(current), "real")
+        codes = _codes(current, "discriminator", "discriminator")
+        fake = current.state.adapted.synthesize(codes, _noise(current, "discriminator"))
+    fake_logits = _logits(current, current.path, fake, "fake")
+    real_logits = _logits(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
     _optimise(current, ("discriminator", "heads"), loss)
     return {
@@ -165,9 +190,9 @@ def _regularise_discriminator(current: Round) -> dict[str, Tensor]:
     plan = current.state.preset.discriminator
     assert plan is not None
     real = _real(current).detach().requires_grad_(True)
-    logits = _judge(current, current.path, real, "r1")
+    logits = _logits(current, current.path, real, "r1")
     penalty = r1_penalty(logits, real)
-    loss = plan.r1_gamma / 2 * plan.r1_every * penalty
+    loss = plan.r1_gamma / 2 * _r1_interval(current.state)[1] * penalty
     if current.state.preset.profile.r1_keeps_score:
         loss = loss + 0 * logits.flatten(1).mean(dim=1)[0]
     _optimise(current, ("discriminator", "heads"), loss)
@@ -177,37 +202,31 @@ def _regularise_discriminator(current: Round) -> dict[str, Tensor]:
 def _update_generator(current: Round) -> dict[str, Tensor]:
     state = current.state
     profile, objective = state.preset.profile, state.preset.objective(current.reference)
-    codes = _codes(current, "adapted", "adapted")
-    adapted = state.adapted.synthesize(codes, _noise(current, "adapted"))
+    codes, noise = _codes(current, "adapted", "adapted"), _noise(current, "adapted")
+    adapted = state.adapted.synthesize(codes, noise)
+
+    def render_source() -> Images:
+        """Draw the same latents with the source; the official profile redraws crossover and noise."""
+        same_codes = codes if profile.shared_mixing else _codes(current, "adapted", "source")
+        return state.source.synthesize(
+            same_codes, noise if profile.shared_noise else _noise(current, "source")
+        )
+
+    use_dropout = profile.lpips_dropout and current.reference
     context = StepContext(
         target=state.target,
         adapted=adapted,
-        judge=lambda path: _judge(current, path, adapted, "adapted"),
-        dropout=_dropout(current) if profile.lpips_dropout and current.reference else None,
+        logits=lambda path: _logits(current, path, adapted, "adapted"),
+        render_source=render_source,
+        dropout=derived_generator(state.draws, current.step, "dropout") if use_dropout else None,
     )
-    if not current.reference:
-        context.source = _source_images(current)
-    for item in objective.terms:
-        if isinstance(item.term, PatchConsistency) and item.weight:
-            context.crops_xy, context.crop_px = _crops(current, item.term)
+    for term in objective.active:
+        if isinstance(term, PatchConsistency):
+            context.crops_xy, context.crop_px = _crops(current, term)
     with _frozen(state.discriminator, state.heads):
         total, values = objective(context)
         _optimise(current, ("adapted",), total)
     return {**values, "generator": total.detach()}
-
-
-def _dropout(current: Round) -> torch.Generator:
-    """Masks of LPIPS's dropout for this round."""
-    generator = torch.Generator(device="cpu")
-    return generator.manual_seed(int(current.state.draws.integers(current.step, "dropout", 2**31)))
-
-
-@torch.no_grad()
-def _source_images(current: Round) -> Images:
-    """What the source generator draws for the same latents."""
-    profile, source = current.state.preset.profile, current.state.source
-    codes = _codes(current, "adapted", "adapted" if profile.shared_mixing else "source")
-    return source.synthesize(codes, _noise(current, "adapted" if profile.shared_noise else "source"))
 
 
 def _crops(current: Round, term: PatchConsistency) -> tuple[Tensor, int]:

@@ -20,7 +20,7 @@ from ..draws import Draws
 from ..features import Encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
-from ..objective.terms import PatchConsistency
+from ..objective.terms import PatchConsistency, SemanticConsistency
 from ..tensors import Images, check_shape, owned
 
 STATE_FORMAT = "oneshot-run"
@@ -112,6 +112,9 @@ class TrainState:
         described = {
             "preset": preset.describe(),
             "source": _fingerprint(source.state_dict()),
+            "discriminator": None if discriminator is None else _fingerprint(discriminator.state_dict()),
+            "clip": _encoder_fingerprint(encoders.clip),
+            "perceptual": _encoder_fingerprint(encoders.perceptual),
             "target": _fingerprint({"target": target}),
             "reference": _fingerprint({"reference": reference}),
             **(settings or {}),
@@ -191,7 +194,7 @@ class TrainState:
                 f"{path} is not a saved run of version {STATE_VERSION} (found {header.get('format')!r}, "
                 f"version {header.get('format_version')!r}); give the state file of a run folder"
             )
-        differing = _differences(header.get("settings"), self.settings)
+        differing = differences(header.get("settings"), self.settings)
         if differing:
             raise ValueError(
                 f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
@@ -213,27 +216,53 @@ class TrainState:
         }
 
 
-def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset: Preset) -> None:
-    """Refuse what cannot be adapted, before any work starts; raises ValueError."""
-    config = bundle.generator.config
-    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
-    if reference.ndim == 3:
-        check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
-    else:
-        check_shape(reference, "reference latent", (1, config.w_dim))
-    if config.c_dim:
-        raise ValueError("a conditional generator cannot be adapted; convert one of its classes first")
+def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
+    """Refuse a generator that a preset cannot adapt, before any work (even the search) starts.
+
+    Raises:
+        ValueError: no discriminator, a conditional generator, too small, a batch or crops that do not fit.
+    """
+    if bundle.generator.config.c_dim:
+        raise ValueError(
+            f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
+            f"classes), "
+            "which cannot be adapted; give an unconditional checkpoint"
+        )
     if preset.discriminator is not None and bundle.discriminator is None:
         raise ValueError(
             f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
             f"load a "
             "checkpoint with its discriminator (key `d`, or an NVIDIA .pkl)"
         )
-    _uses_heads(preset, bundle.size)
-    for objective in (preset.on_random, preset.on_reference):
-        for item in objective.terms:
-            if isinstance(item.term, PatchConsistency) and item.weight:
-                item.term.places(bundle.size, preset.profile.crop_reaches_edge)
+    heads = preset.discriminator is None or _uses_heads(preset, bundle.size)
+    if not heads and bundle.discriminator is not None:
+        group = bundle.discriminator.config.mbstd_group or preset.batch
+        if preset.batch % min(group, preset.batch):
+            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {preset.batch}")
+    for term in preset.on_random.active:
+        if isinstance(term, PatchConsistency):
+            term.places(bundle.size, preset.profile.crop_reaches_edge)
+        if isinstance(term, SemanticConsistency) and preset.batch < 2:
+            raise ValueError(
+                "semantic consistency compares pairs of images: the batch must be at least 2, got 1"
+            )
+    for kind, steps in (
+        ("reference", preset.schedule.reference_steps),
+        ("random", preset.schedule.random_steps),
+    ):
+        if steps and not preset.objective(kind == "reference").active:
+            raise ValueError(f"every term of the {kind} steps has weight 0; give one of them a weight")
+
+
+def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset: Preset) -> None:
+    """Refuse what cannot be adapted, before any work starts; raises ValueError."""
+    check_adaptable(bundle, preset)
+    config = bundle.generator.config
+    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
+    if reference.ndim == 3:
+        check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
+    else:
+        check_shape(reference, "reference latent", (1, config.w_dim))
 
 
 def _uses_heads(preset: Preset, size: int) -> bool:
@@ -309,11 +338,17 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
-    """Name the settings in which two JSON values differ."""
+def _encoder_fingerprint(encoder: Any) -> str:
+    """SHA-256 over an encoder's weights and its preprocessing."""
+    weights = _fingerprint(encoder.state_dict()) if isinstance(encoder, nn.Module) else ""
+    return hashlib.sha256(f"{weights}{getattr(encoder, 'preprocess', '')!r}".encode()).hexdigest()
+
+
+def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+    """Name the settings in which two JSON values differ, as dotted paths."""
     if isinstance(saved, dict) and isinstance(wanted, dict):
         found: list[str] = []
         for key in sorted(set(saved) | set(wanted)):
-            found += _differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+            found += differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
         return found
     return [] if saved == wanted else [path]

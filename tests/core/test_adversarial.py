@@ -76,8 +76,8 @@ def test_path_length_of_a_linear_generator():
     assert float(gradient.abs().max()) > 0
 
 
-def context(judge=None) -> StepContext:
-    return StepContext(Target(picture(16), stand_in_encoders()), picture(16, 1), judge=judge)
+def context(logits=None) -> StepContext:
+    return StepContext(Target(picture(16), stand_in_encoders()), picture(16, 1), logits=logits)
 
 
 @pytest.mark.parametrize("path", ["image", "patch"])

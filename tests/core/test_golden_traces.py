@@ -134,7 +134,7 @@ class Trace:
             for index in range(4)
         }
         for step, entry in enumerate(self.description["iterations"]):
-            for ours, theirs in (("critic", "d_fake"), ("adapted", "g_fake"), ("source", "g_src")):
+            for ours, theirs in (("discriminator", "d_fake"), ("adapted", "g_fake"), ("source", "g_src")):
                 if theirs in entry:
                     self._add_call(table, step, ours, entry[theirs])
             for ours, theirs in (
@@ -197,6 +197,7 @@ def test_search_follows_the_recorded_steps(trace: Trace) -> None:
         trace.encoders(),
         trace.target,
         config,
+        start=trace.tensors["w_mean"].reshape(-1),
         draws=trace.search_draws(),
         callbacks=[seen.append],
     )

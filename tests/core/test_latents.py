@@ -6,7 +6,7 @@ import pytest
 import torch
 from stand_ins import NotedDraws, tiny_generator
 
-from oneshot_core.latents import Latent, drawn_noise, labels, mean_latent, mix, truncate, z_from_seeds
+from oneshot_core.latents import Latent, drawn_noise, labels, mix, truncate, z_from_seeds
 from oneshot_core.tensors import seeded
 
 
@@ -52,23 +52,6 @@ def test_labels():
     for wrong in ([3], [-1], [0, 1, 2]):
         with pytest.raises(ValueError, match="one or 2 numbers from 0 to 2"):
             labels(wrong, 2, 3)
-
-
-def test_mean_latent_is_the_mean_of_the_mapping():
-    generator = tiny_generator(16)
-    z = torch.randn(2500, 5, generator=seeded(1, 0, "mean-latent"))
-    wanted = generator.map_single(z).mean(dim=0)
-    found = mean_latent(generator, seed=1, samples=2500)
-    assert found.shape == (7,) and not found.requires_grad
-    assert (found - wanted).abs().max() < 1e-5
-    assert torch.equal(found, mean_latent(generator, seed=1, samples=2500))
-    assert not torch.equal(found, mean_latent(generator, seed=2, samples=2500))
-
-
-def test_mean_latent_of_one_class():
-    generator = tiny_generator(16, c_dim=2)
-    first, second = (mean_latent(generator, samples=500, c=torch.eye(2)[i : i + 1]) for i in range(2))
-    assert not torch.equal(first, second)
 
 
 def test_truncate_pulls_towards_the_mean():

@@ -199,7 +199,7 @@ def test_r1_on_reference_keeps_to_the_image_path(every):
     for profile in (DEFAULT, published("r1_on_reference")):
         state = run(profile, discriminator=DiscriminatorPlan(r1_every=every))
         rounds = [step_to(state, step) for step in range(96)]
-        due[profile] = [(now.step, now.path) for now in rounds if "r1" in phases_due(state, now)]
+        due[profile] = [(now.step, now.path) for now in rounds if "r1" in phases_due(now)]
     repaired, official = due.values()
     assert {path for _, path in repaired} == {"image"}
     assert [step for step, _ in official] == list(range(0, 96, every))
@@ -212,7 +212,7 @@ def test_r1_on_reference_counts_reference_steps():
     for schedule in (Schedule(3, 1), Schedule(1, 7), Schedule(1, 3, reference_first=False)):
         state = run(DEFAULT, schedule=schedule)
         rounds = [step_to(state, step) for step in range(160)]
-        due = [now for now in rounds if "r1" in phases_due(state, now)]
+        due = [now for now in rounds if "r1" in phases_due(now)]
         assert all(now.reference for now in due)
         assert 9 <= len(due) <= 11
 

@@ -57,22 +57,22 @@ def changed(state: TrainState, phase: str, step: int) -> set[str]:
 def test_phases_come_in_the_methods_order():
     state = fresh()
     order = ["discriminator", "generator", "average"]
-    assert phases_due(state, at(state, RANDOM)) == order
-    assert phases_due(state, at(state, REFERENCE)) == ["discriminator", "r1", "generator", "average"]
-    assert phases_due(state, at(state, 4)) == order
-    assert phases_due(state, at(state, 16))[1] == "r1"
+    assert phases_due(at(state, RANDOM)) == order
+    assert phases_due(at(state, REFERENCE)) == ["discriminator", "r1", "generator", "average"]
+    assert phases_due(at(state, 4)) == order
+    assert phases_due(at(state, 16))[1] == "r1"
 
 
 def test_a_penalty_of_weight_zero_is_never_due():
     state = fresh(discriminator=DiscriminatorPlan(r1_gamma=0.0))
-    assert not any("r1" in phases_due(state, at(state, step)) for step in range(32))
+    assert not any("r1" in phases_due(at(state, step)) for step in range(32))
 
 
 def test_a_method_without_discriminator_trains_the_generator_only():
     pixel = Objective((WeightedTerm("pixel", PixelMse()),))
     state = fresh(discriminator=None, on_random=pixel, on_reference=pixel)
     assert state.discriminator is None and state.heads is None and set(state.optimisers) == {"adapted"}
-    assert phases_due(state, at(state, 0)) == ["generator", "average"]
+    assert phases_due(at(state, 0)) == ["generator", "average"]
     state.step = 0
     train(state, 3)
     assert set(state.history) == {"pixel", "generator"} and len(state.history["pixel"]) == 3
@@ -159,7 +159,7 @@ def test_discriminator_losses_are_those_of_its_logits():
     state = fresh()
     judge, draws = state.discriminator, state.draws
     noise = [
-        draws.normal(REFERENCE, f"critic.noise.{i}", (1, 1, *shape))
+        draws.normal(REFERENCE, f"discriminator.noise.{i}", (1, 1, *shape))
         for i, shape in enumerate(state.source.noise_shapes())
     ]
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_the_two_updates_of_a_round_use_different_latents():
     state = fresh(draws)
     for phase in ("discriminator", "generator"):
         run_phase(phase, at(state, RANDOM))
-    assert not torch.equal(draws.table[RANDOM, "critic.z"], draws.table[RANDOM, "adapted.z"])
+    assert not torch.equal(draws.table[RANDOM, "discriminator.z"], draws.table[RANDOM, "adapted.z"])
 
 
 def test_generator_reports_unweighted_terms_and_their_weighted_sum():

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from oneshot_core.networks import DiscriminatorConfig, GeneratorConfig
+
+Shapes = Mapping[str, Sequence[int]]  # state-dict name of the original -> shape
+
 # (this project's name, the original's name); {n} groups are filled by the functions below
-_PARTS = {"weight": "conv.weight", "affine.weight": "conv.modulation.weight", "affine.bias": "conv.modulation.bias"}
+_PARTS = {
+    "weight": "conv.weight",
+    "affine.weight": "conv.modulation.weight",
+    "affine.bias": "conv.modulation.bias",
+}
 _CONV = {**_PARTS, "bias": "activate.bias", "noise_strength": "noise.weight"}
 _RGB = {**_PARTS, "bias": "bias"}
 _BLOCK = {
@@ -37,7 +45,8 @@ def original_name(name: str) -> str:
         return "input.input"
     if name in _TAIL:
         return _TAIL[name]
-    kind, index, rest = re.fullmatch(r"(mapping\.layers|convs|to_rgbs|blocks|heads)\.(\d+)\.(.+)", name).groups()
+    pattern = r"(mapping\.layers|convs|to_rgbs|blocks|heads)\.(\d+)\.(.+)"
+    kind, index, rest = re.fullmatch(pattern, name).groups()
     number = int(index)
     if kind == "mapping.layers":
         return f"style.{number + 1}.{rest}"
@@ -82,3 +91,30 @@ def original_state(module: nn.Module) -> Mapping[str, Tensor]:
         original_name(name): value.reshape(original_shape(name, value.shape))
         for name, value in module.state_dict().items()
     }
+
+
+def generator_config(shapes: Shapes) -> GeneratorConfig:
+    """Read a generator's configuration from the original's tensor shapes."""
+    layers = sum(bool(re.fullmatch(r"style\.\d+\.weight", name)) for name in shapes)
+    levels = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in shapes)
+    channels = [shapes["input.input"][1], *(shapes[f"convs.{2 * i}.conv.weight"][1] for i in range(levels))]
+    return GeneratorConfig(
+        size=4 * 2**levels,
+        channels=tuple(channels),
+        z_dim=shapes["style.1.weight"][1],
+        w_dim=shapes[f"style.{layers}.weight"][0],
+        mapping_layers=layers,
+    )
+
+
+def discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
+    """Read a discriminator's configuration from the original's tensor shapes."""
+    levels = sum(bool(re.fullmatch(r"convs\.\d+\.conv1\.1\.bias", name)) for name in shapes)
+    outputs = [shapes[f"convs.{level + 1}.conv2.2.bias"][0] for level in range(levels)]
+    widths = [shapes["convs.0.0.weight"][0], *outputs]
+    return DiscriminatorConfig(size=4 * 2**levels, channels=tuple(widths[::-1]))
+
+
+def stored_shapes(module: nn.Module) -> dict[str, list[int]]:
+    """Return the original's names and shapes of everything a network stores."""
+    return {name: list(value.shape) for name, value in original_state(module).items()}

@@ -102,6 +102,26 @@ def test_erasing_has_the_drawn_area_and_chance():
     assert torch.allclose(kept, image, atol=1e-5)
 
 
+def test_erasing_draws_again_until_a_rectangle_fits():
+    image = torch.ones(1, 3, 100, 100)
+    wide = [0.5, 1.0, 0.0, 0.0, 0.0]  # 40% of the area, 0.3 as high as wide: wider than the picture
+    fitting = {(0, "view.0.erase.1"): torch.tensor([0.0, 0.23])}
+    draws = RecordedDraws({**still(erase=wide).table, **fitting})
+    erased = ViewAugmentation(views=1)(image, draws, 0)[0, 0]
+    assert abs(float((erased == 0).float().mean()) - 0.1) < 0.01
+    never = {(0, f"view.0.erase.{again}"): torch.tensor(wide[1:3]) for again in range(1, 11)}
+    kept = ViewAugmentation(views=1)(image, RecordedDraws({**still(erase=wide).table, **never}), 0)
+    assert torch.allclose(kept, image, atol=1e-5)
+
+
+def test_views_come_in_the_size_that_clip_reads():
+    views = ViewAugmentation(views=2, view_px=20)(picture(32), SeededDraws(0), 0)
+    assert views.shape == (2, 3, 20, 20)
+    plain = ViewAugmentation(views=1, view_px=16)(picture(32), still(), 0)
+    halved = torch.nn.functional.avg_pool2d(picture(32), 2)  # bilinear without antialias at a half
+    assert torch.allclose(plain, halved, atol=1e-4)
+
+
 def test_views_are_differentiable():
     image = picture(24).double().requires_grad_(True)
     views = ViewAugmentation(views=3)(image, SeededDraws(2), 0)

@@ -25,7 +25,13 @@ from oneshot_core.objective import (
     WeightedTerm,
 )
 from oneshot_core.objective.adversarial import Fool
-from oneshot_core.objective.presets import PRESETS, clip_search, oneshot_clip
+from oneshot_core.objective.presets import (
+    PRESETS,
+    clip_search,
+    oneshot_clip,
+    with_crops,
+    with_half_life,
+)
 from oneshot_core.objective.terms import (
     NEGATIVES,
     ClipSimilarity,
@@ -297,6 +303,25 @@ def test_ablations_are_settings():
         ValueError, match=r"no term \['style'\]; its terms: adversarial, semantic, patch, lpips"
     ):
         oneshot_clip().reweighted({"style": 1.0})
+
+
+def test_crop_side_and_half_life_are_settings():
+    preset = with_crops(oneshot_clip(OFFICIAL), 16)
+    assert preset.on_random.terms[2].term == dataclasses.replace(
+        oneshot_clip(OFFICIAL).on_random.terms[2].term, crop_px=16
+    )
+    assert preset.profile.crop_px == 16 and with_crops(preset, None).profile.crop_px is None
+    plan = with_half_life(preset, 50).optimiser
+    assert plan.ema_decay**50 == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="must be positive, got 0.002 and 0"):
+        with_half_life(preset, 0)
+
+
+def test_crops_that_have_no_place_are_refused():
+    term = PatchConsistency(crop_px=128)
+    assert [term.places(128, True), term.places(129, False), term.places(256, False)] == [1, 1, 128]
+    with pytest.raises(ValueError, match="crops of 128 px have no place in images of 128 px"):
+        term.places(128, False)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
 
 from oneshot_core.draws import RecordedDraws, SeededDraws
 from oneshot_core.objective import DEFAULT, DiscriminatorPlan, Objective, Schedule, WeightedTerm
-from oneshot_core.objective.adversarial import logistic
+from oneshot_core.objective.adversarial import logistic, r1_penalty
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.objective.terms import PixelMse
 from oneshot_core.training import Callback, RunStopped, TrainState, fresh_heads, train
@@ -87,6 +87,45 @@ def test_kind_path_and_batch_of_a_round():
     }.items():
         now = at(state, step)
         assert (now.reference, now.path, now.batch) == (reference, path, batch)
+
+
+def test_the_discriminator_rests_where_nothing_is_to_be_fooled():
+    state = fresh(preset=oneshot_clip().reweighted({"adversarial": 0.0}))
+    for step in (REFERENCE, RANDOM):
+        now = at(state, step)
+        assert now.path is None and phases_due(now) == ["generator", "average"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factor"), [(Schedule(), 16), (Schedule(3, 1), 16), (Schedule(1, 2), 15)]
+)
+def test_r1_weighs_as_much_as_the_steps_it_stands_for(schedule, factor, monkeypatch):
+    """Lazy regularisation: its gradient is multiplied by the interval, in steps of all kinds."""
+    state = fresh(schedule=schedule, discriminator=DiscriminatorPlan(r1_gamma=4.0, r1_every=16))
+    monkeypatch.setattr(state.optimisers["discriminator"], "step", lambda: None)
+    penalty = run_phase("r1", at(state, REFERENCE))["r1"]
+    weight = state.discriminator.output.weight
+    images = state.target.image.clone().requires_grad_(True)
+    alone = r1_penalty(state.discriminator.score(images), images)
+    (gradient,) = torch.autograd.grad(alone, weight)
+    assert torch.allclose(penalty, alone.detach(), rtol=1e-4)
+    assert torch.allclose(weight.grad, 4.0 / 2 * factor * gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"batch": 1}, "batch must be at least 2"),
+        (
+            {"preset": oneshot_clip().reweighted({"adversarial": 0, "lpips": 0, "pixel": 0})},
+            "reference steps has",
+        ),
+        ({"preset": oneshot_clip(dataclasses.replace(DEFAULT, crop_px=65))}, "do not fit"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_the_first_step(settings, text):
+    with pytest.raises(ValueError, match=text):
+        fresh(**settings)
 
 
 # ---- what each phase changes

@@ -245,8 +245,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
-def _add_adapt(parser: argparse.ArgumentParser) -> None:
-    _target(parser)
+def _method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("method")
     _option(method, "--preset", "the method (oneshot_clip)", default="oneshot_clip", metavar="NAME")
     _option(method, "--steps", "optimiser rounds (2000)", type=positive, default=2000, metavar="N")
@@ -283,6 +282,11 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="STEPS",
     )
+
+
+def _add_adapt(parser: argparse.ArgumentParser) -> None:
+    _target(parser)
+    _method(parser)
     reference = parser.add_argument_group("reference latent")
     _option(
         reference, "--search-steps", "rounds of the search (1000)", type=positive, default=1000, metavar="N"

@@ -249,7 +249,7 @@ def test_ctrl_c_during_the_search(capsys, files, tmp_path, monkeypatch):
     monkeypatch.setattr(ProgressBar, "update", interrupting)
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "run"))
     assert code == 130
-    assert "starts it again" in err
+    assert "goes on from there" in err
 
 
 @pytest.mark.parametrize(
@@ -377,3 +377,49 @@ def test_the_quota_of_a_container_counts(tmp_path):
     assert usable_cores(quota) == 1
     quota.write_text("max 100000\n")
     assert usable_cores(quota) == usable_cores(tmp_path / "missing") >= 1
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_official_profile_runs_on_small_generators_and_says_what_differs(capsys, files, tmp_path, size):
+    save(tiny_bundle(size), tmp_path / "source.safetensors")
+    words = adapt_words({**files, "generator": tmp_path / "source.safetensors"}, tmp_path / "out")
+    code, _, err = run(capsys, *words, "--profile", "official")
+    assert code == 0, err
+    assert f"using {size // 8} px" in err
+    record = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert record["settings"]["preset"]["profile"]["name"] == "official"
+
+
+def test_what_cannot_be_adapted_is_refused_before_the_search(capsys, files, tmp_path):
+    save(tiny_bundle(64), tmp_path / "bare.safetensors", with_discriminator=False)
+    words = adapt_words({**files, "generator": tmp_path / "bare.safetensors"}, tmp_path / "out")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "discriminator" in err and "search" not in err
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "one", "--batch", 1))
+    assert code == 2 and "at least 2" in err
+    assert not (tmp_path / "one").exists() or not list((tmp_path / "one").iterdir())
+
+
+def test_a_longer_run_that_was_stopped_is_not_taken_for_done(capsys, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(capsys, *adapt_words(files, out))[0] == 0
+
+    def broken(*_, **__):
+        raise FloatingPointError("made up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt_verb, "adapt", broken)
+        assert run(capsys, *adapt_words(files, out, "--steps", 7))[0] == 1
+    code, told, _ = run(capsys, *adapt_words(files, out), "--json")
+    assert code == 0 and json.loads(told)["step"] == 4
+    assert run(capsys, *adapt_words(files, out, "--steps", 7))[0] == 0
+    assert load(out / "adapted.safetensors").provenance.history["step"] == 7
+
+
+def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
+    more = ["--crop-px", 12, "--learning-rate", 0.001, "--ema-half-life", 20]
+    assert run(capsys, *adapt_words(files, tmp_path / "out", *more))[0] == 0
+    preset = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["preset"]
+    assert preset["on_random"]["patch"]["crop_px"] == 12
+    assert preset["optimiser"]["learning_rate"] == 0.001
+    assert preset["optimiser"]["ema_half_life_steps"] == 20

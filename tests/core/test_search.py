@@ -8,7 +8,9 @@ import pytest
 import torch
 from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
 
+from oneshot_core.checkpoints.bundle import estimate_mean_latent
 from oneshot_core.draws import RecordedDraws
+from oneshot_core.objective import OFFICIAL
 from oneshot_core.search import SearchConfig, search_latent
 
 SIZE = 16
@@ -155,3 +157,49 @@ def test_settings_describe_themselves():
     config = SearchConfig(steps=7, weights={"clip": 0.5})
     assert config.describe()["weights"] == {"clip": 0.5}
     assert dataclasses.replace(config, augment=False).describe() != config.describe()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_stopped_search_resumes_exactly(tmp_path, stop):
+    def interrupt(progress):
+        if progress.step == stop:
+            raise Stop
+
+    config, file = SearchConfig(steps=7), tmp_path / "search.safetensors"
+    whole = search(config)
+    with pytest.raises(Stop):
+        search(config, callbacks=[interrupt], state_file=file)
+    resumed = search(config, state_file=file)
+    assert torch.equal(whole.latent.values, resumed.latent.values)
+    assert whole.losses == resumed.losses
+    assert torch.equal(search(config, state_file=file).latent.values, whole.latent.values)
+
+
+def test_a_search_of_other_settings_is_not_continued(tmp_path):
+    file = tmp_path / "search.safetensors"
+    search(SearchConfig(steps=2), state_file=file)
+    with pytest.raises(ValueError, match="other settings"):
+        search(SearchConfig(steps=3, seed=1), state_file=file)
+    with pytest.raises(ValueError, match="2 steps, asked for 1"):
+        search(SearchConfig(steps=1), state_file=file)
+
+
+def test_views_have_the_size_that_clip_reads():
+    encoders = stand_in_encoders()
+    encoders.clip.preprocess.image_size = 24
+    search_latent(tiny_bundle(SIZE), encoders, picture(SIZE), SearchConfig(steps=1))
+    assert [tuple(images.shape) for images in encoders.clip.seen if len(images) > 1] == [(8, 3, 24, 24)]
+
+
+def test_the_official_search_starts_at_the_mean_of_the_generator_it_searches():
+    bundle, other = tiny_bundle(SIZE), tiny_bundle(SIZE, seed=3)
+    bundle = dataclasses.replace(bundle, raw_generator=other.generator)
+    seen = []
+    config = SearchConfig(steps=1, augment=False, profile=OFFICIAL)
+    search_latent(bundle, stand_in_encoders(), picture(SIZE), config, callbacks=[seen.append])
+    mean = estimate_mean_latent(other.generator)
+    assert torch.allclose((seen[0].latent - mean).abs(), torch.full((1, len(mean)), 0.01), atol=1e-4)

@@ -19,6 +19,7 @@ from oneshot_core.draws import SeededDraws
 from oneshot_core.latents import Latent
 from oneshot_core.objective import OFFICIAL, Schedule
 from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.sampling import check_family
 from oneshot_core.training import (
     STATE_FILE,
     Callback,
@@ -257,3 +258,49 @@ def test_small_generators_use_the_image_head_in_the_official_profile() -> None:
     assert state.heads is None
     train(state, 3)
     assert state.step == 3
+
+
+def test_a_stop_at_a_multiple_keeps_its_snapshot(tmp_path: Path) -> None:
+    signal_ = StopSignal()
+
+    def report(progress) -> None:
+        if progress.step == 4:
+            signal_.stop_and_keep()
+
+    run(9, folder=tmp_path, callbacks=[Progress(report), signal_])
+    assert (tmp_path / "snapshots" / "step_000004.safetensors").is_file()
+
+
+def test_other_encoders_are_other_settings(tmp_path: Path) -> None:
+    run(2, folder=tmp_path)
+    bundle, encoders, target, reference = inputs()
+    encoders.clip.weight += 0.1
+    with pytest.raises(ValueError, match="clip"):
+        adapt(bundle, encoders, target, reference, config=TrainConfig(4, seed=3), run_folder=tmp_path)
+
+
+def test_fewer_steps_than_a_run_has_are_refused(tmp_path: Path) -> None:
+    run(4, folder=tmp_path)
+    with pytest.raises(ValueError, match="4 steps, asked for 3"):
+        run(3, folder=tmp_path)
+
+
+def test_official_child_of_a_raw_generator_draws_its_parents_latents() -> None:
+    bundle, encoders, target, _ = inputs()
+    bundle = dataclasses.replace(bundle, raw_generator=tiny_bundle(SIZE, seed=1).generator)
+    reference = Latent("w", bundle.mean_latent[None], bundle.family)
+    result = adapt(bundle, encoders, target, reference, official(), TrainConfig(steps=2))
+    assert result.bundle.family != bundle.family  # the average's mapping moves towards the raw one (Q22)
+    check_family(reference, result.bundle)
+
+
+def test_objectives_without_any_term_are_refused() -> None:
+    bundle, encoders, target, reference = inputs()
+    preset = oneshot_clip().reweighted({"adversarial": 0.0, "lpips": 0.0, "pixel": 0.0})
+    with pytest.raises(ValueError, match="every term of the reference steps"):
+        adapt(bundle, encoders, target, reference, preset)
+
+
+def test_without_an_adversarial_term_no_discriminator_is_trained() -> None:
+    result = run(4, oneshot_clip().reweighted({"adversarial": 0.0}))
+    assert not {"discriminator", "r1"} & set(result.losses)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checkpoints import GeneratorBundle, save
-from ..draws import Draws, SeededDraws
+from ..draws import SeededDraws
 from ..features import Encoders
 from ..latents import Latent
 from ..objective import Preset
@@ -139,36 +139,41 @@ def adapt(
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps the last checkpoint.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
-    values = reference.values if isinstance(reference, Latent) else reference
-    if isinstance(reference, Latent):
-        if reference.space == "z":
-            raise ValueError(
-                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
-            )
-        check_family(reference, bundle)
-    draws: Draws = SeededDraws(config.seed)
+    values = _reference_values(reference, bundle)
+    draws = SeededDraws(config.seed)
     state = TrainState.create(bundle, encoders, target, values, preset, draws, {"seed": config.seed})
     every = list(callbacks)
     if run_folder is not None:
-        folder = Path(run_folder)
-        remove_stale_temporaries(folder)
-        if (folder / STATE_FILE).is_file():
-            state.restore(folder / STATE_FILE)
-            if state.step > config.steps:
-                raise ValueError(
-                    f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at "
-                    f"least as "
-                    "many, use a snapshot of that run, or another folder"
-                )
-        keeper = Checkpoints(
-            folder / STATE_FILE, config.checkpoint_every_steps, config.checkpoint_every_seconds
-        )
-        every += [
-            keeper,
-            Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps),
-        ]
+        every += _resumed(state, bundle, config, Path(run_folder))
     train(state, config.steps, every)
     return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
+
+
+def _reference_values(reference: Latent | Tensor, bundle: GeneratorBundle) -> Tensor:
+    """Take the tensor out of a latent that fits the generator."""
+    if not isinstance(reference, Latent):
+        return reference
+    if reference.space == "z":
+        raise ValueError("the reference latent must be in w or w+, got z; map it first with Latent.codes()")
+    check_family(reference, bundle)
+    return reference.values
+
+
+def _resumed(state: TrainState, bundle: GeneratorBundle, config: TrainConfig, folder: Path) -> list[Callback]:
+    """Continue what the folder holds; return the callbacks that keep the run there."""
+    remove_stale_temporaries(folder)
+    path = folder / STATE_FILE
+    if path.is_file():
+        state.restore(path)
+        if state.step > config.steps:
+            raise ValueError(
+                f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
+                "many, use a snapshot of that run, or another folder"
+            )
+    return [
+        Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds),
+        Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps),
+    ]
 
 
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:

@@ -138,8 +138,8 @@ class Build:
         start: Generator | MappingNetwork = pretrain_mapping(
             self.plan.mapping, self._state("mapping"), self.plan.seed
         )
-        for stage in self.plan.supervised:
-            path = self._state(f"generator-{stage.size_px}")
+        for number, stage in enumerate(self.plan.supervised):
+            path = self._state(f"generator-{number}-{stage.size_px}")
             state = pretrain_supervised(pool, stage, start, path, self.plan.seed, self.plan.channels)
             average = state.modules["average"]
             assert isinstance(average, Generator)

@@ -1,0 +1,65 @@
+"""The demo runs from the shipped assets alone, writes what it promises, and is quick enough for two cores."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from oneshot_core import cli
+from oneshot_core.checkpoints import load
+from oneshot_core.commands.demo import GRID_SEEDS, SEARCH_STEPS, STEPS
+from oneshot_core.demo.world import TARGET_LOOKS, demo_generator
+
+ROOT = Path(cli.__file__).parent.parent
+CORES, MINUTES = 2, 3
+
+
+def check_results(out: Path, steps: int) -> None:
+    assert {"adapted.safetensors", "reference.png", "grid.png", "losses.png", "settings.json"} <= set(
+        os.listdir(out)
+    )
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    assert settings["done"] and settings["step"] == steps
+    assert settings["settings"]["encoders"] == {"clip": "demo", "perceptual": "demo"}
+    assert load(out / "adapted.safetensors").family == demo_generator().family
+    with Image.open(out / "grid.png") as grid:
+        assert grid.width > (len(GRID_SEEDS) + 1) * 128
+
+
+def test_a_short_demo_writes_everything(tmp_path, capsys):
+    words = ["demo", "--steps", "2", "--search-steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    told = capsys.readouterr()
+    assert str(tmp_path / "adapted.safetensors") in told.out
+    assert "time" in told.out
+    check_results(tmp_path, 2)
+
+
+def test_the_targets_are_named(tmp_path, capsys):
+    assert cli.main(["demo", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == list(TARGET_LOOKS)
+    assert cli.main(["demo", "--target", "no such look", "--out", str(tmp_path)]) == 2
+    assert TARGET_LOOKS[0] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_demo_fits_into_three_minutes_of_two_cores(tmp_path):
+    """Measured as CPU time, which does not depend on what else the machine does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, "-m", "oneshot_core", "demo", "--device", "cpu", "--threads", str(CORES)]
+    told = subprocess.run([*words, "--out", tmp_path, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result = json.loads(told.stdout)
+    assert result["step"] == STEPS
+    check_results(tmp_path, STEPS)
+    assert len(json.loads((tmp_path / "losses.json").read_text())["search"]["clip"]) == SEARCH_STEPS
+    assert spent < CORES * MINUTES * 60
+    assert result["losses"]["pixel"] < 0.1

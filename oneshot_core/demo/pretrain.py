@@ -22,7 +22,6 @@ from ..tensors import atomic_path
 
 _log = logging.getLogger(__name__)
 
-SCALED_BACKEND = "demo_scaled"  # name of the training form of the modulated convolution in `ops`
 SAVE_SECONDS = 60.0  # between two saved states
 _LOG_STEPS = 50
 
@@ -57,10 +56,8 @@ def _full_precision_upfirdn2d(
         return reference.upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
-ops.register_backend(
-    SCALED_BACKEND,
-    ops.Backend(_full_precision_upfirdn2d, reference.bias_act, _scaled_modulated_conv2d),
-)
+# the form all training here uses; not registered, it is no form for users
+SCALED_BACKEND = ops.Backend(_full_precision_upfirdn2d, reference.bias_act, _scaled_modulated_conv2d)
 
 
 def cosine(start: float, end: float, progress: float) -> float:

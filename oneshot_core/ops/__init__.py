@@ -41,7 +41,7 @@ class Backend:
 _BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.upfirdn2d, reference.bias_act, reference.modulated_conv2d)
 }
-_ACTIVE: ContextVar[str] = ContextVar("oneshot_ops_backend", default="reference")
+_ACTIVE: ContextVar[Backend] = ContextVar("oneshot_ops_backend", default=_BACKENDS["reference"])
 
 
 def backends() -> tuple[str, ...]:
@@ -57,11 +57,17 @@ def register_backend(name: str, backend: Backend) -> None:
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Choose the backend inside a `with` block, for this thread of execution only."""
-    if name not in _BACKENDS:
-        raise ValueError(f"unknown ops backend {name!r}; available: {', '.join(_BACKENDS)}")
-    token = _ACTIVE.set(name)
+def use_backend(backend: str | Backend) -> Iterator[None]:
+    """Choose a backend inside a `with` block, for this thread of execution only.
+
+    Args:
+        backend: a registered name, or a form of one's own that need not be registered.
+    """
+    if isinstance(backend, str):
+        if backend not in _BACKENDS:
+            raise ValueError(f"unknown ops backend {backend!r}; available: {', '.join(_BACKENDS)}")
+        backend = _BACKENDS[backend]
+    token = _ACTIVE.set(backend)
     try:
         yield
     finally:
@@ -70,12 +76,12 @@ def use_backend(name: str) -> Iterator[None]:
 
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
     """Upsample by zero insertion, pad, filter, downsample; see `reference.upfirdn2d`."""
-    return _BACKENDS[_ACTIVE.get()].upfirdn2d(x, kernel, up=up, down=down, pad=pad)
+    return _ACTIVE.get().upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
 def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tensor:
     """Add a bias per channel, then leaky ReLU times sqrt(2); see `reference.bias_act`."""
-    return _BACKENDS[_ACTIVE.get()].bias_act(x, bias, clamp=clamp)
+    return _ACTIVE.get().bias_act(x, bias, clamp=clamp)
 
 
 def modulated_conv2d(
@@ -87,5 +93,4 @@ def modulated_conv2d(
     up: int = 1,
 ) -> Tensor:
     """Convolve each sample with weights scaled by its own style; see `reference.modulated_conv2d`."""
-    backend = _BACKENDS[_ACTIVE.get()]
-    return backend.modulated_conv2d(x, weight, style, kernel=kernel, demodulate=demodulate, up=up)
+    return _ACTIVE.get().modulated_conv2d(x, weight, style, kernel=kernel, demodulate=demodulate, up=up)

@@ -39,7 +39,7 @@ setup: $(READY)
 $(READY): pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 	  { echo "Python 3.10 or newer is needed; name one: make PYTHON=/path/to/python3"; exit 1; }
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || \
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "the venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing into $(VENV); torch is large, so the first time takes some minutes"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"

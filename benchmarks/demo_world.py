@@ -8,7 +8,8 @@ variant and seed this adapts the demo generator to one picture and reports
 kernel)
   in features of the judge, a network that took no part in the adaptation; beside it the floor d(truth, other
   truth);
-- content kept: how often an adapted picture's nearest truth among 64 is its own, in the judge's factors;
+- content kept: how often an adapted picture's nearest truth among 64 is its own, in the factors the judge
+  reads; beside it the same of the unchanged source pictures, since it does not read every look equally well;
 - diversity: mean pairwise perceptual distance of the adapted pictures, relative to that of the truth.
 
     python benchmarks/demo_world.py --out out/demo_world [--steps 200] [--looks neon blueprint] [--seeds 3]
@@ -160,16 +161,20 @@ def measure(case: Case, generator: Any) -> dict[str, float]:
         )  # source and truth set the scale, for every variant alike
         scale, centre = both.std(0) + 1e-3, both.mean(0)
         a, s, t, o = [(f - centre) / scale for f in features]
-        content = [judge(x[:SHORTLIST])[1] for x in (made, truth)]
-    factor_scale = content[1].std(0) + 1e-3
-    nearest = torch.cdist(content[0] / factor_scale, content[1] / factor_scale).argmin(1)
+        content = [judge(x[:SHORTLIST])[1] for x in (made, plain, truth)]
+    factor_scale = content[2].std(0) + 1e-3
+    kept = [
+        (torch.cdist(part / factor_scale, content[2] / factor_scale).argmin(1) == torch.arange(SHORTLIST))
+        for part in content[:2]
+    ]
     gap = kernel_distance(s, t)
     return {
         "distance": kernel_distance(a, t),
         "source_distance": gap,
         "floor": kernel_distance(t, o),
         "gap_closed": 1 - kernel_distance(a, t) / gap,
-        "content_kept": float((nearest == torch.arange(SHORTLIST)).float().mean()),
+        "content_kept": float(kept[0].float().mean()),
+        "source_content_kept": float(kept[1].float().mean()),
         "diversity": spread(made[:SHORTLIST]) / spread(truth[:SHORTLIST]),
     }
 
@@ -220,8 +225,9 @@ def summary(values: list[float]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay rows out as Markdown: one line per look and variant, then one per variant over all looks."""
     lines = [
-        "| look | variant | n | gap closed | floor / source distance | content kept | diversity | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| look | variant | n | gap closed | floor / source distance | content kept | content of the source "
+        "| diversity | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     looks = list(dict.fromkeys(row["look"] for row in rows))
     for look in [*looks, "all looks"]:
@@ -234,10 +240,9 @@ def table(rows: list[dict[str, Any]]) -> str:
                 summary([row[name] for row in some]) for name in ("gap_closed", "content_kept", "diversity")
             ]
             seconds = statistics.median(row["seconds"] for row in some)
-            lines.append(
-                f"| {look} | {variant} | {len(some)} | {parts[0]} | {floor:.3f} | {parts[1]} | {parts[2]} "
-                f"| {seconds:.0f} |"
-            )
+            source = statistics.mean(row["source_content_kept"] for row in some)
+            cells = [look, variant, len(some), parts[0], f"{floor:.3f}", parts[1], f"{source:.3f}", parts[2]]
+            lines.append("| " + " | ".join(map(str, [*cells, f"{seconds:.0f}"])) + " |")
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ from typing import Any
 
 SAMPLES = 128  # pictures per distance
 SHORTLIST = 64  # pictures among which content must be found
+LEARNING_RATE = 0.004  # as the demo; twice the method's, for a run of a tenth of its steps
 PEOPLE_SEED = 900_000  # of the people in target pictures; no sampled latent uses these
 VARIANTS = ("default", "official", "no semantic", "no patch", "pixel search")
 DEFAULT_LOOKS = ("pencil sketch", "stained glass", "blueprint", "oil painting")
@@ -57,15 +58,17 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def preset_of(variant: str) -> Any:
-    """Return the preset of a variant."""
+def preset_of(variant: str, steps: int) -> Any:
+    """Return the preset of a variant, all with the rate and the average of a short run."""
     from oneshot_core.objective import OFFICIAL
-    from oneshot_core.objective.presets import oneshot_clip
+    from oneshot_core.objective.presets import oneshot_clip, with_crops
 
-    if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
-        return oneshot_clip(replace(OFFICIAL, crop_px=None))
     weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
-    return oneshot_clip().reweighted(weights)
+    preset = oneshot_clip().reweighted(weights)
+    if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
+        preset = with_crops(oneshot_clip(OFFICIAL), None)
+    plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, ema_half_life_steps=steps / 8)
+    return replace(preset, optimiser=plan)
 
 
 def adapted(case: Case) -> tuple[Any, float]:
@@ -78,7 +81,7 @@ def adapted(case: Case) -> tuple[Any, float]:
     from oneshot_core.search import SearchConfig, search_latent
     from oneshot_core.training import TrainConfig, adapt
 
-    bundle, encoders, preset = demo_generator(), demo_encoders(), preset_of(case.variant)
+    bundle, encoders, preset = demo_generator(), demo_encoders(), preset_of(case.variant, case.steps)
     person = z_from_seeds([PEOPLE_SEED + case.seed], bundle.generator.config.z_dim)
     target = draw(factors_from_latents(person), case.look, seed=0)
     weights = {"clip": 0.0} if case.variant == "pixel search" else {}

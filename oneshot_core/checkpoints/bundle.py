@@ -82,7 +82,7 @@ class GeneratorBundle:
         return self.generator.config.num_layers
 
     def to(self, device: torch.device | str) -> GeneratorBundle:
-        """Copy the bundle to a device; the original stays where it is."""
+        """Copy the networks to a device; the original, and the mean latent, stay where they are."""
 
         def moved(network: _Network | None) -> _Network | None:
             return None if network is None else copy.deepcopy(network).to(device)
@@ -94,7 +94,6 @@ class GeneratorBundle:
             generator=generator,
             discriminator=moved(self.discriminator),
             raw_generator=moved(self.raw_generator),
-            mean_latent=self.mean_latent.to(device),
         )
 
     @property

@@ -6,7 +6,6 @@ import copy
 import math
 import os
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,7 @@ def checkpoint_path(name: str) -> Path:
 def open_generator(name: str, device: torch.device) -> GeneratorBundle:
     """Load a checkpoint, or the demo's generator for the name "demo", onto a device."""
     bundle = demo_generator() if name == DEMO else load(name)
-    if device.type == "cpu":
-        return bundle
-    return replace(
-        bundle,
-        generator=placed(bundle.generator, device),
-        discriminator=placed(bundle.discriminator, device),
-        raw_generator=placed(bundle.raw_generator, device),
-    )
+    return bundle if device.type == "cpu" else bundle.to(device)
 
 
 def placed(module: Any, device: torch.device) -> Any:

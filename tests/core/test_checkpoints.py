@@ -305,3 +305,12 @@ class TestInspect:
     def test_without_discriminator(self, tmp_path: Path) -> None:
         path = checkpoints.save(make(), tmp_path / "a.safetensors", with_discriminator=False)
         assert checkpoints.inspect(path)["discriminator"] is False
+
+
+def test_a_bundle_is_copied_to_a_device() -> None:
+    bundle = make(raw=True)
+    moved = bundle.to("meta")
+    for network in (moved.generator, moved.discriminator, moved.raw_generator):
+        assert network is not None and all(value.is_meta for value in network.state_dict().values())
+    assert not any(value.is_meta for value in bundle.generator.state_dict().values())
+    assert moved.mean_latent is bundle.mean_latent

@@ -20,6 +20,7 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 PROFILES = ("default", "official")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FITS = ("stretch", "crop", "letterbox")
+PRECISIONS = ("float32", "bfloat16")
 NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
@@ -193,6 +194,16 @@ def _target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _precision(parser: Any) -> None:
+    _option(
+        parser,
+        "--precision",
+        "of the networks' forward passes (float32); bfloat16: less memory, faster where the device has it",
+        choices=PRECISIONS,
+        default="float32",
+    )
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--out", "folder for the results (out/demo)", metavar="DIR", default="out/demo")
     _option(parser, "--target", "a shipped target, see --list; or any picture file", metavar="NAME|PICTURE")
@@ -207,6 +218,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         choices=PROFILES,
         default="default",
     )
+    _precision(parser)
     _option(parser, "--fresh", "throw away what an earlier demo left in the folder", action="store_true")
     _common(parser)
 
@@ -282,6 +294,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="STEPS",
     )
+    _precision(method)
 
 
 def _add_adapt(parser: argparse.ArgumentParser) -> None:

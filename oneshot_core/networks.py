@@ -430,7 +430,8 @@ class Discriminator(nn.Module):
         if n % group:
             raise ValueError(f"the discriminator needs a batch divisible by {group}, got {n} images")
         features = self.config.mbstd_features
-        y = x.reshape(group, -1, features, c // features, h, w)
+        wide = x if x.dtype == torch.float64 else x.float()  # a statistic: float32 under autocast too
+        y = wide.reshape(group, -1, features, c // features, h, w)
         y = torch.sqrt(y.var(dim=0, unbiased=False) + NORM_EPS).mean(dim=(2, 3, 4))  # [N / group, features]
         y = y.reshape(-1, features, 1, 1).repeat(group, 1, h, w)
         return torch.cat([x, y], dim=1)

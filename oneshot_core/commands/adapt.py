@@ -27,7 +27,7 @@ from ..plots import loss_plot
 from ..sampling import SampleConfig, check_family, iter_codes, parse_seeds, render_codes
 from ..search import SearchConfig
 from ..tensors import Images
-from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt
+from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
 from ..training.state import check_adaptable, check_run
 from .resources import open_encoders, open_generator, out_folder, prepare, report
 from .run_folder import RunFolder, finite, write_json
@@ -79,7 +79,7 @@ class Job:
             "search": None if self.search is None else self.search.describe(),
             "latent_sha256": None if self.latent is None else _digest(self.latent.values),
             "preset": self.preset.describe(),
-            "seed": self.config.seed,
+            **self.config.describe(),
         }
 
 
@@ -99,10 +99,16 @@ def adapt_command(options: Namespace) -> None:
             weights=dict(options.search_weight),
             profile=preset.profile,
         )
-    config = TrainConfig(options.steps, options.seed, snapshot_every_steps=options.snapshot_every)
+    config = TrainConfig(
+        options.steps,
+        options.seed,
+        snapshot_every_steps=options.snapshot_every,
+        precision=options.precision,
+    )
     seeds = parse_seeds(options.seeds)
     latent = load_latent(options.latent) if options.latent else None
     device = prepare(options)
+    check_precision(config.precision, device)
     source = open_generator(options.generator, device)
     preset = fitted(preset, source, options.crop_px)
     if search is not None:

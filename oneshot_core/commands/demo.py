@@ -50,7 +50,7 @@ def demo(options: Namespace) -> None:
         target=load_picture(path, source.size),
         target_name=name if name in TARGET_LOOKS else path.name,
         preset=fitted(preset, source),
-        config=TrainConfig(steps, options.seed),
+        config=TrainConfig(steps, options.seed, precision=options.precision),
         search=SearchConfig(search_steps, seed=options.seed, profile=preset.profile),
         latent=None,
         seeds=GRID_SEEDS,

@@ -78,6 +78,7 @@ class StepContext:
         latent: [1, W], for a search.
         mean_latent: [W], for a search.
         dropout: generator for LPIPS's dropout; None for the deterministic distance.
+        encode: maps images to unit CLIP features; None: the target's encoder in its own precision.
     """
 
     target: Target
@@ -90,28 +91,29 @@ class StepContext:
     latent: Latents | None = None
     mean_latent: Tensor | None = None
     dropout: torch.Generator | None = None
+    encode: Callable[[Images], Tensor] | None = None
 
     @cached_property
     def adapted_clip(self) -> Tensor:
         """Unit CLIP features [N, D] of the adapted images."""
-        return self.target.encoders.clip.encode_images(self.adapted)
+        return self._clip(self.adapted)
 
     @cached_property
     def source_clip(self) -> Tensor:
         """Unit CLIP features [N, D] of the source images, without gradient."""
         with torch.no_grad():
-            return self.target.encoders.clip.encode_images(self.source)
+            return self._clip(self.source)
 
     @cached_property
     def adapted_crop_clip(self) -> Tensor:
         """Unit CLIP features [K * N, D] of the crops of the adapted images, crop-major."""
-        return self.target.encoders.clip.encode_images(self._crops(self.adapted))
+        return self._clip(self._crops(self.adapted))
 
     @cached_property
     def source_crop_clip(self) -> Tensor:
         """Unit CLIP features [K * N, D] of the same crops of the source images, without gradient."""
         with torch.no_grad():
-            return self.target.encoders.clip.encode_images(self._crops(self.source))
+            return self._clip(self._crops(self.source))
 
     @cached_property
     def source(self) -> Images:
@@ -120,6 +122,9 @@ class StepContext:
             raise ValueError("this term compares with source images, but the step renders none")
         with torch.no_grad():
             return self.render_source()
+
+    def _clip(self, images: Images) -> Tensor:
+        return (self.encode or self.target.encoders.clip.encode_images)(images)
 
     def _crops(self, images: Images) -> Images:
         if self.crops_xy is None:

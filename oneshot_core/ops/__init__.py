@@ -8,10 +8,12 @@ are chosen with `use_backend`, never silently.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import reference
@@ -74,9 +76,19 @@ def use_backend(backend: str | Backend) -> Iterator[None]:
         _ACTIVE.reset(token)
 
 
+def _own_dtype(x: Tensor) -> AbstractContextManager[Any]:
+    """Leave autocast where it is on."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
-    """Upsample by zero insertion, pad, filter, downsample; see `reference.upfirdn2d`."""
-    return _ACTIVE.get().upfirdn2d(x, kernel, up=up, down=down, pad=pad)
+    """Upsample by zero insertion, pad, filter, downsample; see `reference.upfirdn2d`.
+
+    Computes in the dtype of `x` also under autocast: the sum of the RGB layers stays in float32.
+    """
+    with _own_dtype(x):
+        return _ACTIVE.get().upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
 def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tensor:

@@ -11,9 +11,10 @@ from .callbacks import (
     TrainProgress,
 )
 from .loop import STATE_FILE, AdaptResult, TrainConfig, adapt, adapted_bundle, train
-from .state import TrainState, fresh_heads
+from .state import PRECISIONS, TrainState, check_precision, fresh_heads
 
 __all__ = [
+    "PRECISIONS",
     "STATE_FILE",
     "AdaptResult",
     "Callback",
@@ -28,6 +29,7 @@ __all__ = [
     "TrainState",
     "adapt",
     "adapted_bundle",
+    "check_precision",
     "fresh_heads",
     "train",
 ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from ..sampling import check_family
 from ..tensors import Images, gradients, owned, remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .phases import phases_due, run_phase, start_round
-from .state import TrainState, private_copy
+from .state import TrainState, check_precision, precision_setting, private_copy
 
 STATE_FILE = "state.safetensors"
 
@@ -33,8 +34,10 @@ class TrainConfig:
     snapshot_every_steps: int = 100
     checkpoint_every_steps: int = 500
     checkpoint_every_seconds: float = 60.0
+    precision: str = "float32"  # of forward passes; "bfloat16": autocast, for devices that are fast in it
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         for name in ("steps", "snapshot_every_steps", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -42,6 +45,10 @@ class TrainConfig:
             raise ValueError(
                 f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}"
             )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what of it determines the result, but for the number of steps, as JSON values."""
+        return {"seed": self.seed, **precision_setting(self.precision)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,9 @@ def adapt(
     preset, config = preset or oneshot_clip(), config or TrainConfig()
     values = _reference_values(reference, bundle)
     draws = SeededDraws(config.seed)
-    state = TrainState.create(bundle, encoders, target, values, preset, draws, {"seed": config.seed})
+    state = TrainState.create(
+        bundle, encoders, target, values, preset, draws, config.describe(), config.precision
+    )
     every = list(callbacks)
     if run_folder is not None:
         every += _resumed(state, bundle, config, Path(run_folder))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ..objective import StepContext
 from ..objective.adversarial import Fool, logistic, r1_penalty
 from ..objective.terms import PatchConsistency
 from ..tensors import Images, Latents
-from .state import TrainState
+from .state import PRECISIONS, TrainState
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,30 @@ def _frozen(*modules: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def _forward_pass(state: TrainState) -> AbstractContextManager[Any]:
+    """Open the run's precision for a forward pass of generator, discriminator or CLIP.
+
+    Opened here only. Outside it, and so in float32, stay styles and demodulation, the RGB skip, R1, losses,
+    the perceptual net, the weights, their average and the optimisers (performance.md section 3).
+    """
+    dtype = PRECISIONS[state.precision]
+    return torch.autocast(state.source.const.device.type, dtype) if dtype else nullcontext()
+
+
+def _drawn(state: TrainState, generator: Generator, codes: Latents, noise: list[Tensor]) -> Images:
+    """Render codes in the run's precision; the images have the weights' dtype."""
+    styles = generator.affine(codes)
+    with _forward_pass(state):
+        return generator.render(styles, noise).to(styles[0].dtype)
+
+
+def _encoded(state: TrainState, images: Images) -> Tensor:
+    """Unit CLIP features, computed in the run's precision, of float32 or wider."""
+    with _forward_pass(state):
+        features = state.target.encoders.clip.encode_images(images)
+        return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def start_round(state: TrainState) -> Round:
@@ -139,6 +164,12 @@ def _logits(current: Round, path: str | None, images: Images, purpose: str) -> T
     return state.heads(state.discriminator.patch_features(images, head), head)
 
 
+def _judged(current: Round, path: str | None, images: Images, purpose: str) -> Tensor:
+    """Judge images in the run's precision; the logits have the images' dtype, for the losses."""
+    with _forward_pass(current.state):
+        return _logits(current, path, images, purpose).to(images.dtype)
+
+
 def _real(current: Round) -> Images:
     """The target once, or a batch of it with random horizontal flips."""
     target = current.state.target.image
@@ -174,9 +205,9 @@ def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
 def _update_discriminator(current: Round) -> dict[str, Tensor]:
     with torch.no_grad():
         codes = _codes(current, "discriminator", "discriminator")
-        fake = current.state.adapted.synthesize(codes, _noise(current, "discriminator"))
-    fake_logits = _logits(current, current.path, fake, "fake")
-    real_logits = _logits(current, current.path, _real(current), "real")
+        fake = _drawn(current.state, current.state.adapted, codes, _noise(current, "discriminator"))
+    fake_logits = _judged(current, current.path, fake, "fake")
+    real_logits = _judged(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
     _optimise(current, ("discriminator", "heads"), loss)
     return {
@@ -203,22 +234,22 @@ def _update_generator(current: Round) -> dict[str, Tensor]:
     state = current.state
     profile, objective = state.preset.profile, state.preset.objective(current.reference)
     codes, noise = _codes(current, "adapted", "adapted"), _noise(current, "adapted")
-    adapted = state.adapted.synthesize(codes, noise)
+    adapted = _drawn(state, state.adapted, codes, noise)
 
     def render_source() -> Images:
         """Draw the same latents with the source; the official profile redraws crossover and noise."""
         same_codes = codes if profile.shared_mixing else _codes(current, "adapted", "source")
-        return state.source.synthesize(
-            same_codes, noise if profile.shared_noise else _noise(current, "source")
-        )
+        same_noise = noise if profile.shared_noise else _noise(current, "source")
+        return _drawn(state, state.source, same_codes, same_noise)
 
     use_dropout = profile.lpips_dropout and current.reference
     context = StepContext(
         target=state.target,
         adapted=adapted,
-        logits=lambda path: _logits(current, path, adapted, "adapted"),
+        logits=lambda path: _judged(current, path, adapted, "adapted"),
         render_source=render_source,
         dropout=derived_generator(state.draws, current.step, "dropout") if use_dropout else None,
+        encode=lambda images: _encoded(state, images),
     )
     for term in objective.active:
         if isinstance(term, PatchConsistency):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..tensors import Images, check_shape, owned
 
 STATE_FORMAT = "oneshot-run"
 STATE_VERSION = 1
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
 
 
 @dataclass
@@ -43,6 +45,7 @@ class TrainState:
         draws: where random numbers come from.
         settings: JSON of everything that determines the result; a saved state of other settings is refused.
         step: steps done.
+        precision: of forward passes, a key of `PRECISIONS`.
         history: per logged name the value of each step; NaN where a step does not compute it.
     """
 
@@ -57,8 +60,10 @@ class TrainState:
     draws: Draws
     settings: dict[str, Any]
     step: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         self.history: dict[str, list[float]] = {}
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
@@ -81,6 +86,7 @@ class TrainState:
         preset: Preset,
         draws: Draws,
         settings: Mapping[str, Any] | None = None,
+        precision: str = "float32",
     ) -> TrainState:
         """Set up a run: private copies of the networks, fresh patch heads, fresh optimisers.
 
@@ -92,11 +98,14 @@ class TrainState:
             preset: the method.
             draws: where random numbers come from, also the initial weights of the patch heads.
             settings: further values that determine the result, such as the seed.
+            precision: of forward passes: "float32", or "bfloat16" under autocast.
 
         Raises:
-            ValueError: target, reference or discriminator do not fit the preset or the generator.
+            ValueError: target, reference or discriminator do not fit the preset or the generator, or the
+                generator's device does not know the precision.
         """
         check_run(bundle, target, reference, preset)
+        check_precision(precision, bundle.generator.const.device)
         raw = bundle.raw_generator if preset.profile.trains_raw_generator else None
         source = private_copy(raw or bundle.generator)
         adapted = private_copy(source)
@@ -110,14 +119,10 @@ class TrainState:
             if _uses_heads(preset, bundle.size):
                 heads = fresh_heads(discriminator.config, draws).to(like)
         described = {
-            "preset": preset.describe(),
             "source": _fingerprint(source.state_dict()),
             "discriminator": None if discriminator is None else _fingerprint(discriminator.state_dict()),
-            "clip": _encoder_fingerprint(encoders.clip),
-            "perceptual": _encoder_fingerprint(encoders.perceptual),
-            "target": _fingerprint({"target": target}),
-            "reference": _fingerprint({"reference": reference}),
-            **(settings or {}),
+            **_run_settings(encoders, target, reference, preset, settings),
+            **precision_setting(precision),
         }
         return cls(
             preset=preset,
@@ -130,6 +135,7 @@ class TrainState:
             reference=owned(reference).to(like),
             draws=draws,
             settings=json.loads(json.dumps(described)),
+            precision=precision,
         )
 
     def record(self, losses: Mapping[str, float]) -> None:
@@ -216,6 +222,20 @@ class TrainState:
         }
 
 
+def _run_settings(
+    encoders: Encoders, target: Images, reference: Tensor, preset: Preset, settings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Describe what determines a run, but for the networks and the number of steps."""
+    return {
+        "preset": preset.describe(),
+        "clip": _encoder_fingerprint(encoders.clip),
+        "perceptual": _encoder_fingerprint(encoders.perceptual),
+        "target": _fingerprint({"target": target}),
+        "reference": _fingerprint({"reference": reference}),
+        **(settings or {}),
+    }
+
+
 def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
     """Refuse a generator that a preset cannot adapt, before any work (even the search) starts.
 
@@ -263,6 +283,32 @@ def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset
         check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
     else:
         check_shape(reference, "reference latent", (1, config.w_dim))
+
+
+def precision_setting(precision: str) -> dict[str, str]:
+    """The precision as a setting that determines the result; the default is none, so old runs go on."""
+    return {} if precision == "float32" else {"precision": precision}
+
+
+def check_precision(precision: str, device: torch.device | None = None) -> None:
+    """Refuse a precision that is unknown, or that a device cannot autocast to; raises ValueError."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    dtype = PRECISIONS[precision]
+    if device is None or dtype is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch only warns and goes on in float32; here that is an error
+            with torch.autocast(device.type, dtype):
+                works = torch.is_autocast_enabled(device.type)
+    except RuntimeError:
+        works = False
+    if not works:
+        raise ValueError(
+            f"torch {torch.__version__} has no {precision} forward passes on the device {device.type}; use "
+            "the precision float32, or another device"
+        )
 
 
 def _uses_heads(preset: Preset, size: int) -> bool:

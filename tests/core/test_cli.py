@@ -76,8 +76,10 @@ def test_the_choices_are_the_engines():
     assert cli.PROFILES == tuple(PROFILES)
     from oneshot_core.pictures import FITS
     from oneshot_core.sampling import NOISE_MODES
+    from oneshot_core.training import PRECISIONS
 
     assert cli.FITS == FITS
+    assert cli.PRECISIONS == tuple(PRECISIONS)
     assert cli.NOISE_MODES == NOISE_MODES
 
 
@@ -423,3 +425,15 @@ def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     assert preset["on_random"]["patch"]["crop_px"] == 12
     assert preset["optimiser"]["learning_rate"] == 0.001
     assert preset["optimiser"]["ema_half_life_steps"] == 20
+
+
+def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(capsys, files, tmp_path):
+    words = adapt_words(files, tmp_path / "out", "--precision", "bfloat16")
+    assert run(capsys, *words)[0] == 0
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["precision"] == "bfloat16"
+    history = load(tmp_path / "out" / "adapted.safetensors").provenance.history
+    assert history["settings"]["precision"] == "bfloat16"
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "out"))
+    assert code == 2 and "other settings (precision differ)" in err
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "none", "--precision", "half"))
+    assert code == 2 and "bfloat16" in err

@@ -225,25 +225,24 @@ def test_real_images_are_the_target_with_random_flips(monkeypatch):
 
 def test_reference_steps_render_the_reference_latent(monkeypatch):
     state = fresh()
-    codes = []
-    plain = state.adapted.synthesize
-    monkeypatch.setattr(
-        state.adapted, "synthesize", lambda w, noise: codes.append((w, noise)) or plain(w, noise)
-    )
+    codes, noises = [], []
+    affine, render = state.adapted.affine, state.adapted.render
+    monkeypatch.setattr(state.adapted, "affine", lambda w: codes.append(w) or affine(w))
+    monkeypatch.setattr(state.adapted, "render", lambda s, noise: noises.append(noise) or render(s, noise))
     for phase in ("discriminator", "generator"):
         run_phase(phase, at(state, REFERENCE))
-    for w, noise in codes:
-        assert torch.equal(w, state.source.broadcast(state.reference))
-        assert all(m.shape[0] == 1 for m in noise)
-    assert not torch.equal(codes[0][1][0], codes[1][1][0])  # fresh noise per call
+    assert len(codes) == len(noises) == 2
+    assert all(torch.equal(w, state.source.broadcast(state.reference)) for w in codes)
+    assert all(m.shape[0] == 1 for noise in noises for m in noise)
+    assert not torch.equal(noises[0][0], noises[1][0])  # fresh noise per call
 
 
 @pytest.mark.parametrize(("chance", "mixed"), [(0.0, False), (1.0, True)])
 def test_random_steps_mix_styles_by_chance(chance, mixed, monkeypatch):
     state = fresh(mixing=chance, batch=2)
     codes = []
-    plain = state.adapted.synthesize
-    monkeypatch.setattr(state.adapted, "synthesize", lambda w, noise: codes.append(w) or plain(w, noise))
+    plain = state.adapted.affine
+    monkeypatch.setattr(state.adapted, "affine", lambda w: codes.append(w) or plain(w))
     for step in (1, 2, 3):
         run_phase("generator", at(state, step))
     for w in codes:

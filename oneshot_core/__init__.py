@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         save,
     )
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
+    from .editing import EditConfig, EditProgress, EditResult, edit_latents
     from .features import EncoderError, Encoders, load_clip, load_perceptual
     from .interpolation import interpolate
     from .latent_files import load_latent, save_latent
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "checkpoints": ("CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save"),
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
+    "editing": "EditConfig EditProgress EditResult edit_latents",
     "features": "EncoderError Encoders load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "load_latent save_latent",
@@ -78,6 +80,9 @@ __all__ = [
     "TARGET_LOOKS",
     "AdaptResult",
     "CheckpointError",
+    "EditConfig",
+    "EditProgress",
+    "EditResult",
     "EncoderError",
     "Encoders",
     "GeneratorBundle",
@@ -103,6 +108,7 @@ __all__ = [
     "demo_generator",
     "demo_target",
     "detect",
+    "edit_latents",
     "fit_images",
     "inspect",
     "interpolate",

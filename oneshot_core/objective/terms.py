@@ -79,6 +79,26 @@ def patch_contrast(
     return torch.zeros_like(losses).index_copy(0, order, losses)
 
 
+def direction_distance(adapted: Tensor, source: Tensor, direction: Tensor, softness: float = 0.0) -> Tensor:
+    """Compare how pictures changed with how a text changed, by direction in CLIP's feature space.
+
+    Args:
+        adapted: [N, D] unit features of the pictures after the change.
+        source: [N, D] unit features of the same pictures before it.
+        direction: [D], text feature after minus text feature before; of any length but 0.
+        softness: s in d / sqrt(|d| ** 2 + s ** 2), which replaces the unit vector d / |d| of a picture's
+            change d. Above 0 a picture that has not changed yet has a finite gradient; 0: the cosine itself.
+
+    Returns:
+        [N], 0 (changed exactly along the direction) to 2, and 1 for no change.
+
+    Source: StyleGAN-NADA (arXiv 2108.00946) section 4.1, equation 2; the softness is this project's.
+    """
+    change = adapted - source
+    length = (change.square().sum(dim=1) + softness**2).clamp_min(1e-12).sqrt()
+    return 1 - change @ F.normalize(direction, dim=0) / length
+
+
 @dataclass(frozen=True)
 class SemanticConsistency:
     """Images keep their mutual CLIP similarities (L_con)."""

@@ -1,0 +1,302 @@
+"""Text edits of latents: StyleCLIP's optimisation of a W+ code until CLIP finds the words in the picture.
+
+Source: StyleCLIP (arXiv 2103.17249) section 4; orpatashnik/StyleCLIP optimization/run_optimization.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checkpoints import GeneratorBundle
+from .draws import SeededDraws
+from .features import ClipEncoder
+from .latents import Latent
+from .networks import Generator
+from .objective.terms import direction_distance
+from .sampling import check_family
+from .tensors import Images, Latents, gradients, owned
+
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
+SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
+SOFTNESS = 0.1  # of the direction: every edit starts from an unchanged picture, see `direction_distance`
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Settings of a text edit.
+
+    Source: StyleCLIP's defaults, with 100 steps between its program's 300 and its notebook's 40.
+    """
+
+    steps: int = 100  # optimiser rounds per code
+    learning_rate: float = 0.1  # Adam's highest rate, see `learning_rate_at`
+    l2_weight: float = 0.008  # of the squared change of the code, summed over all its entries; 0: none
+    views: int = 0  # random crops that CLIP sees instead of the picture; 0: the picture itself
+    seed: int = 0  # of the random views; nothing else is random
+    batch_size: int = 2  # codes that are edited at once; needs memory, does not change the result
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not self.l2_weight >= 0 or self.views < 0:
+            raise ValueError(f"l2_weight and views must be 0 or more, got {self.l2_weight} and {self.views}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EditProgress:
+    """State after one step, given to the callback.
+
+    Args:
+        step: steps done, over all chunks of the batch.
+        steps: steps in all: those of the config times the number of chunks.
+        losses: unweighted value of each term at the start of this step, mean over the chunk's codes.
+        eta_seconds: estimate of the time left.
+        images: [n, 3, S, S] of the chunk's codes before the step.
+        first: position of the first of `images` in the batch.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    eta_seconds: float
+    images: Images
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """The edited codes and what they look like.
+
+    Args:
+        latent: space "w+", [N, L, W].
+        images: [N, 3, S, S] of the edited codes, with the stored noise; float32 on the CPU, not clamped.
+        before: [N, 3, S, S] of the codes that were given.
+        losses: per term one value per step, mean over the codes.
+    """
+
+    latent: Latent
+    images: Images
+    before: Images
+    losses: dict[str, list[float]]
+
+
+def edit_latents(
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    latent: Latent,
+    text: str,
+    config: EditConfig | None = None,
+    *,
+    neutral_text: str = "",
+    callbacks: Sequence[Callable[[EditProgress], None]] = (),
+) -> EditResult:
+    """Change codes until their pictures show what a text says, staying near the codes that were given.
+
+    Each code of a batch is edited as if it were alone.
+
+    Args:
+        bundle: who draws the pictures; an adapted generator is edited like any other.
+        clip: reads pictures and text, on the generator's device.
+        latent: N codes in any space; z is mapped.
+        text: what the pictures are to show, such as "a face with a hat".
+        config: settings; default `EditConfig()`.
+        neutral_text: what they show now in the same wording, such as "a face". The change of the picture is
+            then compared with the change from this text to the other (`direction_distance`), instead of the
+            picture with the text, which keeps it nearer to the old one. "": the published loss, 1 - cosine of
+            picture and text.
+        callbacks: called after every step; one that raises stops the edit.
+
+    Returns:
+        The codes, their pictures, the pictures before, the losses: "clip" or "direction", and "deviation".
+
+    Raises:
+        ValueError: an empty text, two texts of one meaning, a latent of another family or of no code.
+        EncoderError: the CLIP model reads no text.
+        FloatingPointError: a loss became NaN or infinite; the message names term and step.
+
+    Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and
+        criteria/clip_loss.py, without the identity term; `neutral_text`: StyleGAN-NADA (arXiv 2108.00946)
+        section 4.1. Deviation: pictures are reduced antialiased and normalised as CLIP was trained, where the
+        published code feeds it [-1, 1] (editing.md 1a).
+    """
+    config = config or EditConfig()
+    check_family(latent, bundle)
+    if not len(latent.values):
+        raise ValueError("the latent holds no code; give at least one")
+    with gradients():
+        goal = _Goal.of(clip, text, neutral_text)
+        with torch.no_grad():
+            codes = owned(latent.codes(bundle.generator))
+        chunks, losses = _run(bundle.generator, goal, codes, config, callbacks)
+        values, images, before = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    origin = _origin(latent, text, neutral_text, config)
+    family = bundle.family if latent.space == "z" else latent.family or bundle.family
+    return EditResult(Latent("w+", values, family, origin), images, before, losses)
+
+
+def _run(
+    generator: Generator,
+    goal: _Goal,
+    codes: Latents,
+    config: EditConfig,
+    callbacks: Sequence[Callable[[EditProgress], None]],
+) -> tuple[list[_Finished], dict[str, list[float]]]:
+    """Edit codes [N, L, W] chunk by chunk; also return the mean loss per term and step."""
+    parts = codes.split(config.batch_size)
+    sums: dict[str, list[float]] = {}
+    finished: list[_Finished] = []
+    started, steps = time.monotonic(), config.steps * len(parts)
+    for index, part in enumerate(parts):
+        chunk = _Chunk(generator, goal, config, part)
+        for step in range(config.steps):
+            images, losses = chunk.update(step)
+            for name, values in losses.items():
+                sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
+            done = index * config.steps + step + 1
+            eta = (time.monotonic() - started) / done * (steps - done)
+            means = {name: float(values.mean()) for name, values in losses.items()}
+            for callback in callbacks:
+                callback(EditProgress(done, steps, means, eta, images, index * config.batch_size))
+        finished.append(chunk.finished())
+    return finished, sums
+
+
+def learning_rate_at(step: int, steps: int, highest: float) -> float:
+    """Adam's rate at step 0, 1, ...: a short linear rise from 0, then a cosine fall in the last quarter.
+
+    Source: orpatashnik/StyleCLIP optimization/run_optimization.py get_lr, itself from NVIDIA's projector.
+    """
+    t = step / steps
+    falling = min(1.0, (1 - t) / RAMP_DOWN)
+    return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / RAMP_UP)
+
+
+_Finished: TypeAlias = "tuple[Latents, Images, Images]"  # codes, their pictures, the pictures before
+
+
+def _origin(latent: Latent, text: str, neutral_text: str, config: EditConfig) -> dict[str, Any]:
+    """What is written into the edited latent; seeds stay on top, where they number the samples."""
+    origin: dict[str, Any] = {
+        "method": "styleclip_optimisation",
+        "text": text,
+        "neutral_text": neutral_text,
+        "settings": config.describe(),
+        "edited": latent.origin,
+    }
+    if "seeds" in latent.origin:
+        origin["seeds"] = latent.origin["seeds"]
+    return origin
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What the pictures are compared with."""
+
+    clip: ClipEncoder
+    text: Tensor  # [D], unit length
+    direction: Tensor | None  # [D], from the neutral text to the text
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, clip: ClipEncoder, text: str, neutral_text: str) -> _Goal:
+        if not text.strip():
+            raise ValueError('the text is empty; say what the pictures are to show, such as "a smiling face"')
+        if not neutral_text.strip():
+            return cls(clip, owned(clip.encode_text([text]))[0], None)
+        target, neutral = owned(clip.encode_text([text, neutral_text]))
+        if float((target - neutral).norm()) < 1e-4:
+            raise ValueError(
+                f"{clip.name} reads the same in text {text!r} and neutral_text {neutral_text!r}; "
+                "let them differ in the one thing to be changed, or leave neutral_text empty"
+            )
+        return cls(clip, target, target - neutral)
+
+    @property
+    def name(self) -> str:
+        """Under which its loss is logged."""
+        return "clip" if self.direction is None else "direction"
+
+    def features(self, images: Images) -> Tensor:
+        """Unit CLIP features [n, D] of pictures that are reduced with a low-pass filter first."""
+        side = self.clip.preprocess.image_size
+        if images.shape[-1] != side:
+            images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
+        return self.clip.encode_images(images)
+
+    def distance(self, images: Images, before: Images) -> Tensor:
+        """Loss per picture [n], given the pictures before the edit."""
+        features = self.features(images)
+        if self.direction is None:
+            return 1 - features @ self.text.to(features)
+        with torch.no_grad():
+            old = self.features(before)
+        return direction_distance(features, old, self.direction.to(features), SOFTNESS)
+
+
+class _Chunk:
+    """Codes that are edited at once, each as if it were alone."""
+
+    def __init__(self, generator: Generator, goal: _Goal, config: EditConfig, start: Latents) -> None:
+        self.generator, self.goal, self.config, self.start = generator, goal, config, start
+        self.noise = generator.constant_noise()
+        self.draws = SeededDraws(config.seed)
+        self.codes = start.clone().requires_grad_(True)
+        self.optimiser = torch.optim.Adam([self.codes])
+        with torch.no_grad():
+            self.before = generator.synthesize(start, self.noise)
+
+    def update(self, step: int) -> tuple[Images, dict[str, Tensor]]:
+        """Do step 0, 1, ...; return the pictures [n, 3, S, S] before it and each term's values [n]."""
+        images = self.generator.synthesize(self.codes, self.noise)
+        losses = {self.goal.name: self._distance(images, step)}
+        total = losses[self.goal.name].sum()
+        if self.config.l2_weight:
+            losses["deviation"] = (self.codes - self.start).square().sum(dim=(1, 2))
+            total = total + self.config.l2_weight * losses["deviation"].sum()
+        for name, values in losses.items():
+            if not bool(values.isfinite().all()):
+                raise FloatingPointError(f"the edit's term {name!r} became {values.tolist()} at step {step}")
+        (self.codes.grad,) = torch.autograd.grad(total, [self.codes])
+        rate = learning_rate_at(step, self.config.steps, self.config.learning_rate)
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.step()
+        return images.detach(), {name: values.detach() for name, values in losses.items()}
+
+    def _distance(self, images: Images, step: int) -> Tensor:
+        """Loss per picture [n], the mean over its views; the views are the same for every code."""
+        indices = range(self.config.views)
+        views = [self._view(images, step, index) for index in indices] or [images]
+        old = [self._view(self.before, step, index) for index in indices] or [self.before]
+        pairs = zip(views, old, strict=True)
+        return torch.stack([self.goal.distance(view, old) for view, old in pairs]).mean(dim=0)
+
+    def _view(self, images: Images, step: int, index: int) -> Images:
+        """Cut a random square out of the pictures."""
+        share, top, left = self.draws.uniform(step, f"edit.view.{index}", (3,)).tolist()
+        size = images.shape[-1]
+        side = max(1, round(size * (SMALLEST_VIEW + share * (1 - SMALLEST_VIEW))))
+        y, x = (int(place * (size - side + 1)) for place in (top, left))
+        return images[:, :, y : y + side, x : x + side]
+
+    def finished(self) -> _Finished:
+        """Codes, their pictures, the pictures before; float32 on the CPU."""
+        with torch.no_grad():
+            images = self.generator.synthesize(self.codes, self.noise)
+        codes, images, before = (owned(part).float().cpu() for part in (self.codes, images, self.before))
+        return codes, images, before

@@ -38,7 +38,7 @@ SAMPLES = 128  # pictures per distance
 SHORTLIST = 64  # pictures among which content must be found
 LEARNING_RATE = 0.004  # as the demo; twice the method's, for a run of a tenth of its steps
 PEOPLE_SEED = 900_000  # of the people in target pictures; no sampled latent uses these
-VARIANTS = ("default", "official", "no semantic", "no patch", "pixel search")
+VARIANTS = ("default", "official", "no semantic", "no patch", "pixel search", "fresh discriminator")
 DEFAULT_LOOKS = ("pencil sketch", "stained glass", "blueprint", "oil painting")
 
 
@@ -75,6 +75,7 @@ def adapted(case: Case) -> tuple[Any, float]:
     """Search and adapt; return the adapted bundle and the seconds it took."""
     import torch
 
+    from oneshot_core.checkpoints import with_fresh_discriminator
     from oneshot_core.demo.faces import draw, factors_from_latents
     from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
@@ -82,6 +83,8 @@ def adapted(case: Case) -> tuple[Any, float]:
     from oneshot_core.training import TrainConfig, adapt
 
     bundle, encoders, preset = demo_generator(), demo_encoders(), preset_of(case.variant, case.steps)
+    if case.variant == "fresh discriminator":  # as for a checkpoint whose file has none
+        bundle = with_fresh_discriminator(bundle, case.seed)
     person = z_from_seeds([PEOPLE_SEED + case.seed], bundle.generator.config.z_dim)
     target = draw(factors_from_latents(person), case.look, seed=0)
     weights = {"clip": 0.0} if case.variant == "pixel search" else {}

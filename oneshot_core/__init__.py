@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         inspect,
         load,
         save,
+        with_fresh_discriminator,
     )
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
@@ -52,7 +53,10 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "checkpoints": ("CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save"),
+    "checkpoints": (
+        "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
+        "with_fresh_discriminator"
+    ),
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
     "features": "EncoderError Encoders load_clip load_perceptual",
@@ -131,6 +135,7 @@ __all__ = [
     "save_png",
     "search_latent",
     "truncation_sweep",
+    "with_fresh_discriminator",
 ]
 
 

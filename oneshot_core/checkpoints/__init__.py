@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from . import native, nvidia, rosinality, tensorflow
-from .assemble import CheckpointPlan, build_discriminator, build_generator
+from .assemble import CheckpointPlan, build_discriminator, build_generator, with_fresh_discriminator
 from .bundle import (
     MEAN_LATENT_SAMPLES,
     MEAN_LATENT_SEED,
@@ -39,6 +39,7 @@ __all__ = [
     "read_state_dict",
     "read_tensors",
     "save",
+    "with_fresh_discriminator",
     "write_tensors",
 ]
 

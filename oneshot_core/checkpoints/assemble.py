@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..tensors import seeded
+from .bundle import GeneratorBundle
 from .restricted import MAX_EXPANSION_BYTES
 from .stored import CheckpointError, Source
 
@@ -186,6 +187,46 @@ def drawn_noise(names: Iterable[str], shapes: Mapping[str, Shape], seed: int = 0
 def zeros(name: str, shape: Shape) -> Source:
     """A tensor of zeros in place of one that a file need not have."""
     return Source(name, shape, torch.float32, lambda: torch.zeros(shape))
+
+
+@torch.inference_mode(False)
+def with_fresh_discriminator(bundle: GeneratorBundle, seed: int = 0) -> GeneratorBundle:
+    """Give a generator a discriminator that has learnt nothing, for files without one.
+
+    Args:
+        bundle: an unconditional generator; it is not changed. A discriminator that it has is left behind.
+        seed: of the weights.
+
+    Returns:
+        The bundle with a discriminator of the generator's widths, device and dtype: residual blocks,
+        minibatch deviation over groups of 4 with 1 feature, weights N(0, 1) (before the equalised
+        learning-rate gain), biases 0. Provenance says so in a note.
+
+    Raises:
+        ValueError: the generator is conditional.
+    """
+    config = bundle.generator.config
+    if config.c_dim:
+        raise ValueError(
+            f"{bundle.provenance.file_name} is a conditional generator ({config.c_dim} classes), for "
+            "which no fresh discriminator is made; give an unconditional checkpoint"
+        )
+    with _NoInitialDraws():
+        judge = Discriminator(
+            DiscriminatorConfig(
+                config.size, config.channels, config.image_channels, conv_clamp=config.conv_clamp
+            )
+        )
+    with torch.no_grad():
+        for name, weight in judge.named_parameters():
+            if name.endswith("weight"):
+                weight.copy_(torch.randn(weight.shape, generator=seeded(seed, 0, f"discriminator.{name}")))
+    note = f"fresh discriminator (seed {seed}, not trained)"
+    return replace(
+        bundle,
+        discriminator=judge.to(bundle.generator.const).eval().requires_grad_(False),
+        provenance=replace(bundle.provenance, notes=(*bundle.provenance.notes, note)),
+    )
 
 
 class _ShapesOnly(TorchFunctionMode):

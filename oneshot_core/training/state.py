@@ -251,8 +251,8 @@ def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
     if preset.discriminator is not None and bundle.discriminator is None:
         raise ValueError(
             f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
-            f"load a "
-            "checkpoint with its discriminator (key `d`, or an NVIDIA .pkl)"
+            "load a checkpoint with its discriminator (key `d`, or an NVIDIA .pkl), or give the generator a "
+            "fresh one (with_fresh_discriminator)"
         )
     heads = preset.discriminator is None or _uses_heads(preset, bundle.size)
     if not heads and bundle.discriminator is not None:

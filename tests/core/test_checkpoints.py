@@ -314,3 +314,43 @@ def test_a_bundle_is_copied_to_a_device() -> None:
         assert network is not None and all(value.is_meta for value in network.state_dict().values())
     assert not any(value.is_meta for value in bundle.generator.state_dict().values())
     assert moved.mean_latent is bundle.mean_latent
+
+
+class TestFreshDiscriminator:
+    def test_it_has_the_generators_widths_and_seeded_normal_weights(self) -> None:
+        bundle = make(GeneratorConfig(32, (40, 32, 24, 16), z_dim=16, w_dim=16, conv_clamp=256.0), None)
+        state = torch.get_rng_state()
+        found = checkpoints.with_fresh_discriminator(bundle, seed=3)
+        assert torch.equal(state, torch.get_rng_state())
+        assert found.discriminator is not None and found.generator is bundle.generator
+        assert found.discriminator.config == DiscriminatorConfig(32, (40, 32, 24, 16), conv_clamp=256.0)
+        weights = {name: value for name, value in found.discriminator.named_parameters()}
+        drawn = torch.cat([value.flatten() for name, value in weights.items() if name.endswith("weight")])
+        assert abs(float(drawn.mean())) < 0.02 and abs(float(drawn.std()) - 1) < 0.02
+        assert not any(value.any() for name, value in weights.items() if name.endswith("bias"))
+        assert not any(value.requires_grad for value in weights.values())
+        scores = found.discriminator.score(torch.randn(4, 3, 32, 32))
+        assert scores.shape == (4, 1) and float(scores.abs().max()) < 10  # of a sane magnitude
+        assert same(found.discriminator, checkpoints.with_fresh_discriminator(bundle, 3).discriminator)
+        assert not same(found.discriminator, checkpoints.with_fresh_discriminator(bundle, 4).discriminator)
+
+    def test_provenance_says_so_and_the_file_keeps_it(self, tmp_path: Path) -> None:
+        found = checkpoints.with_fresh_discriminator(make(d_config=None), seed=3)
+        assert found.provenance.notes == ("a note", "fresh discriminator (seed 3, not trained)")
+        again = checkpoints.load(checkpoints.save(found, tmp_path / "fresh.safetensors"))
+        assert same(again.discriminator, found.discriminator)
+        assert any("fresh discriminator (seed 3" in note for note in again.provenance.notes)
+
+    def test_it_replaces_a_discriminator_and_follows_dtype_and_inference_mode(self) -> None:
+        bundle = make()
+        bundle.generator.double()
+        with torch.inference_mode():
+            found = checkpoints.with_fresh_discriminator(bundle)
+        assert found.discriminator is not None and not same(found.discriminator, bundle.discriminator)
+        values = found.discriminator.state_dict().values()
+        assert all(value.dtype == torch.float64 and not value.is_inference() for value in values)
+
+    def test_conditional_generators_are_refused(self) -> None:
+        config = dataclasses.replace(CONFIG, c_dim=3)
+        with pytest.raises(ValueError, match="conditional generator \\(3 classes\\)"):
+            checkpoints.with_fresh_discriminator(make(config, None))

@@ -172,6 +172,12 @@ def to_uint8(images: Images) -> Tensor:
     return values.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
+def to_tensor(picture: Picture) -> Images:
+    """Turn a Pillow image into [1, 3, H, W] in [-1, 1], float32."""
+    values = torch.from_numpy(np.array(picture.convert("RGB")))
+    return values.permute(2, 0, 1)[None].float().div(127.5).sub(1)
+
+
 def to_pillow(images: Images) -> list[Picture]:
     """Turn [N, 3, H, W] in [-1, 1] into N Pillow images."""
     return [Image.fromarray(values) for values in to_uint8(images).numpy()]

@@ -106,6 +106,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Read class numbers such as "0-3,7" like seeds; empty text gives none."""
+    return parse_seeds(text) if text.strip() else ()
+
+
 def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Sequence[int] = ()) -> Latent:
     """Make one latent per seed; sampling it gives what sampling the seeds gives.
 
@@ -329,6 +334,30 @@ def sample(
         if progress is not None:
             progress(sum(map(len, done)), total)
     return torch.cat(done)
+
+
+def sample_with_codes(
+    bundle: GeneratorBundle,
+    samples: Samples,
+    config: SampleConfig | None = None,
+    *,
+    classes: Sequence[int] = (),
+    reference: Latent | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Images, Latent]:
+    """Draw samples, and return the w+ codes that were drawn beside the pictures; arguments as in `sample`."""
+    config = config or SampleConfig()
+    images: list[Images] = []
+    codes: list[Latents] = []
+    keys: list[int] = []
+    for part, part_keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
+        images.append(render_codes(bundle.generator, part, part_keys, config))
+        codes.append(owned(part).cpu().float())
+        keys += part_keys
+        if progress is not None:
+            progress(len(keys), count_of(samples))
+    origin = {"method": "sampled", "seeds": keys, "settings": config.describe()}
+    return torch.cat(images), Latent("w+", torch.cat(codes), bundle.family, origin)
 
 
 def iter_pairs(

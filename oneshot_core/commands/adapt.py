@@ -21,11 +21,12 @@ from ..features import Encoders
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
 from ..objective import PROFILES, Preset, Schedule
-from ..objective.presets import PRESETS, with_crops, with_half_life
-from ..pictures import Picture, labelled_grid, load_picture, save_png
+from ..objective.presets import PRESETS, fit_crops, with_half_life
+from ..pictures import load_picture, save_png
 from ..plots import loss_plot
-from ..sampling import SampleConfig, check_family, iter_codes, parse_seeds, render_codes
+from ..sampling import check_family, parse_seeds, sample
 from ..search import SearchConfig
+from ..sheets import adaptation_sheet
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
 from ..training.state import check_adaptable, check_run
@@ -90,6 +91,15 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def adapt_command(options: Namespace) -> None:
     """`adapt`: search, adapt, and write the generator, pictures, losses and settings."""
+    report(options, run_job(*open_job(options)))
+
+
+def open_job(options: Namespace) -> tuple[Job, Path]:
+    """Check the options of `adapt` and load what they name.
+
+    Returns:
+        The job and its folder.
+    """
     preset = _preset(options)
     search = None
     if not options.latent:
@@ -137,7 +147,7 @@ def adapt_command(options: Namespace) -> None:
             "target": {"file_name": Path(options.target).name, "fit": options.fit},
         },
     )
-    report(options, run_job(job, folder))
+    return job, folder
 
 
 def _preset(options: Namespace) -> Preset:
@@ -160,13 +170,10 @@ def _preset(options: Namespace) -> Preset:
 
 def fitted(preset: Preset, source: GeneratorBundle, crop_px: int | None = None) -> Preset:
     """Set the side of the crops; where the official 128 px do not fit, an eighth of the picture."""
-    if crop_px is not None:
-        return with_crops(preset, crop_px)
-    fixed = preset.profile.crop_px
-    if fixed is None or fixed < source.size:
-        return preset
-    note(f"crops of {fixed} px do not fit into pictures of {source.size} px; using {source.size // 8} px")
-    return with_crops(preset, None)
+    preset, notes = fit_crops(preset, source.size, crop_px)
+    for text in notes:
+        note(text)
+    return preset
 
 
 def run_job(job: Job, path: Path) -> dict[str, Any]:
@@ -195,12 +202,15 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
     }
     folder.record(before["step"], job.config.steps, kept)
     save_png(job.target, path / "target.png")
-    latent, search_losses, reconstruction = _reference(job, folder)
+    latent, search_losses = _reference(job, folder)
     result = _adapt(job, folder, latent)
     curves = {"search": search_losses, "adapt": {name: finite(v) for name, v in result.losses.items()}}
     write_json(path / "losses.json", curves)
     save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator)
-    save_png(_grid(job, result.bundle, latent, reconstruction), path / "grid.png")
+    sheet = adaptation_sheet(
+        job.source, result.bundle, job.target, latent, job.seeds, psi=job.psi, target_name=job.target_name
+    )
+    save_png(sheet, path / "grid.png")
     loss_plot(result.losses, path / "losses.png", title=f"{job.preset.name} on {job.target_name}")
     files = {
         "adapted": str(folder.adapted),
@@ -223,7 +233,7 @@ def _last(values: list[float]) -> float | None:
     return next((value for value in reversed(values) if value == value), None)
 
 
-def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any], Images]:
+def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any]]:
     """The reference latent: given, found by an earlier run of this folder, or searched now."""
     losses: dict[str, Any] = {}
     latent = job.latent
@@ -236,9 +246,8 @@ def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any], Ima
         write_json(folder.path / "losses.json", {"search": losses})
     if not folder.latent.is_file():
         save_latent(latent, folder.latent)
-    _, image = next(_drawn(job.source, [job.source], latent, SampleConfig()))
-    save_png(image[0], folder.path / "reference.png")
-    return latent, losses, image[0]
+    save_png(sample(job.source, latent), folder.path / "reference.png")
+    return latent, losses
 
 
 def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
@@ -292,30 +301,3 @@ def _interrupts(stop: StopSignal) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _drawn(
-    source: GeneratorBundle,
-    bundles: list[GeneratorBundle],
-    samples: Latent | tuple[int, ...],
-    config: SampleConfig,
-) -> Iterator[tuple[list[int], list[Images]]]:
-    """Draw the same codes of the source by several generators."""
-    for codes, keys in iter_codes(source, samples, config):
-        yield keys, [render_codes(bundle.generator, codes, keys, config) for bundle in bundles]
-
-
-def _grid(job: Job, adapted: GeneratorBundle, latent: Latent, reconstruction: Images) -> Picture:
-    """Target, and the same latents in the source's and the adapted generator's look."""
-    config = SampleConfig(psi=job.psi)
-    rows: list[list[Images]] = [[], []]
-    for samples in (latent, job.seeds):
-        settings = SampleConfig() if isinstance(samples, Latent) else config
-        for _, images in _drawn(job.source, [job.source, adapted], samples, settings):
-            for row, part in zip(rows, images, strict=True):
-                row.append(part)
-    return labelled_grid(
-        [("source generator", torch.cat(rows[0])), ("adapted generator", torch.cat(rows[1]))],
-        columns=["reference", *(f"seed {seed}" for seed in job.seeds)],
-        lead=(f"target: {job.target_name}", job.target),
-    )

@@ -54,6 +54,26 @@ def with_crops(preset: Preset, crop_px: int | None) -> Preset:
     return replace(preset, on_random=Objective(terms), profile=replace(preset.profile, crop_px=crop_px))
 
 
+def fit_crops(preset: Preset, size: int, crop_px: int | None = None) -> tuple[Preset, list[str]]:
+    """Choose crops that fit a generator.
+
+    Args:
+        preset: the method.
+        size: side of the generator's images in pixels.
+        crop_px: side that the user asks for; None: the profile's.
+
+    Returns:
+        The preset, and a note where the official 128 px had to become an eighth of the image.
+    """
+    if crop_px is not None:
+        return with_crops(preset, crop_px), []
+    fixed = preset.profile.crop_px
+    if fixed is None or fixed < size:
+        return preset, []
+    note = f"crops of {fixed} px do not fit into pictures of {size} px; using {size // 8} px"
+    return with_crops(preset, None), [note]
+
+
 def with_half_life(preset: Preset, steps: float) -> Preset:
     """Change the half-life of the weights' moving average, in optimiser steps."""
     return replace(preset, optimiser=replace(preset.optimiser, ema_half_life_steps=steps))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import BadInput, Interrupted, note, one_line
+from .console import BadInput, Failed, Interrupted, note, one_line
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 PROFILES = ("default", "official")
@@ -31,6 +31,7 @@ VERBS = {
     "search": "search:search",
     "adapt": "adapt:adapt_command",
     "sample": "sample:sample",
+    "batch": "batch:batch",
 }
 
 DESCRIPTION = """\
@@ -68,6 +69,14 @@ Run it twice: the second time it resumes where it was stopped, or says that it i
   oneshot sample --generator demo --seeds 0-7 --out mixed --mix-seeds 42 --mix-slots 4-7
   oneshot sample --generator demo --seeds 1,5,9 --out walk --interpolate 30 --loop
   oneshot sample --generator demo --seeds 0-4 --out sweep --sweep 0,0.3,0.6,1""",
+    "batch": """\
+  oneshot batch plan.json --check           list the jobs, run nothing
+  oneshot batch plan.json --out results     one job after the other, in this process
+  oneshot batch plan.json --server http://127.0.0.1:8188   in the queue of a ComfyUI server
+
+Run it again and it does what is missing. A small plan, for all pictures in a folder with two seeds:
+  {"format": "oneshot-batch", "format_version": 1, "workflow": "adapt_api.json",
+   "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}""",
 }
 
 
@@ -362,6 +371,26 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
+    _option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
+    _option(parser, "--check", "read everything, list the jobs and stop", action="store_true")
+    _option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
+    group = parser.add_argument_group("on a ComfyUI server")
+    _option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")
+    _option(
+        group,
+        "--patience",
+        "how long to wait for a server that stopped answering, in seconds (600)",
+        type=positive,
+        default=600,
+        metavar="N",
+    )
+    _option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
+    _common(parser)
+    parser.set_defaults(parse=lambda words: build_parser().parse_args(words))
+
+
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
     "info": ("say what a checkpoint holds, without running anything in it", _add_info),
@@ -369,6 +398,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),
+    "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
 }
 
 
@@ -426,7 +456,7 @@ def _report(error: Exception, debug: bool) -> int:
     text = one_line(error)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         text = f"out of memory; lower --batch, or use a smaller generator or another --device ({text})"
-    elif not isinstance(error, (OSError, ArithmeticError)):
+    elif not isinstance(error, (Failed, OSError, ArithmeticError)):
         text = f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
     note(f"failed: {text}")
     return EXIT_FAILED

@@ -20,6 +20,10 @@ class BadInput(ValueError):
     """The user asked for something that cannot be done; the message says what to change."""
 
 
+class Failed(Exception):
+    """The run failed for a reason that is no error in this program; the message says it all."""
+
+
 class Interrupted(Exception):
     """The user stopped the program; the message says what was kept and how to go on."""
 

@@ -1,0 +1,1 @@
+"""Many adaptations from one plan: in this process or by the queue of a ComfyUI server."""

@@ -1,0 +1,289 @@
+"""Running a plan on a ComfyUI server: queue what is missing, follow it, fetch the results, over restarts."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .comfy_client import (
+    ComfyClient,
+    ComfyError,
+    EventStream,
+    PromptRefused,
+    SavedFile,
+    ServerUnreachable,
+    failure,
+    saved_files,
+)
+from .manifest import CANCELLED, DONE, FAILED, OPEN, Manifest
+from .plan import BatchJob, Plan, given
+from .workflow import expected_steps, filled
+
+MAX_CRASHES = 3
+POLL_SECONDS, SLOW_POLL_SECONDS = 2.0, 10.0  # without and with the websocket
+RETRY_SECONDS = 2.0
+
+
+class BatchWatcher:
+    """What a run tells about; override what is needed."""
+
+    def progress(self, job: str, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """A job that runs has done so many of its steps; `total` is an estimate until its last node began."""
+
+    def finished(self, job: str, entry: Mapping[str, Any]) -> None:
+        """A job ended; `entry` is its part of the manifest."""
+
+    def message(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+@dataclass
+class _Open:
+    """A job that the server has not finished."""
+
+    job: BatchJob
+    entry: dict[str, Any]
+    nodes: dict[str, int] = field(default_factory=dict)  # steps in all by node
+    done: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    began: float | None = None
+    runs: bool = False
+
+    @property
+    def prompt_id(self) -> str:
+        return str(self.entry["prompt_id"])
+
+
+class ServerRun:
+    """One run of a plan on a server.
+
+    Prompt ids are written to the manifest before the prompts are sent, so that a client that was stopped, or
+    a server that was restarted, loses nothing: what is in neither the server's queue nor its history is sent
+    again, a job that was running when the server stopped at most twice.
+    A prompt that disappears while the connection stood was removed by somebody and counts as cancelled.
+
+    Args:
+        plan: checked for a server.
+        client: of the server.
+        manifest: in the folder of the results.
+        watcher: is told what happens.
+        patience_seconds: how long a server that stopped answering is waited for.
+        poll_seconds: between looks at queue and history; None: as good for the connection.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        client: ComfyClient,
+        manifest: Manifest,
+        watcher: BatchWatcher,
+        patience_seconds: float = 600.0,
+        poll_seconds: float | None = None,
+    ) -> None:
+        self._plan, self._client, self._manifest, self._watcher = plan, client, manifest, watcher
+        self._patience, self._poll = patience_seconds, poll_seconds
+        self._open: dict[str, _Open] = {}
+        self._may_be_lost = True
+
+    def run(self) -> dict[str, str]:
+        """Run what is not done yet.
+
+        Returns:
+            Status of every job of the plan by name.
+
+        Raises:
+            ServerUnreachable: it did not answer at the start, or not within the patience later.
+        """
+        self._client.version()
+        keys = {job.name: self._plan.key(job, on_server=True) for job in self._plan.jobs}
+        self._collect(keys)
+        with self._client.events() as events:
+            while self._open:
+                try:
+                    self._look(events)
+                    self._listen(events)
+                except ServerUnreachable as error:
+                    self._wait(error)
+        return {job.name: self._manifest.entry(job.name, keys[job.name])["status"] for job in self._plan.jobs}
+
+    def _collect(self, keys: Mapping[str, str]) -> None:
+        """Open every job that is not done; one that an earlier client sent keeps its prompt id."""
+        for job in self._plan.jobs:
+            key = keys[job.name]
+            if self._manifest.is_done(job.name, key):
+                continue
+            entry = self._manifest.entry(job.name, key)
+            same = entry.get("status") == OPEN and entry.get("server") == self._client.server
+            entry = {
+                **(entry if same else {}),
+                "key": key,
+                "status": OPEN,
+                "server": self._client.server,
+                "prompt_id": entry["prompt_id"] if same else str(uuid.uuid4()),
+                "settings": job.describe(),
+            }
+            self._open[entry["prompt_id"]] = _Open(job, entry)
+        self._manifest.record_all({one.job.name: one.entry for one in self._open.values()})
+
+    def _look(self, events: EventStream) -> None:
+        """Compare with the server: finish what is in its history, send what it does not know."""
+        if events.was_cut():
+            self._may_be_lost = True
+        queued = self._client.queued()
+        for one in list(self._open.values()):
+            if one.prompt_id in queued:
+                one.runs = one.runs or queued[one.prompt_id]
+                continue
+            record = self._client.history(one.prompt_id)
+            if record is not None:
+                self._finish(one, record)
+            elif self._may_be_lost:
+                self._send_again(one) if one.runs else self._send(one)
+            elif events.was_cut():  # only now: look again at everything
+                self._may_be_lost = True
+                return
+            else:
+                self._close(one, CANCELLED, error="somebody removed it from the server's queue or history")
+        self._may_be_lost = False
+
+    def _send_again(self, one: _Open) -> None:
+        """Queue a job again that was running when the server stopped, but not one that always stops it."""
+        crashes = one.entry.get("crashes", 0) + 1
+        one.entry["crashes"], one.runs = crashes, False
+        if crashes >= MAX_CRASHES:
+            self._close(one, FAILED, error=f"the server stopped {crashes} times while it ran this job")
+        else:
+            self._watcher.message(f"{one.job.name}: the server stopped while it ran; queued again")
+            self._manifest.record(one.job.name, one.entry)
+            self._send(one)
+
+    def _send(self, one: _Open) -> None:
+        """Upload the target and queue the job."""
+        try:
+            image = None if one.job.target is None else self._client.upload_image(one.job.target)
+            fields = given(one.job, image)
+            workflow = filled(self._plan.workflow or {}, one.job.name, fields, one.job.inputs)
+            objections = self._client.submit(workflow, one.prompt_id)
+        except PromptRefused as error:
+            self._close(one, FAILED, error=str(error))
+            return
+        one.nodes, one.done = expected_steps(workflow), {}
+        if objections:
+            one.entry["warnings"] = objections
+            self._watcher.message(f"{one.job.name}: the server skips outputs: {'; '.join(objections)}")
+
+    def _listen(self, events: EventStream) -> None:
+        """Show progress until a prompt ends or the time for the next look has come."""
+        seconds = self._poll or (SLOW_POLL_SECONDS if events.live else POLL_SECONDS)
+        until = time.monotonic() + seconds
+        while self._open and (left := until - time.monotonic()) > 0:
+            event = events.next(left)
+            if event is not None and self._told(event["type"], event["data"]):
+                return
+
+    def _told(self, kind: str, data: Mapping[str, Any]) -> bool:
+        """Take one event; True when a prompt of this run has ended and its history is there."""
+        one = self._open.get(str(data.get("prompt_id")))
+        if one is None:
+            return False
+        if kind == "execution_start":
+            one.began, one.runs = time.monotonic(), True
+        elif kind == "execution_cached":
+            one.done.update({node: one.nodes[node] for node in data.get("nodes", ()) if node in one.nodes})
+        elif kind == "progress":
+            node = str(data.get("node"))
+            one.done[node], one.nodes[node] = int(data["value"]), int(data["max"])
+        elif kind == "oneshot.loss":
+            one.losses.update(_last_values(data.get("points") or {}))
+        else:
+            return kind == "executing" and data.get("node") is None
+        total = sum(one.nodes.values())
+        if total:
+            self._watcher.progress(one.job.name, sum(one.done.values()), total, one.losses)
+        return False
+
+    def _finish(self, one: _Open, record: Mapping[str, Any]) -> None:
+        """Fetch the results of a prompt that ended, or say why it failed."""
+        reason = failure(record)
+        if reason is not None:
+            message, interrupted = reason
+            self._close(one, CANCELLED if interrupted else FAILED, error=message)
+            return
+        try:
+            files = self._fetch(one, saved_files(record))
+        except ServerUnreachable:
+            raise
+        except ComfyError as error:
+            self._close(one, FAILED, error=str(error))
+            return
+        self._close(one, DONE, files=files)
+
+    def _fetch(self, one: _Open, found: Sequence[SavedFile]) -> list[dict[str, Any]]:
+        """Download files into the job's folder, under their own names as far as those differ."""
+        files: list[dict[str, Any]] = []
+        for file in found:
+            name = re.sub(r'[<>:"|?*\x00-\x1f]', "_", re.split(r"[/\\]", file.filename)[-1]).lstrip(".")
+            taken = {entry["path"] for entry in files}
+            path = f"{one.job.name}/{name}"
+            if not name or path in taken:
+                path = f"{one.job.name}/{file.node.replace(':', '-')}_{len(files)}_{name}"
+            facts = self._client.download(file, self._manifest.folder / path)
+            where = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+            files.append({"path": path, "kind": file.kind, "node": file.node, **facts, "on_server": where})
+        return files
+
+    def _close(self, one: _Open, status: str, **values: Any) -> None:
+        del self._open[one.prompt_id]
+        if one.began is not None:
+            values["seconds"] = round(time.monotonic() - one.began, 1)
+        one.entry = {**one.entry, "status": status, **values}
+        self._manifest.record(one.job.name, one.entry)
+        self._watcher.finished(one.job.name, one.entry)
+
+    def _wait(self, error: ServerUnreachable) -> None:
+        """Wait until the server answers again; then it may have lost its queue."""
+        self._may_be_lost = True
+        until = time.monotonic() + self._patience
+        self._watcher.message(f"{error}; waiting up to {self._patience:.0f} seconds for it")
+        while time.monotonic() < until:
+            time.sleep(min(RETRY_SECONDS, self._patience))
+            try:
+                self._client.version()
+            except ServerUnreachable as again:
+                error = again
+            else:
+                self._watcher.message(f"{self._client.server} answers again")
+                return
+        raise error
+
+
+def _last_values(points: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, float]:
+    """Last value of each curve [[step, value], ...] that is a number."""
+    last = {name: pairs[-1][1] for name, pairs in points.items() if pairs}
+    return {
+        name: value
+        for name, value in last.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
+    """Take a plan's open jobs out of a server's queue and interrupt the one that runs.
+
+    Returns:
+        Names of the jobs that were open on this server.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for job in plan.jobs:
+        entry = manifest.entry(job.name, plan.key(job, on_server=True))
+        if entry.get("status") == OPEN and entry.get("server") == client.server:
+            found[job.name] = entry
+    if found:
+        client.cancel([entry["prompt_id"] for entry in found.values()])
+        manifest.record_all({name: {**entry, "status": CANCELLED} for name, entry in found.items()})
+    return list(found)

@@ -1,0 +1,169 @@
+"""A ComfyUI workflow in API form: reading it, and filling a job's values into its nodes' inputs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Workflow: TypeAlias = dict[str, Any]  # {"<id>": {"class_type": NAME, "inputs": {NAME: value or [id, index]}}}
+
+
+class WorkflowError(ValueError):
+    """A workflow that cannot be read, or has no place for a value; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Input of the workflow that a field of a plan's job fills.
+
+    Args:
+        class_type: of the node; exactly one node of it, or one of them is titled as the field.
+        name: of the input.
+        companions: classes whose input of that name follows, where the workflow holds it as a value.
+    """
+
+    class_type: str
+    name: str
+    companions: tuple[str, ...] = ()
+
+
+PLACES = {
+    "target": Place("LoadImage", "image"),
+    "generator": Place("LoadStyleGAN", "generator_name"),
+    "steps": Place("OneShotAdapt", "steps"),
+    "seed": Place("OneShotAdapt", "seed", ("CLIPLatentSearch",)),
+}
+SAVER = Place("OneShotSaveGenerator", "filename_prefix")
+
+
+def read_workflow(path: Path) -> Workflow:
+    """Read a workflow in API form.
+
+    Raises:
+        WorkflowError: no such file, no JSON, or another form.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise WorkflowError(f"there is no workflow {path}") from None
+    except (OSError, ValueError) as error:
+        raise WorkflowError(f"the workflow {path} cannot be read as JSON: {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("nodes"), list):
+        raise WorkflowError(
+            f"{path} is a workflow for the canvas; open it in ComfyUI and save it with Export (API)"
+        )
+    nodes = list(values.values()) if isinstance(values, dict) else []
+    if not nodes or not all(
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        for node in nodes
+    ):
+        raise WorkflowError(f"{path} is not a workflow in API form; save it in ComfyUI with Export (API)")
+    return values
+
+
+def filled(
+    workflow: Workflow, job_name: str, fields: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> Workflow:
+    """Copy a workflow with a job's values in it.
+
+    Args:
+        workflow: API form; not changed.
+        job_name: becomes the last part of the prefix of the saved generator, its folder stays.
+        fields: values by the keys of `PLACES`.
+        inputs: {"<node id or class>.<input>": value}, each of which the workflow must hold; they win over
+            the fields.
+
+    Raises:
+        WorkflowError: a value has no place, or more than one.
+    """
+    result = copy.deepcopy(workflow)
+    for field, value in fields.items():
+        _fill(result, field, value)
+    savers = _of_class(result, SAVER.class_type)
+    if len(savers) == 1:
+        values = result[savers[0]]["inputs"]
+        prefix = values.get(SAVER.name, "")
+        if isinstance(prefix, str):
+            folder = prefix.rpartition("/")[0]
+            values[SAVER.name] = f"{folder}/{job_name}" if folder else job_name
+    for name, value in inputs.items():
+        node, entry = _named_input(result, name)
+        result[node]["inputs"][entry] = value
+    return result
+
+
+def expected_steps(workflow: Workflow) -> dict[str, int]:
+    """Steps that nodes will report, by node id, where the workflow tells: those with a number as `steps`."""
+    steps = {node: values["inputs"].get("steps") for node, values in workflow.items()}
+    return {
+        node: count
+        for node, count in steps.items()
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0
+    }
+
+
+def _fill(workflow: Workflow, field: str, value: Any) -> None:
+    place = PLACES[field]
+    node = _one_of(workflow, place.class_type, field)
+    for other in [node, *(other for name in place.companions for other in _of_class(workflow, name))]:
+        values = workflow[other]["inputs"]
+        linked = isinstance(values.get(place.name), list)
+        if other == node and linked:
+            raise WorkflowError(
+                f"the workflow's node {node} ({place.class_type}) gets {place.name!r} from another node, so "
+                f'{field!r} has no place; unlink it, or name the input that feeds it in "set"'
+            )
+        if other == node or (place.name in values and not linked):
+            values[place.name] = value
+
+
+def _of_class(workflow: Workflow, class_type: str) -> list[str]:
+    return [node for node, values in workflow.items() if values["class_type"] == class_type]
+
+
+def _one_of(workflow: Workflow, class_type: str, title: str) -> str:
+    """Find the node of a class; among several the one with the title."""
+    nodes = _of_class(workflow, class_type)
+    if len(nodes) > 1:
+        named = [node for node in nodes if _title(workflow[node]).casefold() == title]
+        nodes = named if len(named) == 1 else nodes
+    if len(nodes) == 1:
+        return nodes[0]
+    if not nodes:
+        raise WorkflowError(f"the workflow has no node {class_type}, so {title!r} has no place in it")
+    raise WorkflowError(
+        f"the workflow has {len(nodes)} nodes {class_type} ({', '.join(nodes)}); give the one for {title!r} "
+        f'the title "{title}", or leave {title!r} out and name the input in "set"'
+    )
+
+
+def _title(node: Mapping[str, Any]) -> str:
+    meta = node.get("_meta")
+    return str(meta.get("title", "")).strip() if isinstance(meta, dict) else ""
+
+
+def _named_input(workflow: Workflow, name: str) -> tuple[str, str]:
+    """Find the node and input that "<node id or class>.<input>" means; an input's name may hold dots."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        node, entry = ".".join(parts[:count]), ".".join(parts[count:])
+        nodes = [node] if node in workflow else _of_class(workflow, node)
+        if len(nodes) > 1:
+            raise WorkflowError(
+                f'"set" {name!r}: the workflow has {len(nodes)} nodes {node}; write {nodes[0]}.{entry}'
+            )
+        if nodes:
+            known = workflow[nodes[0]]["inputs"]
+            if entry not in known:
+                raise WorkflowError(
+                    f'"set" {name!r}: node {nodes[0]} ({workflow[nodes[0]]["class_type"]}) has no input '
+                    f"{entry!r} in the workflow; it has {', '.join(known) or 'none'}"
+                )
+            return nodes[0], entry
+    raise WorkflowError(f'"set" {name!r} must be "<node id or class>.<input>" of a node in the workflow')

@@ -1,0 +1,302 @@
+"""A plan on a stand-in server: results, failures, restarts, crashes, a client that comes back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_comfy import FakeComfy
+
+from oneshot_core.batch import server_run
+from oneshot_core.batch.comfy_client import ComfyClient, ServerUnreachable
+from oneshot_core.batch.manifest import Manifest
+from oneshot_core.batch.plan import Plan, plan_from_values
+from oneshot_core.batch.server_run import BatchWatcher, ServerRun, withdraw
+
+WORKFLOW = {
+    "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "4": {"class_type": "OneShotAdapt", "inputs": {"steps": 300, "seed": 9}},
+    "5": {
+        "class_type": "OneShotSaveGenerator",
+        "inputs": {"generator": ["4", 0], "filename_prefix": "folder/x"},
+    },
+    "6": {"class_type": "PreviewImage", "inputs": {}},
+}
+
+
+class Watcher(BatchWatcher):
+    def __init__(self) -> None:
+        self.steps: dict[str, tuple[int, int, dict]] = {}
+        self.ended: list[str] = []
+        self.messages: list[str] = []
+
+    def progress(self, job, done, total, losses):
+        self.steps[job] = (done, total, dict(losses))
+
+    def finished(self, job, entry):
+        self.ended.append(f"{job} {entry['status']}")
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+@pytest.fixture
+def comfy():
+    server = FakeComfy()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.02)
+
+
+def make_plan(folder: Path, jobs: list[dict[str, Any]], **nodes: dict) -> Plan:
+    (folder / "a.png").write_bytes(b"a")
+    (folder / "w.json").write_text(json.dumps({**WORKFLOW, **nodes}))
+    values = {"format": "oneshot-batch", "format_version": 1, "workflow": "w.json", "jobs": jobs}
+    return plan_from_values({**values, "defaults": {"target": "a.png"}}, folder)
+
+
+def make_run(comfy: FakeComfy, plan: Plan, watcher: BatchWatcher, patience: float = 5.0) -> ServerRun:
+    manifest = Manifest(plan.folder / "out", plan.name)
+    return ServerRun(
+        plan, ComfyClient(comfy.url, timeout_seconds=5), manifest, watcher, patience, poll_seconds=0.03
+    )
+
+
+def in_background(run: ServerRun) -> tuple[threading.Thread, dict[str, str]]:
+    statuses: dict[str, str] = {}
+    thread = threading.Thread(target=lambda: statuses.update(run.run()), daemon=True)
+    thread.start()
+    return thread, statuses
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_every_job_runs_once_and_its_files_come_back(comfy, tmp_path):
+    plan = make_plan(
+        tmp_path, [{"name": "one", "seed": 1, "steps": 20}, {"name": "two", "generator": "g.pt"}]
+    )
+    watcher = Watcher()
+    assert make_run(comfy, plan, watcher).run() == {"one": "done", "two": "done"}
+    assert watcher.ended == ["one done", "two done"]
+    saved = json.loads((tmp_path / "out" / "one" / "one_00001_.safetensors").read_text())
+    assert saved["4"]["inputs"] == {"steps": 20, "seed": 1}
+    assert saved["2"]["inputs"]["image"] == comfy.uploads[0][0]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    entry = manifest["jobs"]["two"]
+    assert entry["settings"]["generator"] == "g.pt"
+    assert [file["path"] for file in entry["files"]] == ["two/two_00001_.safetensors"]
+    assert entry["files"][0]["on_server"]["subfolder"] == "folder"
+    assert make_run(comfy, plan, watcher).run() == {"one": "done", "two": "done"}
+    assert len(comfy.submitted) == 2
+    (tmp_path / "out" / "two" / "two_00001_.safetensors").unlink()
+    make_run(comfy, plan, watcher).run()
+    assert len(comfy.submitted) == 3
+
+
+def test_progress_comes_over_the_websocket(comfy, tmp_path):
+    pytest.importorskip("aiohttp")
+    search = {"class_type": "CLIPLatentSearch", "inputs": {"steps": 30}}
+    watcher = Watcher()
+    make_run(comfy, make_plan(tmp_path, [{"name": "one"}], **{"3": search}), watcher).run()
+    assert watcher.steps["one"] == (330, 330, {"lpips": 0.25})
+    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["one"]
+    assert entry["seconds"] >= 0
+
+
+def test_a_job_that_fails_does_not_stop_the_others(comfy, tmp_path):
+    jobs = [
+        {"name": "refused", "generator": "missing.pt"},
+        {"name": "broken", "set": {"6.class": "Fail"}},
+        {"name": "good"},
+    ]
+    plan = make_plan(tmp_path, jobs, **{"6": {"class_type": "PreviewImage", "inputs": {"class": ""}}})
+    take = comfy.take
+
+    def taking(body):
+        preview = body["prompt"]["6"]
+        preview["class_type"] = preview["inputs"]["class"] or preview["class_type"]
+        return take(body)
+
+    comfy.take = taking
+    statuses = make_run(comfy, plan, Watcher()).run()
+    assert statuses == {"refused": "failed", "broken": "failed", "good": "done"}
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    assert "node 1 (LoadStyleGAN)" in entries["refused"]["error"]
+    assert entries["broken"]["error"] == "node 6 (Fail): ValueError: too bad"
+    first = entries["broken"]["prompt_id"]
+    make_run(comfy, plan, Watcher()).run()
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    assert entries["broken"]["prompt_id"] != first
+    assert len(comfy.submitted) == 3
+
+
+def test_an_interrupted_and_a_removed_prompt_count_as_cancelled(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(
+        tmp_path, [{"name": "gone"}, {"name": "stopped"}], **{"7": {"class_type": "Interrupt", "inputs": {}}}
+    )
+    thread, statuses = in_background(make_run(comfy, plan, Watcher()))
+    wait_for(lambda: len(comfy.pending) == 2)
+    time.sleep(0.1)
+    with comfy.lock:
+        comfy.pending.pop(0)
+    comfy.run_next()
+    thread.join(5)
+    assert statuses == {"gone": "cancelled", "stopped": "cancelled"}
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    assert "somebody removed it" in entries["gone"]["error"]
+    assert entries["stopped"]["error"].startswith("interrupted in node 7")
+
+
+def test_a_restart_of_the_server_loses_nothing(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(tmp_path, [{"name": "one"}, {"name": "two"}, {"name": "three"}])
+    watcher = Watcher()
+    thread, statuses = in_background(make_run(comfy, plan, watcher))
+    wait_for(lambda: len(comfy.pending) == 3)
+    comfy.run_next()
+    wait_for(lambda: watcher.ended == ["one done"])
+    comfy.begin_next()
+    time.sleep(0.1)
+    comfy.stop()
+    time.sleep(0.1)
+    comfy.automatic = True
+    comfy.start()
+    thread.join(5)
+    assert statuses == {"one": "done", "two": "done", "three": "done"}
+    names = [body["prompt"]["5"]["inputs"]["filename_prefix"] for body in comfy.submitted]
+    assert names == ["folder/one", "folder/two", "folder/three", "folder/two", "folder/three"]
+    ids = [body["prompt_id"] for body in comfy.submitted]
+    assert ids[1:3] == ids[3:]
+    text = " ".join(watcher.messages)
+    assert "does not answer" in text and "answers again" in text
+    assert "two: the server stopped while it ran; queued again" in text
+
+
+def test_a_job_that_always_stops_the_server_is_given_up(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(tmp_path, [{"name": "deadly"}, {"name": "good"}])
+    thread, statuses = in_background(make_run(comfy, plan, Watcher()))
+    for _ in range(3):
+        wait_for(lambda: len(comfy.pending) == 2)
+        comfy.begin_next()
+        time.sleep(0.1)
+        comfy.stop()
+        time.sleep(0.1)
+        comfy.start()
+    wait_for(lambda: len(comfy.pending) == 1)
+    comfy.run_next()
+    thread.join(5)
+    assert statuses == {"deadly": "failed", "good": "done"}
+    error = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["deadly"]["error"]
+    assert "stopped 3 times" in error
+
+
+def test_a_new_client_collects_what_an_earlier_one_queued(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(tmp_path, [{"name": "one"}, {"name": "two"}])
+    watcher = Watcher()
+    run = make_run(comfy, plan, watcher)
+    run._listen = stop_here
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert len(comfy.pending) == 2
+    comfy.run_next()
+    comfy.run_next()
+    assert make_run(comfy, plan, watcher).run() == {"one": "done", "two": "done"}
+    assert len(comfy.submitted) == 2
+
+
+def stop_here(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_withdrawing_takes_the_rest_out_of_the_queue(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(tmp_path, [{"name": "one"}, {"name": "two"}])
+    run = make_run(comfy, plan, Watcher())
+    run._listen = stop_here
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    comfy.begin_next()
+    client, manifest = ComfyClient(comfy.url), Manifest(tmp_path / "out", plan.name)
+    assert withdraw(plan, client, manifest) == ["one", "two"]
+    assert client.queued() == {}
+    assert withdraw(plan, client, manifest) == []
+    assert manifest.statuses() == {"one": "cancelled", "two": "cancelled"}
+
+
+def test_a_download_that_breaks_is_tried_again(comfy, tmp_path):
+    comfy.cut_downloads = 2
+    plan = make_plan(tmp_path, [{"name": "one"}])
+    assert make_run(comfy, plan, Watcher()).run() == {"one": "done"}
+    assert len(comfy.submitted) == 1
+    saved = tmp_path / "out" / "one" / "one_00001_.safetensors"
+    assert json.loads(saved.read_text())["4"]["class_type"] == "OneShotAdapt"
+
+
+def test_names_from_the_server_stay_in_the_jobs_folder(comfy, tmp_path):
+    outputs = comfy._outputs
+
+    def hostile(prompt: dict) -> dict:
+        names = ("../../evil.png", "..\\evil.png", "..")
+        comfy.files.update({("output", "", name): b"x" for name in names})
+        items = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+        return {**outputs(prompt), "9": {"images": items}}
+
+    comfy._outputs = hostile
+    make_run(comfy, make_plan(tmp_path, [{"name": "one"}]), Watcher()).run()
+    out = tmp_path / "out"
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert not list(tmp_path.glob("*evil*"))
+    assert [name for name in written if "evil" in name or "9_" in name] == [
+        "one/9_2_evil.png", "one/9_3_", "one/evil.png"
+    ]  # fmt: skip
+
+
+def test_a_server_that_stays_away_ends_the_run(comfy, tmp_path):
+    comfy.automatic = False
+    plan = make_plan(tmp_path, [{"name": "one"}])
+    run = make_run(comfy, plan, Watcher(), patience=0.1)
+    listen = run._listen
+
+    def stopping(events):
+        comfy.stop()
+        listen(events)
+
+    run._listen = stopping
+    with pytest.raises(ServerUnreachable):
+        run.run()
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    assert entries["one"]["status"] == "open"
+    with pytest.raises(ServerUnreachable):
+        make_run(comfy, plan, Watcher()).run()
+    comfy.start()
+
+
+def test_outputs_that_the_server_skips_are_said(comfy, tmp_path):
+    take = comfy.take
+
+    def objecting(body):
+        code, answer = take(body)
+        errors = [{"message": "Value too small", "details": "x"}]
+        return code, {**answer, "node_errors": {"8": {"class_type": "Y", "errors": errors}}}
+
+    comfy.take = objecting
+    watcher = Watcher()
+    assert make_run(comfy, make_plan(tmp_path, [{"name": "one"}]), watcher).run() == {"one": "done"}
+    assert watcher.messages == ["one: the server skips outputs: node 8 (Y): Value too small: x"]

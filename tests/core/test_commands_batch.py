@@ -1,0 +1,254 @@
+"""The verb batch: in this process and on a stand-in server, its exit codes, manifest and messages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_comfy import FakeComfy
+from PIL import Image
+from tiny_networks import tiny_bundle, tiny_encoders
+
+from oneshot_core import cli
+from oneshot_core.batch import server_run
+from oneshot_core.batch.comfy_client import ComfyClient
+from oneshot_core.checkpoints import load, save
+from oneshot_core.commands import adapt as adapt_verb
+from oneshot_core.commands import batch as batch_verb
+from oneshot_core.commands import resources
+from oneshot_core.console import ProgressBar
+
+QUICK = {"search_steps": 2, "seeds": "0-1", "snapshot-every": 2}
+WORKFLOW = {
+    "2": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "4": {"class_type": "OneShotAdapt", "inputs": {"steps": 300, "seed": 9}},
+    "5": {"class_type": "OneShotSaveGenerator", "inputs": {"generator": ["4", 0], "filename_prefix": "x"}},
+}
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("files") / "source.safetensors"
+    save(tiny_bundle(64), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Encoders of a few numbers, one thread, no waiting."""
+    monkeypatch.setattr(adapt_verb, "open_encoders", lambda *_: tiny_encoders())
+    monkeypatch.setattr(resources, "usable_cores", lambda: 1)
+    monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(server_run, "POLL_SECONDS", 0.03)
+    monkeypatch.setattr(server_run, "SLOW_POLL_SECONDS", 0.1)
+
+
+@pytest.fixture
+def comfy():
+    server = FakeComfy()
+    yield server
+    server.stop()
+
+
+def write_plan(folder: Path, generator: Path, **more: Any) -> Path:
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        Image.linear_gradient("L").convert(mode).save(folder / f"{name}.png")
+    (folder / "w.json").write_text(json.dumps(WORKFLOW))
+    defaults = {"generator": str(generator), "steps": 2, "options": QUICK}
+    values = {"format": "oneshot-batch", "format_version": 1, "defaults": defaults, **more}
+    (folder / "plan.json").write_text(json.dumps(values))
+    return folder / "plan.json"
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in ("batch", *words)])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def manifest_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text())["jobs"]
+
+
+def test_a_plan_in_this_process(capsys, tmp_path, generator):
+    plan, out = write_plan(tmp_path, generator, grid={"targets": "*.png"}), tmp_path / "out"
+    words = (plan, "--out", out, "--device", "cpu")
+    code, told, err = run(capsys, *words, "--json")
+    assert code == 0
+    assert "b (2 of 2)" in err
+    result = json.loads(told)
+    assert result["jobs"] == {"a": "done", "b": "done"} and result["counts"] == {"done": 2}
+    entry = manifest_of(out)["a"]
+    assert entry["step"] == 2
+    kinds = {file["kind"]: out / file["path"] for file in entry["files"]}
+    assert load(kinds["adapted"]).provenance.history
+    assert all(path.exists() for path in kinds.values())
+    before = kinds["adapted"].stat().st_mtime_ns
+    code, _, err = run(capsys, *words)
+    assert (code, "adapt:" in err) == (0, False)
+    (out / "manifest.json").unlink()
+    code, _, err = run(capsys, *words)
+    assert code == 0 and "is done already" in err
+    assert kinds["adapted"].stat().st_mtime_ns == before
+    assert run(capsys, *words, "--fresh", "--quiet")[0] == 0
+    assert kinds["adapted"].stat().st_mtime_ns != before
+
+
+def test_a_job_that_fails_here_does_not_stop_the_others(capsys, tmp_path, generator):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    jobs = [{"target": "bad.png"}, {"target": "a.png"}]
+    plan, out = tmp_path / "plan.json", tmp_path / "out"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    write_plan(tmp_path, generator, jobs=jobs)
+    code, told, err = run(capsys, plan, "--out", out, "--device", "cpu")
+    assert code == 1
+    assert "failed: 1 of 2 jobs are not done (bad: " in err
+    assert "manifest" in told
+    assert {name: entry["status"] for name, entry in manifest_of(out).items()} == {
+        "bad": "failed",
+        "a": "done",
+    }
+
+
+def test_ctrl_c_here_keeps_the_step_and_the_same_command_goes_on(capsys, tmp_path, generator, monkeypatch):
+    plan, out = write_plan(tmp_path, generator, jobs=[{"target": "a.png"}]), tmp_path / "out"
+    update = ProgressBar.update
+
+    def interrupting(bar: ProgressBar, done: int, *more: Any) -> None:
+        update(bar, done, *more)
+        if bar.label == "adapt" and done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressBar, "update", interrupting)
+    assert run(capsys, plan, "--out", out, "--device", "cpu")[0] == 130
+    assert manifest_of(out)["a"]["status"] == "open"
+    monkeypatch.setattr(ProgressBar, "update", update)
+    assert run(capsys, plan, "--out", out, "--device", "cpu")[0] == 0
+    assert manifest_of(out)["a"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "message"),
+    [
+        ({"options": {"search_step": 1}}, [], "job 'a': unrecognized arguments: --search-step=1"),
+        ({"options": {"batch": "many"}}, [], "must be a whole number, got 'many'"),
+        ({"options": {"out": "x"}}, [], "'out' is no option of a job"),
+        ({"generator": "no.pt"}, [], "no.pt is not a file"),
+        ({}, ["--cancel"], "name it with --server"),
+        ({}, ["--server", "http://127.0.0.1:1"], "names no workflow"),
+    ],
+)
+def test_bad_plans_are_refused_before_any_work(capsys, tmp_path, generator, job, words, message):
+    plan = write_plan(tmp_path, generator, jobs=[{"target": "a.png", **job}])
+    code, out, err = run(capsys, plan, "--out", tmp_path / "out", *words)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_every_kind_reach_adapt(tmp_path, generator):
+    kinds = {
+        "weight": {"patch": 0.5, "lpips": 0},
+        "without_discriminator": True,
+        "offline": False,
+        "batch": 1,
+    }
+    kinds["search-weight"] = ["clip=0"]
+    plan_file = write_plan(tmp_path, generator, jobs=[{"target": "a.png", "seed": 7, "options": kinds}])
+    options = cli.build_parser().parse_args(["batch", str(plan_file), "--threads", "1"])
+    plan = batch_verb.read_plan(plan_file)
+    made = batch_verb.adapt_options(plan, plan.jobs[0], tmp_path / "out", options)
+    assert (made.seed, made.steps, made.search_steps, made.batch, made.threads) == (7, 2, 2, 1, 1)
+    assert made.weight == [("patch", 0.5), ("lpips", 0.0)] and made.search_weight == [("clip", 0.0)]
+    assert made.without_discriminator and not made.offline
+    assert made.out == str(tmp_path / "out" / "a")
+
+
+def test_check_lists_the_jobs_and_runs_nothing(capsys, tmp_path, generator):
+    plan = write_plan(tmp_path, generator, grid={"targets": "*.png", "seeds": [0, 1]})
+    code, told, _ = run(capsys, plan, "--check", "--out", tmp_path / "out")
+    assert code == 0
+    assert "a-seed1" in told and "seed=1" in told
+    code, told, _ = run(capsys, plan, "--check", "--out", tmp_path / "out", "--json")
+    assert len(json.loads(told)["jobs"]) == 4
+    assert not (tmp_path / "out").exists()
+
+
+def server_plan(folder: Path, jobs: list[dict[str, Any]]) -> Path:
+    plan = write_plan(folder, Path("demo"), jobs=jobs)
+    values = json.loads(plan.read_text())
+    values.update(workflow="w.json", defaults={"target": "a.png", "steps": 5})
+    plan.write_text(json.dumps(values))
+    return plan
+
+
+def test_a_plan_on_a_server(capsys, tmp_path, comfy):
+    plan, out = server_plan(tmp_path, [{"name": "one"}, {"name": "two", "seed": 3}]), tmp_path / "out"
+    code, told, err = run(capsys, plan, "--server", comfy.url, "--out", out, "--json")
+    assert code == 0
+    assert "2 of 2 jobs to run on" in err and "one: 1 files (1 of 2)" in err
+    assert json.loads(told)["counts"] == {"done": 2}
+    assert json.loads((out / "two" / "two_00001_.safetensors").read_text())["4"]["inputs"]["seed"] == 3
+    code, _, err = run(capsys, plan, "--server", comfy.url, "--out", out)
+    assert (code, len(comfy.submitted)) == (0, 2)
+    assert "0 of 2 jobs to run" in err
+
+
+def test_the_server_shows_one_bar_per_job(capsys, tmp_path, comfy, monkeypatch):
+    pytest.importorskip("aiohttp")
+    comfy.automatic = False
+    plan = server_plan(tmp_path, [{"name": "one"}, {"name": "two"}])
+    submit = ComfyClient.submit
+
+    def submit_then_run(*words: Any) -> list[str]:
+        answer = submit(*words)
+        if len(comfy.pending) == 2:
+            threading.Timer(0.05, lambda: (comfy.run_next(), time.sleep(0.05), comfy.run_next())).start()
+        return answer
+
+    monkeypatch.setattr(ComfyClient, "submit", submit_then_run)
+    _, _, err = run(capsys, plan, "--server", comfy.url, "--out", tmp_path / "out")
+    assert "one: 5/5" in err and "two: 5/5" in err and "lpips 0.25" in err
+
+
+def test_failures_on_a_server(capsys, tmp_path, comfy):
+    jobs = [{"name": f"bad{number}"} for number in range(5)]
+    plan = server_plan(tmp_path, jobs)
+    (tmp_path / "w.json").write_text(json.dumps({**WORKFLOW, "6": {"class_type": "Fail", "inputs": {}}}))
+    code, _, err = run(capsys, plan, "--server", comfy.url, "--out", tmp_path / "out", "--quiet")
+    assert code == 1
+    assert "failed: 5 of 5 jobs are not done (bad0: node 6 (Fail): ValueError: too bad" in err
+    assert "and 2 more" in err
+
+
+def test_a_server_that_is_not_there_is_a_failed_run(capsys, tmp_path, comfy):
+    comfy.stop()
+    plan = server_plan(tmp_path, [{"name": "one"}])
+    code, _, err = run(capsys, plan, "--server", comfy.url, "--out", tmp_path / "out")
+    assert code == 1 and "does not answer" in err and "--debug" not in err
+    comfy.start()
+
+
+def test_ctrl_c_leaves_the_queue_and_cancel_empties_it(capsys, tmp_path, comfy, monkeypatch):
+    comfy.automatic = False
+    plan = server_plan(tmp_path, [{"name": "one"}, {"name": "two"}])
+    words = (plan, "--server", comfy.url, "--out", tmp_path / "out")
+
+    def stop_here(_: object, __: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_run.ServerRun, "_listen", stop_here)
+        code, _, err = run(capsys, *words)
+    assert code == 130 and "goes on with what is in its queue" in err
+    assert len(comfy.pending) == 2
+    code, _, err = run(capsys, *words, "--cancel")
+    assert (code, comfy.pending) == (0, [])
+    assert "took 2 jobs out of the queue" in err
+    comfy.automatic = True
+    assert run(capsys, *words)[0] == 0

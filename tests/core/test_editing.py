@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from stand_ins import StandInClip, tiny_bundle
 
+from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.editing import EditConfig, edit_latents, learning_rate_at
 from oneshot_core.features import ClipEncoder, EncoderError, build_clip
 from oneshot_core.latents import Latent
@@ -230,3 +231,13 @@ def test_large_pictures_are_reduced_without_aliasing():
     assert seen.shape == (1, 3, 8, 8)
     expected = F.interpolate(whole, (8, 8), mode="bicubic", antialias=True)
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
+
+
+def test_the_demo_generator_follows_a_caption():
+    clip, text = demo_encoders().clip, "a portrait of a man with a beard"
+    bundle = demo_generator()
+    result = edit_latents(bundle, clip, random_latents(bundle, [10]), text, EditConfig(steps=8))
+    with torch.no_grad():
+        before, after = (clip.encode_images(images) for images in (result.before, result.images))
+        gained = (after - before) @ clip.encode_text([text])[0]
+    assert float(gained) > 0.2

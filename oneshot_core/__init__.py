@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .blending import blend_generators, swap_from
     from .checkpoints import (
         CheckpointError,
         GeneratorBundle,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
+    "blending": "blend_generators swap_from",
     "checkpoints": (
         "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
         "with_fresh_discriminator"
@@ -108,6 +110,7 @@ __all__ = [
     "TrainProgress",
     "UnsafePickleError",
     "adapt",
+    "blend_generators",
     "demo_encoders",
     "demo_generator",
     "demo_target",
@@ -134,6 +137,7 @@ __all__ = [
     "save_latent",
     "save_png",
     "search_latent",
+    "swap_from",
     "truncation_sweep",
     "with_fresh_discriminator",
 ]

@@ -16,8 +16,8 @@ PACKAGE = Path(oneshot_core.__file__).parent
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
     "tensors", "draws", "ops", "networks", "latents", "pictures", "plots", "checkpoints", "latent_files",
-    "features", "augmentation", "objective", "sampling", "interpolation", "sheets", "search", "training", "editing",
-    "demo", "encoder_choice", "batch", "console", "commands", "cli", "__main__",
+    "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "search",
+    "training", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

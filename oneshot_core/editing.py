@@ -63,8 +63,8 @@ class EditProgress:
     """State after one step, given to the callback.
 
     Args:
-        step: steps done, over all chunks of the batch.
-        steps: steps in all: those of the config times the number of chunks.
+        step: optimiser rounds done, summed over the codes; a chunk of n codes advances it by n.
+        steps: rounds in all: those of the config times the number of codes.
         losses: unweighted value of each term at the start of this step, mean over the chunk's codes.
         eta_seconds: estimate of the time left.
         images: [n, 3, S, S] of the chunk's codes before the step.
@@ -161,14 +161,14 @@ def _run(
     parts = codes.split(config.batch_size)
     sums: dict[str, list[float]] = {}
     finished: list[_Finished] = []
-    started, steps = time.monotonic(), config.steps * len(parts)
+    started, done, steps = time.monotonic(), 0, config.steps * len(codes)
     for index, part in enumerate(parts):
         chunk = _Chunk(generator, goal, config, part)
         for step in range(config.steps):
             images, losses = chunk.update(step)
             for name, values in losses.items():
                 sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
-            done = index * config.steps + step + 1
+            done += len(part)
             eta = (time.monotonic() - started) / done * (steps - done)
             means = {name: float(values.mean()) for name, values in losses.items()}
             for callback in callbacks:

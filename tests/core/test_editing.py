@@ -43,7 +43,7 @@ def similarity(images: torch.Tensor, text: str = TEXT) -> torch.Tensor:
 
 def test_an_edit_raises_the_similarity_of_every_picture_to_the_text():
     latent = random_latents(tiny_bundle(SIZE), [0, 1, 2])
-    result = edit(latent, EditConfig(steps=30, l2_weight=0.0))
+    result = edit(latent, EditConfig(steps=20, l2_weight=0.0))
     assert (similarity(result.images) > similarity(result.before) + 0.1).all()
     assert result.losses["clip"][-1] < result.losses["clip"][0] - 0.1
 
@@ -128,7 +128,7 @@ def test_a_change_is_compared_with_the_direction_of_the_texts():
 
 
 def test_a_neutral_text_gives_the_directional_loss():
-    config = EditConfig(steps=30, l2_weight=0.0)
+    config = EditConfig(steps=20, l2_weight=0.0)
     result = edit(config=config, neutral_text=NEUTRAL)
     assert set(result.losses) == {"direction"} and result.losses["direction"][0] == 1.0
     gained = (similarity(result.images) - similarity(result.images, NEUTRAL)) - (
@@ -157,13 +157,13 @@ def test_only_the_views_draw_and_they_depend_on_the_seed():
     assert not torch.equal(values(views=2, seed=1), values(views=2, seed=2))
 
 
-def test_progress_counts_over_the_chunks_and_a_callback_may_stop():
+def test_progress_counts_the_rounds_of_every_code_and_a_callback_may_stop():
     seen = []
     latent = random_latents(tiny_bundle(SIZE), [0, 1, 2])
     config = EditConfig(steps=2, batch_size=2)
     result = edit(latent, config, callbacks=[seen.append])
     assert [(p.step, p.steps, p.first, len(p.images)) for p in seen] == [
-        (1, 4, 0, 2), (2, 4, 0, 2), (3, 4, 2, 1), (4, 4, 2, 1),
+        (2, 6, 0, 2), (4, 6, 0, 2), (5, 6, 2, 1), (6, 6, 2, 1),
     ]  # fmt: skip
     assert seen[-1].eta_seconds == 0.0 < seen[0].eta_seconds
     mean = (2 * seen[0].losses["clip"] + seen[2].losses["clip"]) / 3

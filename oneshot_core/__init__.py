@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from .latents import Latent
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, oneshot_clip
-    from .pictures import PictureError, fit_images, labelled_grid, load_picture, save_png
+    from .pictures import (
+        PictureError,
+        fit_images,
+        fit_mask,
+        labelled_grid,
+        load_picture,
+        load_target,
+        masked_target,
+        save_png,
+    )
     from .plots import loss_plot
     from .sampling import (
         SampleConfig,
@@ -67,7 +76,9 @@ _MODULES = {
     "latents": "Latent",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS oneshot_clip",
-    "pictures": "PictureError fit_images labelled_grid load_picture save_png",
+    "pictures": (
+        "PictureError fit_images fit_mask labelled_grid load_picture load_target masked_target save_png"
+    ),
     "plots": "loss_plot",
     "sampling": (
         "SampleConfig SamplePairs iter_samples mix_table parse_seeds random_latents sample sample_pairs "
@@ -117,6 +128,7 @@ __all__ = [
     "detect",
     "edit_latents",
     "fit_images",
+    "fit_mask",
     "inspect",
     "interpolate",
     "iter_samples",
@@ -126,7 +138,9 @@ __all__ = [
     "load_latent",
     "load_perceptual",
     "load_picture",
+    "load_target",
     "loss_plot",
+    "masked_target",
     "mix_table",
     "oneshot_clip",
     "parse_seeds",

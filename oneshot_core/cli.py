@@ -189,9 +189,15 @@ def _target(parser: argparse.ArgumentParser) -> None:
     _option(
         parser,
         "--fit",
-        "how the picture becomes square; stretch is the method's",
+        "how the picture becomes square; stretch is the method's; of letterbox the bars do not count",
         choices=FITS,
         default="stretch",
+    )
+    _option(
+        parser,
+        "--mask",
+        "picture of the target's size, white where the target counts, black where nothing is learnt from it",
+        metavar="PICTURE",
     )
     _option(parser, "--seed", "of everything random (0)", type=int, default=0, metavar="N")
     _option(

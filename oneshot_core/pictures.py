@@ -59,6 +59,41 @@ def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images
     return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
 
 
+def load_target(
+    path: Path | str, size_px: int, fit: str = "stretch", mask: Path | str | None = None
+) -> tuple[Images, Tensor | None]:
+    """Read a target and which part of it counts.
+
+    Args:
+        path: see `load_picture`.
+        size_px: side S of the results.
+        fit: see `load_picture`; with "letterbox" the bars do not count.
+        mask: a picture file of the same size, white where the target counts; None: all of it counts.
+
+    Returns:
+        [1, 3, S, S] in [-1, 1], and [1, 1, S, S] in [0, 1], 1 = counts, or None where everything counts.
+
+    Raises:
+        PictureError: see `load_picture`.
+        ValueError: an unknown fit, a mask of another size or one that is black everywhere.
+    """
+    image = load_picture(path, size_px, fit)
+    if mask is None and fit != "letterbox":
+        return image, None
+    width, height = open_picture(path).size
+    counts = torch.ones(1, 1, height, width)
+    if mask is not None:
+        picture = open_picture(mask).convert("L")
+        if picture.size != (width, height):
+            raise ValueError(
+                f"the mask {mask} has {picture.width} x {picture.height} px, the target {path} "
+                f"{width} x {height}; give a mask of the target's size"
+            )
+        counts = torch.from_numpy(np.array(picture, dtype=np.uint8))[None, None].float() / 255
+    fitted = fit_mask(counts, size_px, fit)
+    return image, None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
+
+
 def open_picture(path: Path | str) -> Picture:
     """Read a picture file as an upright 8-bit RGB Pillow image; see `load_picture` for rules and errors."""
     path = Path(path)
@@ -154,15 +189,74 @@ def fit_images(images: Images, size_px: int, fit: str = "stretch") -> Images:
         [N, 3, S, S], dtype and device as given; the input itself where it fits already.
     """
     check_shape(images, "images", (None, 3, None, None))
-    height, width = images.shape[-2:]
+    return _fitted(images, size_px, fit, bars=-1.0)
+
+
+def fit_mask(mask: Tensor, size_px: int, fit: str = "stretch") -> Tensor:
+    """Fit the mask of a picture as `fit_images` fits the picture; the bars of "letterbox" do not count.
+
+    Args:
+        mask: [1, 1, H, W] in [0, 1], 1 = counts, H and W those of the picture; ones where only the bars are
+            to be left out.
+        size_px: side S of the result.
+        fit: how the picture was fitted.
+
+    Returns:
+        [1, 1, S, S] in [0, 1].
+
+    Raises:
+        ValueError: another shape or fit, values outside [0, 1], or nothing counts.
+    """
+    check_mask(mask)
+    return check_mask(_fitted(mask, size_px, fit, bars=0.0).clamp(0, 1))
+
+
+def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
+    """Return a mask [1, 1, S, S] of pictures of `size_px`, None: of any size.
+
+    Raises:
+        ValueError: another shape, values outside [0, 1], or nothing counts.
+    """
+    check_shape(mask, "mask", (1, 1, size_px, size_px))
+    low, high = float(mask.min()), float(mask.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"a mask holds values from 0 (ignored) to 1 (counts), got {low:g} to {high:g}")
+    if high == 0:
+        raise ValueError(
+            "the mask is 0 everywhere, so nothing of the target counts; invert it, or leave it out"
+        )
+    return mask
+
+
+def masked_target(target: Images, reconstruction: Images, mask: Tensor) -> Images:
+    """Fill what does not count of a target with the source's own picture, so that nothing pulls there.
+
+    Args:
+        target: [1, 3, S, S].
+        reconstruction: [1, 3, S, S], the source generator's picture of the reference latent.
+        mask: [1, 1, S, S] in [0, 1], 1 = counts.
+
+    Returns:
+        [1, 3, S, S] like `target`: what an adaptation takes as its target.
+
+    Source: methods.md Q17, where the published code blackens rows of a stretched car in its search alone.
+    """
+    check_shape(reconstruction, "reconstruction", tuple(target.shape))
+    mask = check_mask(mask, target.shape[-1]).to(target)
+    return mask * target + (1 - mask) * reconstruction.to(target)
+
+
+def _fitted(values: Tensor, size_px: int, fit: str, bars: float) -> Tensor:
+    """Fit [N, C, H, W] to [N, C, S, S], with bars of a value where the fit leaves some."""
+    height, width = values.shape[-2:]
     (left, top, right, bottom), inner_width, inner_height = _placement(width, height, size_px, fit)
     if (height, width) == (size_px, size_px):
-        return images
-    part = images[:, :, top:bottom, left:right]
+        return values
+    part = values[:, :, top:bottom, left:right]
     scaled = F.interpolate(part, (inner_height, inner_width), mode="bilinear", antialias=True)
     across, down = size_px - inner_width, size_px - inner_height
-    bars = (across // 2, across - across // 2, down // 2, down - down // 2)
-    return F.pad(scaled, bars, value=-1.0)
+    edges = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return F.pad(scaled, edges, value=bars)
 
 
 def to_uint8(images: Images) -> Tensor:

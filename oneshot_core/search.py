@@ -26,6 +26,7 @@ from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, Profile, StepContext, Target
 from .objective.presets import clip_search
+from .pictures import check_mask
 from .tensors import Images, check_shape, gradients, owned
 
 STATE_FORMAT = "oneshot-search"
@@ -104,13 +105,14 @@ class SearchResult:
     losses: dict[str, list[float]]
 
 
-def search_latent(
+def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     bundle: GeneratorBundle,
     encoders: Encoders,
     target: Images,
     config: SearchConfig | None = None,
     *,
     start: Tensor | None = None,
+    mask: Tensor | None = None,
     draws: Draws | None = None,
     callbacks: Sequence[Callable[[SearchProgress], None]] = (),
     state_file: Path | str | None = None,
@@ -123,6 +125,8 @@ def search_latent(
         target: [1, 3, S, S] in [-1, 1], S the generator's size.
         config: settings; default `SearchConfig()`.
         start: [W], where the search starts and what it is held near; None: the mean latent.
+        mask: [1, 1, S, S] in [0, 1], 1 = counts: where it is 0 the picture is taken from the target, so that
+            nothing pulls there. None: all of the target counts.
         draws: where noise and views come from; default seeded by `config.seed`.
         callbacks: called after every step; one that raises stops the search.
         state_file: where the search is saved every 30 s and at any end; a file found there with the same
@@ -133,13 +137,15 @@ def search_latent(
         The latent, its image, the losses.
 
     Raises:
-        ValueError: the target's shape does not fit the generator, or the state file has other settings.
+        ValueError: target or mask do not fit the generator, or the state file has other settings.
         FloatingPointError: a loss became NaN or infinite; the message names term and step.
     """
     config = config or SearchConfig()
     check_shape(target, "target", (1, 3, bundle.size, bundle.size))
+    if mask is not None:
+        check_mask(mask, bundle.size)
     with gradients():
-        search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start)
+        search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         if state_file is None:
             return search.run(callbacks)
         path = Path(state_file)
@@ -175,12 +181,14 @@ class _Search:
         config: SearchConfig,
         draws: Draws,
         start: Tensor | None,
+        mask: Tensor | None,
     ) -> None:
         raw = bundle.raw_generator if config.profile.trains_raw_generator else None
         self.bundle, self.config, self.draws = bundle, config, draws
         self.generator: Generator = raw or bundle.generator
         like = self.generator.const
         self.target = Target(owned(target).to(like), encoders)
+        self.mask = None if mask is None else owned(mask).to(like)
         if start is None:  # the published code averages the mapping of the generator it searches
             start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
         check_shape(start, "start", (self.generator.config.w_dim,))
@@ -217,7 +225,10 @@ class _Search:
         settings = {name: value for name, value in self.config.describe().items() if name != "steps"}
         digest = hashlib.sha256(self.target.image.float().cpu().numpy().tobytes())
         digest.update(self.mean.float().cpu().numpy().tobytes())
-        return {**settings, "target_and_start": digest.hexdigest(), "family": self.bundle.family}
+        settings |= {"target_and_start": digest.hexdigest(), "family": self.bundle.family}
+        if self.mask is not None:
+            settings["mask"] = hashlib.sha256(self.mask.float().cpu().numpy().tobytes()).hexdigest()
+        return settings
 
     def save(self, path: Path) -> None:
         """Write latent, Adam's moments, step and losses; atomic."""
@@ -258,11 +269,12 @@ class _Search:
     def _step(self, step: int) -> tuple[Images, dict[str, float]]:
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
         image = self.generator.synthesize(self.latent, noise)
+        seen = image if self.mask is None else torch.lerp(self.target.image, image, self.mask)
         use_views = self.config.augment and self.config.weights.get("clip", 1.0)
         context = StepContext(
             target=self.target,
-            adapted=image,
-            views=self.views(image, self.draws, step) if use_views else None,
+            adapted=seen,
+            views=self.views(seen, self.draws, step) if use_views else None,
             latent=self.latent,
             mean_latent=self.mean,
             dropout=self._dropout(step),

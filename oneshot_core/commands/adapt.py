@@ -22,7 +22,7 @@ from ..latent_files import load_latent, save_latent
 from ..latents import Latent
 from ..objective import PROFILES, Preset, Schedule
 from ..objective.presets import PRESETS, fit_crops, with_half_life
-from ..pictures import load_picture, save_png
+from ..pictures import load_picture, load_target, masked_target, save_png
 from ..plots import loss_plot
 from ..sampling import check_family, parse_seeds, sample
 from ..search import SearchConfig
@@ -54,6 +54,7 @@ class Job:
         quiet: no progress.
         fresh: throw an earlier run away.
         names: JSON values about files and encoders, part of the settings.
+        mask: [1, 1, S, S] in [0, 1], where the target counts; None: everywhere.
     """
 
     source: GeneratorBundle
@@ -70,6 +71,7 @@ class Job:
     quiet: bool = False
     fresh: bool = False
     names: dict[str, Any] = field(default_factory=dict)
+    mask: torch.Tensor | None = None
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the result, but for the number of steps."""
@@ -81,6 +83,7 @@ class Job:
             "latent_sha256": None if self.latent is None else _digest(self.latent.values),
             "preset": self.preset.describe(),
             **self.config.describe(),
+            **({} if self.mask is None else {"mask_sha256": _digest(self.mask)}),
         }
 
 
@@ -124,7 +127,7 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
     if search is not None:
         search = replace(search, profile=preset.profile)
     check_adaptable(source, preset)
-    target = load_picture(options.target, source.size, options.fit)
+    target, mask = load_target(options.target, source.size, options.fit, options.mask)
     if latent is not None:
         check_family(latent, source)
         check_run(source, target, latent.values, preset)
@@ -146,6 +149,7 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
             "generator": {"file_name": source.provenance.file_name, "sha256": source.provenance.sha256},
             "target": {"file_name": Path(options.target).name, "fit": options.fit},
         },
+        mask=mask,
     )
     return job, folder
 
@@ -241,13 +245,28 @@ def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any]]:
         latent, losses = load_latent(folder.latent), folder.losses().get("search", {})
     if latent is None:
         assert job.search is not None
-        found = run_search(job.source, job.encoders, job.target, job.search, job.quiet, folder.search_state)
+        found = run_search(
+            job.source, job.encoders, job.target, job.search, job.quiet, folder.search_state, job.mask
+        )
         latent, losses = found.latent, {name: finite(values) for name, values in found.losses.items()}
         write_json(folder.path / "losses.json", {"search": losses})
     if not folder.latent.is_file():
         save_latent(latent, folder.latent)
     save_png(sample(job.source, latent), folder.path / "reference.png")
     return latent, losses
+
+
+def _counted_target(job: Job, folder: RunFolder, latent: Latent) -> Images:
+    """What the adaptation is drawn to: the target, where a mask leaves it out the source's own picture.
+
+    A resumed run takes the one that is kept: drawn again it might differ in its last bits.
+    """
+    if job.mask is None:
+        return job.target
+    path = folder.path / "masked_target.png"
+    if not path.is_file():
+        save_png(masked_target(job.target, sample(job.source, latent), job.mask), path)
+    return load_picture(path, job.source.size)
 
 
 def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
@@ -263,7 +282,7 @@ def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
             result = adapt(
                 job.source,
                 job.encoders,
-                job.target,
+                _counted_target(job, folder, latent),
                 latent,
                 job.preset,
                 job.config,

@@ -116,7 +116,8 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove what runs write, and nothing else."""
         snapshots = sorted((self.run / "snapshots").glob("step_*.safetensors"))
-        names = (*RESULTS, "settings.json", "reference.safetensors", "reference.png", "target.png")
+        pictures = ("reference.png", "target.png", "masked_target.png")
+        names = (*RESULTS, *pictures, "settings.json", "reference.safetensors")
         for path in (
             *(self.path / name for name in names),
             self.run / STATE_FILE,

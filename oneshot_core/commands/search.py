@@ -5,12 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from torch import Tensor
+
 from ..checkpoints import GeneratorBundle
 from ..console import Interrupted, ProgressBar
 from ..features import Encoders
 from ..latent_files import save_latent
 from ..objective import PROFILES
-from ..pictures import Picture, labelled_grid, load_picture, save_png
+from ..pictures import Picture, labelled_grid, load_target, save_png
 from ..plots import loss_plot
 from ..search import SearchConfig, SearchProgress, SearchResult, search_latent
 from ..tensors import Images
@@ -29,10 +31,10 @@ def search(options: Namespace) -> None:
     )
     device = prepare(options)
     bundle = open_generator(options.generator, device)
-    target = load_picture(options.target, bundle.size, options.fit)
+    target, mask = load_target(options.target, bundle.size, options.fit, options.mask)
     encoders = open_encoders(options, bundle, device)
     out = out_folder(options.out)
-    found = run_search(bundle, encoders, target, config, options.quiet)
+    found = run_search(bundle, encoders, target, config, options.quiet, mask=mask)
     name = Path(options.target).name
     files = {
         "latent": save_latent(found.latent, out / "latent.safetensors"),
@@ -57,6 +59,7 @@ def run_search(
     config: SearchConfig,
     quiet: bool,
     state_file: Path | None = None,
+    mask: Tensor | None = None,
 ) -> SearchResult:
     """Search with a progress line, going on from `state_file` where there is one.
 
@@ -69,7 +72,9 @@ def run_search(
             bar.update(now.step, now.losses, now.eta_seconds)
 
         try:
-            return search_latent(bundle, encoders, target, config, callbacks=[show], state_file=state_file)
+            return search_latent(
+                bundle, encoders, target, config, mask=mask, callbacks=[show], state_file=state_file
+            )
         except KeyboardInterrupt:
             kept = "starts it again" if state_file is None else "goes on from there"
             raise Interrupted(f"the search was stopped; the same command {kept}") from None

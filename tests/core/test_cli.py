@@ -23,6 +23,7 @@ from oneshot_core.commands.resources import usable_cores
 from oneshot_core.console import ProgressBar, duration
 from oneshot_core.latent_files import load_latent
 from oneshot_core.objective import PROFILES
+from oneshot_core.pictures import load_picture
 
 ROOT = Path(cli.__file__).parent.parent
 
@@ -207,6 +208,31 @@ def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_pa
     assert "holds a run of 4 steps" in err
     assert run(capsys, *adapt_words(files, out, "--seed", 1, "--fresh"))[0] == 0
     assert json.loads((out / "settings.json").read_text())["settings"]["seed"] == 1
+
+
+def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
+    mask = Image.new("L", (256, 256), 255)  # the target's size
+    mask.paste(0, (128, 0, 256, 256))
+    mask.save(tmp_path / "mask.png")
+    words = adapt_words(files, tmp_path / "run", "--mask", tmp_path / "mask.png")
+    assert run(capsys, *words)[0] == 0
+    shown = {
+        name: load_picture(tmp_path / "run" / f"{name}.png", 64)
+        for name in ("target", "masked_target", "reference")
+    }
+    assert torch.equal(shown["masked_target"][..., :31], shown["target"][..., :31])
+    assert torch.equal(shown["masked_target"][..., 33:], shown["reference"][..., 33:])
+    assert not torch.equal(shown["target"], shown["reference"])
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run"))
+    assert (code, "mask_sha256" in err) == (2, True)
+    assert run(capsys, *words, "--steps", 6)[0] == 0  # goes on with the same masked target
+    assert run(capsys, *adapt_words(files, tmp_path / "run", "--fresh"))[0] == 0
+    assert not (tmp_path / "run" / "masked_target.png").exists()
+    words = ["search", "--generator", files["generator"], "--target", files["target"], "--steps", 2]
+    found = [*words, "--device", "cpu", "--out", tmp_path / "found", "--mask"]
+    assert run(capsys, *found, tmp_path / "mask.png")[0] == 0
+    code, _, err = run(capsys, *found, files["generator"])
+    assert (code, "is not a picture" in err) == (2, True)
 
 
 def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):

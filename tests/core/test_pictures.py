@@ -13,9 +13,13 @@ from PIL import Image
 from oneshot_core.pictures import (
     MAX_PIXELS,
     PictureError,
+    check_mask,
     fit_images,
+    fit_mask,
     labelled_grid,
     load_picture,
+    load_target,
+    masked_target,
     save_png,
     shortened,
     to_pillow,
@@ -75,6 +79,66 @@ def test_tensors_are_fitted_like_files(tmp_path, fit):
     torch.testing.assert_close(fit_images(images, 16, fit), load_picture(path, 16, fit), atol=0.02, rtol=0)
     square = images[..., :40]
     assert fit_images(square, 40, fit) is square
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
+def test_a_mask_is_fitted_like_its_picture(fit):
+    mask = (torch.rand(1, 1, 30, 50) > 0.5).float()
+    fitted = fit_mask(mask, 16, fit)
+    picture = fit_images(mask.expand(-1, 3, -1, -1) * 2 - 1, 16, fit)
+    torch.testing.assert_close(fitted, (picture[:, :1] + 1) / 2)
+
+
+def test_the_bars_of_a_letterbox_do_not_count(tmp_path):
+    path = tmp_path / "car.png"
+    two_colours(60, 45).save(path)  # 4:3, as the published cars
+    image, mask = load_target(path, 64, fit="letterbox")
+    assert torch.equal(image, load_picture(path, 64, fit="letterbox"))
+    assert mask.shape == (1, 1, 64, 64)
+    assert (mask[:, :, 8:56] > 0.999).all() and not mask[:, :, :8].any() and not mask[:, :, 56:].any()
+    for fit in ("stretch", "crop"):
+        assert load_target(path, 64, fit)[1] is None
+    two_colours(40, 40).save(path)
+    assert load_target(path, 64, fit="letterbox")[1] is None
+
+
+def test_a_mask_file_counts_where_it_is_white(tmp_path):
+    target, mask = tmp_path / "target.png", tmp_path / "mask.png"
+    two_colours(40, 20).save(target)
+    Image.new("L", (40, 20), 255).save(mask)
+    assert load_target(target, 16, mask=mask)[1] is None
+    half = Image.new("RGB", (40, 20), (255, 255, 255))
+    half.paste((0, 0, 0), (20, 0, 40, 20))
+    half.save(mask)
+    counts = load_target(target, 16, mask=mask)[1]
+    assert (counts[..., :7] > 0.999).all() and not counts[..., 9:].any()
+    both = load_target(target, 16, fit="letterbox", mask=mask)[1]
+    assert float(both[0, 0, 8, 3]) > 0.999 and not both[:, :, :4].any() and not both[..., 9:].any()
+    Image.new("L", (20, 20), 255).save(mask)
+    with pytest.raises(ValueError, match="mask.png has 20 x 20 px, the target .*40 x 20"):
+        load_target(target, 16, mask=mask)
+    Image.new("L", (40, 20), 0).save(mask)
+    with pytest.raises(ValueError, match="0 everywhere, so nothing of the target counts"):
+        load_target(target, 16, mask=mask)
+
+
+def test_what_does_not_count_of_a_target_becomes_the_sources_picture():
+    target, reconstruction = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), -0.5)
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2], mask[..., 2] = 1.0, 0.5
+    filled = masked_target(target, reconstruction, mask)
+    assert (filled[..., :2] == 0.5).all() and (filled[..., 2] == 0).all() and (filled[..., 3] == -0.5).all()
+    assert torch.equal(masked_target(target, reconstruction, torch.ones(1, 1, 4, 4)), target)
+    with pytest.raises(ValueError, match="reconstruction must have shape"):
+        masked_target(target, reconstruction[..., :2], mask)
+
+
+def test_masks_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"mask must have shape \[1, 1, 8, 8\], got \[1, 3, 8, 8\]"):
+        check_mask(torch.ones(1, 3, 8, 8), 8)
+    for value in (-0.1, 255.0, float("nan")):
+        with pytest.raises(ValueError, match="from 0 .ignored. to 1 .counts."):
+            check_mask(torch.full((1, 1, 8, 8), value))
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

@@ -8,8 +8,11 @@ import pytest
 import torch
 from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
 
+from oneshot_core.augmentation import ViewAugmentation
 from oneshot_core.checkpoints.bundle import estimate_mean_latent
-from oneshot_core.draws import RecordedDraws
+from oneshot_core.checkpoints.native import read_tensors
+from oneshot_core.draws import RecordedDraws, SeededDraws
+from oneshot_core.features import Encoders
 from oneshot_core.objective import OFFICIAL
 from oneshot_core.search import SearchConfig, search_latent
 
@@ -203,3 +206,53 @@ def test_the_official_search_starts_at_the_mean_of_the_generator_it_searches():
     search_latent(bundle, stand_in_encoders(), picture(SIZE), config, callbacks=[seen.append])
     mean = estimate_mean_latent(other.generator)
     assert torch.allclose((seen[0].latent - mean).abs(), torch.full((1, len(mean)), 0.01), atol=1e-4)
+
+
+def left_half() -> torch.Tensor:
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., : SIZE // 2] = 1
+    return mask
+
+
+def test_a_mask_of_ones_changes_nothing_and_no_mask_leaves_the_saved_settings_as_they_were(tmp_path):
+    plain, masked = tmp_path / "plain.safetensors", tmp_path / "masked.safetensors"
+    result = search(state_file=plain)
+    assert torch.equal(result.latent.values, search(mask=torch.ones(1, 1, SIZE, SIZE)).latent.values)
+    search(mask=left_half(), state_file=masked)
+    settings = [read_tensors(path)[1]["settings"] for path in (plain, masked)]
+    assert set(settings[1]) - set(settings[0]) == {"mask"}
+    with pytest.raises(ValueError, match="other settings"):
+        search(mask=left_half().flip(3), state_file=masked)
+
+
+def test_nothing_pulls_where_the_mask_is_0():
+    """What the target shows there does not matter to the pixels, and CLIP sees the target's own there."""
+    other = picture(SIZE)
+    other[..., SIZE // 2 :] = picture(SIZE, seed=1)[..., SIZE // 2 :]
+
+    def found(target: torch.Tensor, encoders: Encoders, **weights: float) -> torch.Tensor:
+        config = SearchConfig(steps=3, weights=weights, augment=False)
+        return search_latent(tiny_bundle(SIZE), encoders, target, config, mask=left_half()).latent.values
+
+    same = [found(target, stand_in_encoders(), clip=0.0) for target in (picture(SIZE), other)]
+    torch.testing.assert_close(same[0], same[1], atol=1e-6, rtol=0)
+    encoders = stand_in_encoders()
+    found(other, encoders)
+    assert len(encoders.clip.seen) == 4
+    assert all(torch.equal(seen[..., SIZE // 2 :], other[..., SIZE // 2 :]) for seen in encoders.clip.seen)
+
+
+def test_the_views_are_made_of_the_masked_picture():
+    encoders, mask = stand_in_encoders(), torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., 0, 0] = 1e-6  # nearly nothing counts: all views are views of the target
+    config = SearchConfig(steps=1, weights={"lpips": 0.0, "pixel": 0.0, "deviation": 0.0})
+    search_latent(tiny_bundle(SIZE), encoders, picture(SIZE), config, mask=mask)
+    views = ViewAugmentation(view_px=16)(picture(SIZE), SeededDraws(0), 0)
+    torch.testing.assert_close(encoders.clip.seen[0], views, atol=1e-4, rtol=0)
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"mask must have shape \[1, 1, 16, 16\]"):
+        search(mask=torch.ones(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="nothing of the target counts"):
+        search(mask=torch.zeros(1, 1, SIZE, SIZE))

@@ -79,7 +79,9 @@ def use_backend(backend: str | Backend) -> Iterator[None]:
 def _own_dtype(x: Tensor) -> AbstractContextManager[Any]:
     """Leave autocast where it is on."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:

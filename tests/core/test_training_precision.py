@@ -143,6 +143,7 @@ def test_the_image_filter_keeps_its_dtype_under_autocast() -> None:
         lowered = upfirdn2d(image, kernel, up=2, pad=(2, 1))
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(lowered, upfirdn2d(image, kernel, up=2, pad=(2, 1)))
+    assert upfirdn2d(image.to("meta"), kernel, up=2, pad=(2, 1)).shape == (1, 3, 32, 32)  # knows no autocast
 
 
 def test_unknown_precisions_and_devices_without_it_are_refused() -> None:

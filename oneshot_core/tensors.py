@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tempfile
@@ -95,9 +96,28 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, final)
+        rename_patiently(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename_patiently(old: Path, new: Path, tries: int = 20) -> None:
+    """Rename a file, over an existing one too, or a folder; wait where Windows refuses for a moment.
+
+    Virus scanners and indexers hold new files open for some milliseconds, and Windows then denies renaming.
+
+    Raises:
+        OSError: it is still refused after a second.
+    """
+    for left in reversed(range(tries)):
+        try:
+            os.replace(old, new)
+            return
+        except PermissionError:
+            if os.name != "nt" or not left:
+                raise
+            gc.collect()  # a failed read may still hold the file in its traceback
+            time.sleep(0.05)
 
 
 def _umask() -> int:

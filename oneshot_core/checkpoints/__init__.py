@@ -7,7 +7,7 @@ networks and legacy TensorFlow `.pkl`; writes the own format and rosinality `.pt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -188,6 +188,7 @@ def save(
     format: Literal["safetensors", "rosinality"] = "safetensors",  # noqa: A002 - the contract's name
     dtype: Literal["float32", "float16"] = "float32",
     with_discriminator: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a bundle to a file, in one step: the final name never holds half a file.
 
@@ -197,20 +198,23 @@ def save(
         format: "safetensors", the own format with everything in it; "rosinality", a `.pt` for other programs.
         dtype: "float32" or, for safetensors only, "float16".
         with_discriminator: whether to include the discriminator.
+        metadata: texts for the header of a safetensors file, such as the workflow that made it.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: unknown format or dtype.
+        ValueError: unknown format or dtype, or metadata for a format that has no place for it.
         CheckpointError: the networks cannot be expressed in the format.
     """
     path = Path(path)
     if format == "safetensors":
-        native.write(bundle, path, dtype, with_discriminator)
+        native.write(bundle, path, dtype, with_discriminator, metadata)
     elif format == "rosinality":
         if dtype != "float32":
             raise ValueError(f"rosinality files are float32, got dtype {dtype!r}; use format 'safetensors'")
+        if metadata:
+            raise ValueError("rosinality files have no place for metadata; use format 'safetensors'")
         rosinality.write(bundle, path, with_discriminator)
     else:
         raise ValueError(f"format must be 'safetensors' or 'rosinality', got {format!r}")

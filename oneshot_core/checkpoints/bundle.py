@@ -81,6 +81,22 @@ class GeneratorBundle:
         """Number of slots of a W+ code."""
         return self.generator.config.num_layers
 
+    def summary(self) -> str:
+        """Describe the bundle in a few lines: size, widths, discriminator, where it came from."""
+        config, origin = self.generator.config, self.provenance
+        widths = " ".join(map(str, config.channels))
+        parameters = sum(value.numel() for value in self.generator.parameters())
+        parent = origin.history.get("parent", {}).get("file_name")
+        lines = [
+            f"StyleGAN2 generator, {self.size} px, {parameters / 1e6:.1f} M parameters",
+            f"widths from 4 px on: {widths}; z {config.z_dim}, w {config.w_dim}, {self.num_layers} slots",
+            f"classes: {config.c_dim}" if config.c_dim else "unconditional",
+            "with discriminator" if self.discriminator is not None else "without discriminator",
+            f"source: {origin.file_name} ({origin.format})" + (f", adapted from {parent}" if parent else ""),
+            f"family: {self.family[:12]}",
+        ]
+        return "\n".join([*lines, *origin.notes])
+
     def to(self, device: torch.device | str) -> GeneratorBundle:
         """Copy the networks to a device; the original, and the mean latent, stay where they are."""
 

@@ -44,19 +44,26 @@ _STORED_TYPES = {
 }
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+def write_tensors(
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write tensors and a JSON header as one file, in one step.
 
     Args:
         path: final name; an existing file is replaced only when the new one is complete.
         tensors: any device; they are copied to the CPU.
         header: JSON values, among them `format` (text) and `format_version` (whole number).
+        metadata: further texts beside the header, such as the workflow that made the file.
 
     Returns:
         The path.
 
     Raises:
         ValueError: the header lacks `format` or `format_version`, or holds something that is not JSON.
+        OSError: the file cannot be written, as when the disk is full.
     """
     path = Path(path)
     if not isinstance(header.get("format"), str) or not isinstance(header.get("format_version"), int):
@@ -67,7 +74,10 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mappi
         raise ValueError(f"the header of {path.name} holds something that is not JSON: {error}") from error
     copies = {name: owned(tensor).cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(copies, temporary, metadata={HEADER_KEY: text})
+        try:
+            save_file(copies, temporary, metadata={**(metadata or {}), HEADER_KEY: text})
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {str(error)[:200]}; is the disk full?") from error
     return path
 
 
@@ -182,7 +192,11 @@ def _network(config: _Config, sources: Mapping[str, Source], label: str) -> Netw
 
 
 def write(
-    bundle: GeneratorBundle, path: Path, dtype: str = "float32", with_discriminator: bool = True
+    bundle: GeneratorBundle,
+    path: Path,
+    dtype: str = "float32",
+    with_discriminator: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a bundle.
 
@@ -192,6 +206,7 @@ def write(
         dtype: "float32", or "float16" for half the size. The mapping network and the mean latent stay
             float32, so that latents keep their meaning and the family its fingerprint.
         with_discriminator: whether to include it; needed for adapting, not for sampling.
+        metadata: see `write_tensors`.
 
     Raises:
         ValueError: unknown dtype, or a weight too large for float16.
@@ -213,7 +228,7 @@ def write(
         "discriminator": None if discriminator is None else discriminator.config.to_dict(),
         "provenance": bundle.provenance.to_dict(),
     }
-    write_tensors(path, tensors, header)
+    write_tensors(path, tensors, header, metadata)
 
 
 def _state(network: nn.Module, label: str, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from .callbacks import (
     Callback,
     Checkpoints,
+    Poll,
     Progress,
     RunCancelled,
     RunStopped,
@@ -11,7 +12,7 @@ from .callbacks import (
     TrainProgress,
 )
 from .loop import STATE_FILE, AdaptResult, TrainConfig, adapt, adapted_bundle, train
-from .state import PRECISIONS, TrainState, check_precision, fresh_heads
+from .state import PRECISIONS, StateError, TrainState, check_precision, fresh_heads
 
 __all__ = [
     "PRECISIONS",
@@ -19,10 +20,12 @@ __all__ = [
     "AdaptResult",
     "Callback",
     "Checkpoints",
+    "Poll",
     "Progress",
     "RunCancelled",
     "RunStopped",
     "Snapshots",
+    "StateError",
     "StopSignal",
     "TrainConfig",
     "TrainProgress",

@@ -20,7 +20,7 @@ from ..sampling import check_family
 from ..tensors import Images, gradients, owned, remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .phases import phases_due, run_phase, start_round
-from .state import TrainState, check_precision, precision_setting, private_copy
+from .state import StateError, TrainState, check_precision, precision_setting, private_copy
 
 STATE_FILE = "state.safetensors"
 
@@ -32,18 +32,27 @@ class TrainConfig:
     steps: int = 2000  # optimiser rounds; the published code does 2001
     seed: int = 0
     snapshot_every_steps: int = 100
-    checkpoint_every_steps: int = 500
-    checkpoint_every_seconds: float = 60.0
+    checkpoint_every_steps: int | None = None  # None: by time alone
+    checkpoint_every_seconds: float = 60.0  # longer, up to 5 minutes, where saving takes over 5 % of that
     precision: str = "float32"  # of forward passes; "bfloat16": autocast, for devices that are fast in it
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
         for name in ("steps", "snapshot_every_steps", "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not self.checkpoint_every_seconds > 0:
             raise ValueError(
                 f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}"
+            )
+
+    def check_snapshot(self, step: int) -> None:
+        """Refuse a step of which this run will keep no snapshot; raises ValueError that says which it keeps."""
+        if step and step != self.steps and (step > self.steps or step % self.snapshot_every_steps):
+            raise ValueError(
+                f"there will be no snapshot of step {step}: a run of {self.steps} steps keeps one every "
+                f"{self.snapshot_every_steps} steps, and the last"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -76,8 +85,7 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
 
     Raises:
         FloatingPointError: a loss became NaN or infinite; the message names the term and the step. The file
-            of
-            a `Checkpoints` callback then holds the last good state.
+            of a `Checkpoints` callback then holds the last good state.
     """
     with gradients():
         for callback in callbacks:
@@ -87,10 +95,15 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
                 losses = _one_step(state, callbacks)
                 state.record(losses)
                 state.step += 1  # before the callbacks: what they save resumes at the next step
+                state.amid_step = False
                 for callback in callbacks:
                     callback.after_step(state)
         except RunStopped:
             pass
+        except BaseException:  # ComfyUI's cancel is none of Exception's children
+            for callback in callbacks:
+                callback.aborted(state)
+            raise
         for callback in callbacks:
             callback.finished(state)
 
@@ -101,6 +114,7 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
     for phase in phases_due(current):
         for callback in callbacks:
             callback.before_phase(state)
+        state.amid_step = True
         for name, value in run_phase(phase, current).items():
             losses[name] = float(value)
             if not math.isfinite(losses[name]):
@@ -133,20 +147,20 @@ def adapt(
         preset: the method; default `oneshot_clip()`.
         config: steps, seed, intervals.
         run_folder: where the state and snapshots are kept; a run found there with the same settings is
-            resumed
-            and gives what an uninterrupted run would have given. None: nothing is written.
+            resumed and gives what an uninterrupted run would have given. None: nothing is written.
         callbacks: told about every phase and step.
 
     Returns:
         The adapted generator and the losses.
 
     Raises:
-        ValueError: something does not fit, or the run folder holds a run with other settings.
+        ValueError: something does not fit.
+        StateError: a ValueError too: the run folder holds a damaged run, or one with other settings.
         FloatingPointError: a loss became NaN or infinite.
-        RunCancelled: a `StopSignal` was cancelled; the run folder keeps the last checkpoint.
+        RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
-    values = _reference_values(reference, bundle)
+    values = reference_values(reference, bundle)
     draws = SeededDraws(config.seed)
     state = TrainState.create(
         bundle, encoders, target, values, preset, draws, config.describe(), config.precision
@@ -158,8 +172,8 @@ def adapt(
     return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
 
 
-def _reference_values(reference: Latent | Tensor, bundle: GeneratorBundle) -> Tensor:
-    """Take the tensor out of a latent that fits the generator."""
+def reference_values(reference: Latent | Tensor, bundle: GeneratorBundle) -> Tensor:
+    """Take the tensor out of a reference latent; raises ValueError when it does not fit the generator."""
     if not isinstance(reference, Latent):
         return reference
     if reference.space == "z":
@@ -175,7 +189,7 @@ def _resumed(state: TrainState, bundle: GeneratorBundle, config: TrainConfig, fo
     if path.is_file():
         state.restore(path)
         if state.step > config.steps:
-            raise ValueError(
+            raise StateError(
                 f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
                 "many, use a snapshot of that run, or another folder"
             )

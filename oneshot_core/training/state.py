@@ -4,7 +4,6 @@ it."""
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,10 +22,15 @@ from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
 from ..objective.terms import PatchConsistency, SemanticConsistency
 from ..tensors import Images, check_shape, owned
+from .fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
 STATE_VERSION = 1
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
+
+
+class StateError(CheckpointError):
+    """A saved run that cannot go on: damaged, no saved run at all, or one with other settings."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class TrainState:
         step: steps done.
         precision: of forward passes, a key of `PRECISIONS`.
         history: per logged name the value of each step; NaN where a step does not compute it.
+        amid_step: whether some networks are a phase ahead of the others, a state not to be saved.
     """
 
     preset: Preset
@@ -65,6 +70,7 @@ class TrainState:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         self.history: dict[str, list[float]] = {}
+        self.amid_step = False
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
             "adapted": _adam(self.adapted, plan.adam(plan.generator_ratio))
@@ -106,8 +112,7 @@ class TrainState:
         """
         check_run(bundle, target, reference, preset)
         check_precision(precision, bundle.generator.const.device)
-        raw = bundle.raw_generator if preset.profile.trains_raw_generator else None
-        source = private_copy(raw or bundle.generator)
+        source = private_copy(_trained(bundle, preset))
         adapted = private_copy(source)
         for name, parameter in adapted.named_parameters():
             parameter.requires_grad_(not name.startswith(preset.frozen))
@@ -118,12 +123,7 @@ class TrainState:
             discriminator = private_copy(bundle.discriminator).requires_grad_(True)
             if _uses_heads(preset, bundle.size):
                 heads = fresh_heads(discriminator.config, draws).to(like)
-        described = {
-            "source": _fingerprint(source.state_dict()),
-            "discriminator": None if discriminator is None else _fingerprint(discriminator.state_dict()),
-            **_run_settings(encoders, target, reference, preset, settings),
-            **precision_setting(precision),
-        }
+        described = run_settings(bundle, encoders, target, reference, preset, settings)
         return cls(
             preset=preset,
             source=source,
@@ -134,7 +134,7 @@ class TrainState:
             target=Target(owned(target).to(like), encoders),
             reference=owned(reference).to(like),
             draws=draws,
-            settings=json.loads(json.dumps(described)),
+            settings=described | precision_setting(precision),
             precision=precision,
         )
 
@@ -191,23 +191,31 @@ class TrainState:
         """Continue from a saved state.
 
         Raises:
-            CheckpointError: the file is damaged or is not a saved run.
-            ValueError: it was made with other settings; the message names the first that differ.
+            StateError: the file is damaged, is not a saved run, or was made with other settings; then the
+                message names the first that differ.
         """
-        tensors, header = read_tensors(path)
+        try:
+            tensors, header = read_tensors(path)
+        except CheckpointError as error:
+            raise StateError(str(error)) from error
         if header.get("format") != STATE_FORMAT or header.get("format_version") != STATE_VERSION:
-            raise CheckpointError(
+            raise StateError(
                 f"{path} is not a saved run of version {STATE_VERSION} (found {header.get('format')!r}, "
                 f"version {header.get('format_version')!r}); give the state file of a run folder"
             )
         differing = differences(header.get("settings"), self.settings)
         if differing:
-            raise ValueError(
+            raise StateError(
                 f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
                 "use the same settings or another run folder"
             )
-        self._load(tensors)
-        self.step = int(header["step"])
+        try:
+            self._load(tensors)
+            self.step = int(header["step"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(
+                f"{path} lacks a part of a saved run ({str(error)[:200]}); remove it to start anew"
+            ) from error
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, module in self._modules():
@@ -222,18 +230,45 @@ class TrainState:
         }
 
 
-def _run_settings(
-    encoders: Encoders, target: Images, reference: Tensor, preset: Preset, settings: Mapping[str, Any] | None
+def run_settings(
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    reference: Tensor,
+    preset: Preset,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Describe what determines a run, but for the networks and the number of steps."""
-    return {
+    """Describe what determines a run, but for its number of steps, as JSON values.
+
+    Args:
+        bundle: the source.
+        encoders: CLIP and perceptual net.
+        target: [1, 3, S, S] in [-1, 1].
+        reference: [1, W] or [1, L, W].
+        preset: the method.
+        settings: further values, such as the seed.
+
+    Returns:
+        The method in words and numbers, everything else by its fingerprint.
+    """
+    judge = bundle.discriminator if preset.discriminator is not None else None
+    described = {
         "preset": preset.describe(),
-        "clip": _encoder_fingerprint(encoders.clip),
-        "perceptual": _encoder_fingerprint(encoders.perceptual),
-        "target": _fingerprint({"target": target}),
-        "reference": _fingerprint({"reference": reference}),
+        "source": network_fingerprint(_trained(bundle, preset)),
+        "discriminator": None if judge is None else network_fingerprint(judge),
+        "clip": encoder_fingerprint(encoders.clip),
+        "perceptual": encoder_fingerprint(encoders.perceptual),
+        "target": fingerprint({"target": target}),
+        "reference": fingerprint({"reference": reference}),
         **(settings or {}),
     }
+    return json.loads(json.dumps(described))
+
+
+def _trained(bundle: GeneratorBundle, preset: Preset) -> Generator:
+    """The generator that training starts from: the profile decides between the average and the raw one."""
+    raw = bundle.raw_generator if preset.profile.trains_raw_generator else None
+    return raw or bundle.generator
 
 
 def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
@@ -372,22 +407,6 @@ def _load_adam(
             for position, parameter in enumerate(group["params"]):
                 if position in states:
                     parameter.grad = torch.zeros_like(parameter)
-
-
-def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _encoder_fingerprint(encoder: Any) -> str:
-    """SHA-256 over an encoder's weights and its preprocessing."""
-    weights = _fingerprint(encoder.state_dict()) if isinstance(encoder, nn.Module) else ""
-    return hashlib.sha256(f"{weights}{getattr(encoder, 'preprocess', '')!r}".encode()).hexdigest()
 
 
 def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:

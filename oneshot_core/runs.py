@@ -1,0 +1,362 @@
+"""A store of runs: what took minutes is kept in a folder named by everything that determines it.
+
+Asked for again it is loaded, after a crash or a cancel it goes on, and a damaged folder is set aside. Several
+processes may share a store; a lock file beside each folder keeps them out of each other's run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from .checkpoints import CheckpointError, GeneratorBundle, load, save
+from .features import Encoders
+from .latents import Latent
+from .objective import Preset
+from .search import SearchConfig, SearchProgress, SearchResult, search_latent
+from .tensors import Images, atomic_path, gradients, rename_patiently
+from .training import STATE_FILE, AdaptResult, Callback, TrainConfig, adapt
+from .training.fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from .training.loop import reference_values
+from .training.state import run_settings
+
+log = logging.getLogger(__name__)
+
+FORMAT, FORMAT_VERSION = "oneshot-stored-run", 1
+ENGINE = 1  # raise it when the same settings give other numbers
+RECORD, RESULT, SEARCH = "run.json", "result.safetensors", "search.safetensors"
+SNAPSHOTS, MARK = "snapshots", "used"
+KEY_DIGITS = 32
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """An adaptation, trained now or loaded.
+
+    Args:
+        bundle: the adapted generator; without discriminator where it is a snapshot.
+        losses: per name the unweighted value of every step, NaN where a step does not compute it; empty for a
+            snapshot of a run that did not end.
+        step: steps that the bundle was trained.
+        steps: steps of the whole run.
+        snapshots: steps whose generator is kept.
+    """
+
+    bundle: GeneratorBundle
+    losses: dict[str, list[float]]
+    step: int
+    steps: int
+    snapshots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder while it is locked by this process."""
+
+    folder: Path
+    settings: dict[str, Any]
+
+    def snapshots(self) -> tuple[int, ...]:
+        """Steps whose generator is kept."""
+        found = (self.folder / SNAPSHOTS).glob("step_*.safetensors")
+        return tuple(sorted(int(path.stem.removeprefix("step_")) for path in found))
+
+    def result(self, steps: int, snapshot: int | None = None) -> StoredResult | None:
+        """Load what is there.
+
+        Args:
+            steps: of the whole run.
+            snapshot: a step; None: the end.
+
+        Returns:
+            None where the run has not come so far.
+
+        Raises:
+            CheckpointError: a file is damaged.
+            ValueError: the run has ended and keeps no snapshot of that step.
+        """
+        record = self._record()
+        if snapshot is None or snapshot == steps:
+            if record is None:
+                return None
+            path, step = self.folder / RESULT, int(record["step"])
+        else:
+            path, step = self.folder / SNAPSHOTS / f"step_{snapshot:06d}.safetensors", snapshot
+            if not path.is_file():
+                if record is None:
+                    return None
+                kept = ", ".join(map(str, self.snapshots())) or "none"
+                raise ValueError(
+                    f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
+                    "train again"
+                )
+        losses = {} if record is None else record["losses"]
+        return StoredResult(load(path), losses, step, steps, self.snapshots())
+
+    def _record(self) -> dict[str, Any] | None:
+        """What `complete` wrote; None before that."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if (record["format"], record["format_version"]) != (FORMAT, FORMAT_VERSION):
+                raise ValueError(f"its format is {record['format']!r} {record['format_version']!r}")
+            curves = record["losses"].items()
+            losses = {name: [math.nan if v is None else float(v) for v in curve] for name, curve in curves}
+            return {"step": int(record["step"]), "losses": losses}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: is damaged ({str(error)[:200]})") from error
+
+    def complete(self, result: AdaptResult) -> None:
+        """Keep a finished adaptation; its training state is no longer needed."""
+        save(result.bundle, self.folder / RESULT)
+        losses = {
+            name: [v if math.isfinite(v) else None for v in curve] for name, curve in result.losses.items()
+        }
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": result.step, "losses": losses}
+        with atomic_path(self.folder / RECORD) as temporary:
+            text = json.dumps({**record, "settings": self.settings}, allow_nan=False)
+            temporary.write_text(text, encoding="utf-8")
+        (self.folder / STATE_FILE).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Throw the run away, to start anew."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def set_aside(self, reason: object) -> None:
+        """Rename a damaged folder and start anew."""
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}.damaged-{number}")).exists():
+            number += 1
+        rename_patiently(self.folder, aside)
+        self.folder.mkdir()
+        log.warning("the kept run %s is damaged and was set aside as %s: %s", self.folder, aside.name, reason)
+
+
+class RunStore:
+    """Folders of runs below one root.
+
+    Args:
+        root: made when the first run is claimed.
+        limit_bytes: size beyond which the runs longest unused are removed; None: no limit.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
+        self.root, self.limit_bytes = Path(root), limit_bytes
+
+    @contextmanager
+    def claim(self, settings: Mapping[str, Any], poll: Callable[[], None] | None = None) -> Iterator[Run]:
+        """Lock the folder of a run.
+
+        Args:
+            settings: JSON values of everything that determines the result; their hash is the folder's name.
+            poll: called while another process holds the run; it may raise to give up.
+
+        Yields:
+            The run, whose folder exists.
+        """
+        values = json.loads(json.dumps(dict(settings)))
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = _lock_of(folder)
+        while True:
+            try:
+                lock.acquire(timeout=POLL_SECONDS)
+                break
+            except Timeout:
+                if poll is not None:
+                    poll()
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / MARK).touch()
+            yield Run(folder, values)
+        finally:
+            lock.release()
+
+    def trim(self) -> list[Path]:
+        """Remove runs, the longest unused first, until the store is within its limit; returns their folders.
+
+        Damaged folders that were set aside go before all others; a run that a process holds stays.
+        """
+        if self.limit_bytes is None or not self.root.is_dir():
+            return []
+        sizes = {folder: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
+        total, removed = sum(sizes.values()), []
+        for folder in sorted(sizes, key=_last_use):
+            if total <= self.limit_bytes:
+                break
+            lock = _lock_of(folder)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                lock.release()
+            total -= sizes[folder]
+            removed.append(folder)
+            log.info("removed the kept run %s: the store exceeds %d bytes", folder, self.limit_bytes)
+        return removed
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f"{folder.name}.lock"))
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # another process is at work there
+            continue
+    return total
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return (folder / MARK).stat().st_mtime if ".damaged-" not in folder.name else 0.0
+    except OSError:
+        return 0.0
+
+
+def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
+    store: RunStore,
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    reference: Latent | Tensor,
+    preset: Preset,
+    config: TrainConfig,
+    *,
+    device: torch.device | str = "cpu",
+    callbacks: Sequence[Callback] = (),
+    poll: Callable[[], None] | None = None,
+    fresh: bool = False,
+    snapshot: int | None = None,
+) -> StoredResult:
+    """Adapt a generator, or load what an earlier call with the same inputs left.
+
+    Args:
+        store: where the run is kept.
+        bundle: see `adapt`, as the others that are not listed.
+        device: where it is trained, on copies.
+        poll: called while another process trains the same; it may raise.
+        fresh: throw away what is kept and train again.
+        snapshot: give the generator as it was after this step; it is not trained again for that.
+
+    Returns:
+        The result; with fewer steps than asked for after "stop and keep", then the next call goes on.
+
+    Raises:
+        ValueError, FloatingPointError, RunCancelled: as `adapt`; or no snapshot of that step.
+    """
+    values = reference_values(reference, bundle)
+    settings = {
+        **run_settings(bundle, encoders, target, values, preset, config.describe()),
+        "kind": "adaptation",
+        "steps": config.steps,
+        "precision": config.precision,
+        "engine": ENGINE,
+    }
+    with store.claim(settings, poll) as run:
+        if fresh:
+            run.clear()
+        found = _sound(run, lambda: run.result(config.steps, snapshot))
+        if found is not None:
+            return found
+        with gradients():
+            networks, judges = bundle.to(device), encoders.to(device)
+
+        def train() -> AdaptResult:
+            return adapt(
+                networks, judges, target, values, preset, config, run_folder=run.folder, callbacks=callbacks
+            )
+
+        kept = _kept(run, _sound(run, train) or train(), config.steps, snapshot)
+    store.trim()
+    return kept
+
+
+def _kept(run: Run, result: AdaptResult, steps: int, snapshot: int | None) -> StoredResult:
+    """Keep what was trained where it is complete; return it, or the snapshot that is wanted."""
+    if result.step == steps:
+        run.complete(result)
+    if snapshot is not None and snapshot in run.snapshots():
+        chosen = run.result(steps, snapshot)
+        if chosen is not None:
+            return chosen
+    return StoredResult(result.bundle.to("cpu"), result.losses, result.step, steps, run.snapshots())
+
+
+def _sound(run: Run, work: Callable[[], Any]) -> Any:
+    """Do something with a run's files; None, and the folder set aside, where they are damaged."""
+    try:
+        return work()
+    except CheckpointError as error:
+        run.set_aside(error)
+        return None
+
+
+def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it is kept
+    store: RunStore,
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    config: SearchConfig,
+    *,
+    mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    poll: Callable[[], None] | None = None,
+) -> SearchResult:
+    """Search a latent, or load what an earlier call with the same inputs found; see `search_latent`.
+
+    Args:
+        store: where the search is kept.
+        device: where it runs, on copies.
+        poll: called while another process does the same search; it may raise.
+    """
+    settings = {
+        "kind": "search",
+        "source": network_fingerprint(bundle.generator),
+        "mean": fingerprint({"mean": bundle.mean_latent}),
+        "clip": encoder_fingerprint(encoders.clip),
+        "perceptual": encoder_fingerprint(encoders.perceptual),
+        "target": fingerprint({"target": target}),
+        "mask": None if mask is None else fingerprint({"mask": mask}),
+        "config": config.describe(),
+        "engine": ENGINE,
+    }
+    with store.claim(settings, poll) as run, gradients():
+        networks, judges = bundle.to(device), encoders.to(device)
+
+        def work() -> SearchResult:
+            return search_latent(
+                networks,
+                judges,
+                target,
+                config,
+                mask=mask,
+                callbacks=callbacks,
+                state_file=run.folder / SEARCH,
+            )
+
+        return _sound(run, work) or work()

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     )
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
-    from .features import EncoderError, Encoders, load_clip, load_perceptual
+    from .encoder_choice import EncoderChoice
+    from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
     from .latent_files import load_latent, save_latent
     from .latents import Latent
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
-    from .objective.presets import PRESETS, oneshot_clip
+    from .objective.presets import PRESETS, fit_crops, oneshot_clip
     from .pictures import (
+        FITS,
         PictureError,
         fit_images,
         fit_mask,
@@ -38,22 +40,33 @@ if TYPE_CHECKING:
         load_target,
         masked_target,
         save_png,
+        to_tensor,
     )
     from .plots import loss_plot
+    from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
     from .sampling import (
         SampleConfig,
         SamplePairs,
+        check_family,
+        count_of,
         iter_samples,
         mix_table,
+        parse_classes,
         parse_seeds,
         random_latents,
+        related,
         sample,
         sample_pairs,
+        sample_with_codes,
         truncation_sweep,
     )
     from .search import SearchConfig, SearchProgress, SearchResult, search_latent
+    from .sheets import adaptation_sheet
+    from .tensors import gradients, owned
     from .training import (
+        PRECISIONS,
         AdaptResult,
+        Poll,
         Progress,
         RunCancelled,
         StopSignal,
@@ -61,6 +74,8 @@ if TYPE_CHECKING:
         TrainProgress,
         adapt,
     )
+    from .training.loop import reference_values
+    from .training.state import check_adaptable, check_run
 
 _MODULES = {
     "blending": "blend_generators swap_from",
@@ -70,28 +85,40 @@ _MODULES = {
     ),
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
-    "features": "EncoderError Encoders load_clip load_perceptual",
+    "encoder_choice": "EncoderChoice",
+    "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "load_latent save_latent",
     "latents": "Latent",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
-    "objective.presets": "PRESETS oneshot_clip",
+    "objective.presets": "PRESETS fit_crops oneshot_clip",
     "pictures": (
-        "PictureError fit_images fit_mask labelled_grid load_picture load_target masked_target save_png"
+        "FITS PictureError fit_images fit_mask labelled_grid load_picture load_target "
+        "masked_target save_png to_tensor"
     ),
     "plots": "loss_plot",
+    "runs": "RunStore StoredResult adapt_in_store search_in_store",
     "sampling": (
-        "SampleConfig SamplePairs iter_samples mix_table parse_seeds random_latents sample sample_pairs "
+        "SampleConfig SamplePairs check_family count_of iter_samples mix_table parse_classes "
+        "parse_seeds random_latents related sample sample_pairs sample_with_codes "
         "truncation_sweep"
     ),
     "search": "SearchConfig SearchProgress SearchResult search_latent",
-    "training": "AdaptResult Progress RunCancelled StopSignal TrainConfig TrainProgress adapt",
+    "sheets": "adaptation_sheet",
+    "tensors": "gradients owned",
+    "training": (
+        "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
+    ),
+    "training.loop": "reference_values",
+    "training.state": "check_adaptable check_run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "DEFAULT",
+    "FITS",
     "OFFICIAL",
+    "PRECISIONS",
     "PRESETS",
     "PROFILES",
     "TARGET_LOOKS",
@@ -100,16 +127,20 @@ __all__ = [
     "EditConfig",
     "EditProgress",
     "EditResult",
+    "EncoderChoice",
     "EncoderError",
     "Encoders",
+    "EncodersOnDemand",
     "GeneratorBundle",
     "Latent",
     "PictureError",
+    "Poll",
     "Preset",
     "Profile",
     "Progress",
     "Provenance",
     "RunCancelled",
+    "RunStore",
     "SampleConfig",
     "SamplePairs",
     "Schedule",
@@ -117,18 +148,27 @@ __all__ = [
     "SearchProgress",
     "SearchResult",
     "StopSignal",
+    "StoredResult",
     "TrainConfig",
     "TrainProgress",
     "UnsafePickleError",
     "adapt",
+    "adapt_in_store",
+    "adaptation_sheet",
     "blend_generators",
+    "check_adaptable",
+    "check_family",
+    "check_run",
+    "count_of",
     "demo_encoders",
     "demo_generator",
     "demo_target",
     "detect",
     "edit_latents",
+    "fit_crops",
     "fit_images",
     "fit_mask",
+    "gradients",
     "inspect",
     "interpolate",
     "iter_samples",
@@ -143,15 +183,22 @@ __all__ = [
     "masked_target",
     "mix_table",
     "oneshot_clip",
+    "owned",
+    "parse_classes",
     "parse_seeds",
     "random_latents",
+    "reference_values",
+    "related",
     "sample",
     "sample_pairs",
+    "sample_with_codes",
     "save",
     "save_latent",
     "save_png",
+    "search_in_store",
     "search_latent",
     "swap_from",
+    "to_tensor",
     "truncation_sweep",
     "with_fresh_discriminator",
 ]

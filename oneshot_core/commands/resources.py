@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..checkpoints import GeneratorBundle, load
-from ..console import BadInput, duration, say, say_json
-from ..demo.world import ASSETS, demo_encoders, demo_generator
-from ..features import ClipEncoder, Encoders, load_clip, load_perceptual
+from ..console import BadInput, ProgressBar, duration, say, say_json
+from ..demo.world import demo_generator
+from ..encoder_choice import CLIP_MODEL, DEMO, DEMO_GENERATOR, EncoderChoice
+from ..features import BytesProgress, Encoders
 
-DEMO = "demo"
-CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"
+_Placed = TypeVar("_Placed", GeneratorBundle, Encoders)
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -51,52 +53,68 @@ def prepare(options: Namespace) -> torch.device:
 
 def checkpoint_path(name: str) -> Path:
     """Return the file that a generator's name means: the demo's for "demo", else the path itself."""
-    return ASSETS / "generator.safetensors" if name == DEMO else Path(name)
+    return DEMO_GENERATOR if name == DEMO else Path(name)
 
 
 def open_generator(name: str, device: torch.device) -> GeneratorBundle:
     """Load a checkpoint, or the demo's generator for the name "demo", onto a device."""
-    bundle = demo_generator() if name == DEMO else load(name)
-    return bundle if device.type == "cpu" else bundle.to(device)
+    return placed(demo_generator() if name == DEMO else load(name), device)
 
 
-def placed(module: Any, device: torch.device) -> Any:
-    """Copy a module (or None) to a device; what is given stays where it is."""
-    return None if module is None else copy.deepcopy(module).to(device)
+def placed(loaded: _Placed, device: torch.device) -> _Placed:
+    """Return what was loaded, on the CPU, or its copy on another device."""
+    return loaded if device.type == "cpu" else loaded.to(device)
 
 
 def open_encoders(options: Namespace, bundle: GeneratorBundle, device: torch.device) -> Encoders:
     """Load CLIP and the perceptual net that the options name, by default those that suit the generator.
 
     Args:
-        options: with `clip`, `lpips` (None for the default) and `offline`.
+        options: with `clip`, `lpips` (None for the default), `offline` and `quiet`.
         bundle: the generator they are for; the demo's and what was adapted from it get the demo's encoders.
         device: where they go.
 
     Raises:
         EncoderError: weights are missing or do not fit; the message says where to get them.
     """
-    demo = (options.clip is None or options.lpips is None) and _is_demo(bundle)
-    clip = _open_clip(options.clip or (DEMO if demo else CLIP_MODEL), not options.offline)
-    net = options.lpips or (DEMO if demo else PERCEPTUAL_NET)
-    perceptual = load_perceptual(net, allow_download=not options.offline)
-    return Encoders(placed(clip, device), placed(perceptual, device))
+    choice = EncoderChoice.suited_to(bundle)
+    if options.clip:
+        model, file = _model_and_file(options.clip)
+        choice = replace(choice, clip=model, clip_file=file)
+    if options.lpips:
+        choice = replace(choice, perceptual=options.lpips)
+    with _shown_download(options.quiet) as progress:
+        encoders = choice.open(allow_download=not options.offline, progress=progress).load()
+    return placed(encoders, device)
 
 
-def _is_demo(bundle: GeneratorBundle) -> bool:
-    """Tell whether a generator is the demo's or was adapted from it."""
-    return checkpoint_path(DEMO).is_file() and bundle.family == demo_generator().family
-
-
-def _open_clip(name: str, allow_download: bool) -> ClipEncoder:
-    if name == DEMO:
-        return demo_encoders().clip
+def _model_and_file(name: str) -> tuple[str, str | None]:
+    """Read what --clip allows: a model, MODEL=FILE, or a file of the default model."""
     model, equals, file = name.partition("=")
     if equals:
-        return load_clip(model, weights=file, allow_download=allow_download)
-    if Path(name).is_file():
-        return load_clip(CLIP_MODEL, weights=name, allow_download=allow_download)
-    return load_clip(name, allow_download=allow_download)
+        return model, file
+    return (CLIP_MODEL, name) if Path(name).is_file() else (name, None)
+
+
+@contextmanager
+def _shown_download(quiet: bool) -> Iterator[BytesProgress]:
+    """Show downloads, each with a bar of its own, in megabytes."""
+    bars: dict[int, ProgressBar] = {}
+
+    def show(done: int, total: int | None) -> None:
+        if not total:
+            return
+        if total not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[total] = ProgressBar("download, MB", math.ceil(total / 1e6), quiet=quiet)
+        bars[total].update(math.ceil(done / 1e6))
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def out_folder(name: str) -> Path:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import torch
+from torch import nn
+
+from ..tensors import gradients
 from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, build_clip, load_clip
+from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
 from .weights import EncoderError
 
 __all__ = [
+    "BytesProgress",
     "ClipEncoder",
     "ClipPreprocess",
     "EncoderError",
     "Encoders",
+    "EncodersOnDemand",
     "Perceptual",
     "SmallConfig",
     "WordTokenizer",
@@ -24,6 +35,9 @@ __all__ = [
     "small_net",
 ]
 
+_Loaded = TypeVar("_Loaded")
+_Module = TypeVar("_Module", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Encoders:
@@ -31,3 +45,94 @@ class Encoders:
 
     clip: ClipEncoder
     perceptual: Perceptual
+
+    def to(self, device: torch.device | str) -> Encoders:
+        """Copy both to a device; the originals stay where they are."""
+        return Encoders(_copied(self.clip, device), _copied(self.perceptual, device))
+
+
+class EncodersOnDemand:
+    """`Encoders` of which each is loaded when it is first asked for; serves wherever `Encoders` do.
+
+    Safe to use from several threads: one loads, the others wait. A load that failed or was stopped is tried
+    again at the next use.
+
+    Attributes:
+        clip_name: known without loading.
+        perceptual_name: known without loading.
+    """
+
+    def __init__(
+        self,
+        clip: Callable[[], ClipEncoder],
+        perceptual: Callable[[], Perceptual],
+        clip_name: str,
+        perceptual_name: str,
+    ) -> None:
+        """Keep how to load.
+
+        Args:
+            clip: called once, at the first use.
+            perceptual: the same.
+            clip_name: for messages and records.
+            perceptual_name: the same.
+        """
+        self.clip_name = clip_name
+        self.perceptual_name = perceptual_name
+        self._clip = _Once(clip)
+        self._perceptual = _Once(perceptual)
+
+    @property
+    def clip(self) -> ClipEncoder:
+        """CLIP, the same object at every use.
+
+        Raises:
+            EncoderError: weights are missing or do not fit.
+        """
+        return self._clip.get()
+
+    @property
+    def perceptual(self) -> Perceptual:
+        """The perceptual net, the same object at every use.
+
+        Raises:
+            EncoderError: weights are missing or do not fit.
+        """
+        return self._perceptual.get()
+
+    def load(self) -> Encoders:
+        """Load both now; raises EncoderError when weights are missing or do not fit."""
+        return Encoders(self.clip, self.perceptual)
+
+    def to(self, device: torch.device | str) -> EncodersOnDemand:
+        """Return the pair whose encoders are copied to a device when they are first asked for."""
+        return EncodersOnDemand(
+            lambda: _copied(self.clip, device),
+            lambda: _copied(self.perceptual, device),
+            self.clip_name,
+            self.perceptual_name,
+        )
+
+    def __repr__(self) -> str:
+        return f"EncodersOnDemand(clip={self.clip_name!r}, perceptual={self.perceptual_name!r})"
+
+
+class _Once(Generic[_Loaded]):
+    """A value that is made at its first use, by one thread."""
+
+    def __init__(self, make: Callable[[], _Loaded]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._values: list[_Loaded] = []
+
+    def get(self) -> _Loaded:
+        with self._lock:
+            if not self._values:
+                self._values.append(self._make())
+            return self._values[0]
+
+
+def _copied(module: _Module, device: torch.device | str) -> _Module:
+    """Copy a module to a device, outside inference mode: such copies can take part in training."""
+    with gradients():
+        return copy.deepcopy(module).to(device)

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tensors import Images, check_shape, gradients
-from .weights import (
-    EncoderError,
-    clip_source,
-    fetch_clip,
-    is_torchscript,
-    load_strict,
-    read_weights,
-    torchscript_advice,
-)
+from .download import BytesProgress
+from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +260,7 @@ def build_clip(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         try:
             return kind(**settings)
-        except (TypeError, ImportError) as error:
+        except (TypeError, ImportError, RuntimeError) as error:
             raise EncoderError(f"open_clip cannot build this CLIP configuration: {error}") from error
 
 
@@ -275,9 +268,10 @@ def load_clip(
     name: str = "ViT-B-32-quickgelu",
     weights: Path | str | None = None,
     config: Mapping[str, Any] | Path | str | None = None,
-    cache_dir: Path | str | None = None,
+    folder: Path | str | None = None,
     allow_download: bool = True,
     antialias: bool = False,
+    progress: BytesProgress | None = None,
 ) -> ClipEncoder:
     """Load a trained CLIP model; never returns one whose weights are not all from the file.
 
@@ -290,9 +284,11 @@ def load_clip(
         config: architecture of a custom model: open_clip's keys, or `{"model_cfg": …, "preprocess_cfg": …}`,
             as a mapping or a JSON file; with a key `"tokenizer": {"words": […]}` it reads those words
             (`WordTokenizer`). The weights then come from `weights`.
-        cache_dir: folder searched before the usual caches, and where a download goes.
+        folder: searched before the usual caches, and where downloads go; None: open_clip's own cache folder.
         allow_download: False never touches the network.
         antialias: see `ClipPreprocess`.
+        progress: called during a download with (bytes there, bytes in all or None); raising stops it, and
+            the next call goes on from there.
 
     Returns:
         A frozen float32 encoder on the CPU.
@@ -300,19 +296,15 @@ def load_clip(
     Raises:
         EncoderError: unknown name or tag, missing weights (with file, places and origin), differing keys.
     """
-    folder = Path(cache_dir).expanduser() if cache_dir else None
+    place = Path(folder).expanduser() if folder else None
     plan = _custom_plan(name, config) if config is not None else _published_plan(name, weights is not None)
-    if "hf_model_name" in plan.config["text_cfg"] and not allow_download:
-        raise EncoderError(
-            f"the text tower of {name} takes its layout from the hub (transformers package), which needs "
-            f"allow_download=True; ViT models such as ViT-B-32-quickgelu do not"
-        )
-    path = Path(weights).expanduser() if weights else _located(plan, folder, allow_download)
+    plan = _with_text_layout(plan, place, allow_download, progress)
+    path = Path(weights).expanduser() if weights else _located(plan, place, allow_download, progress)
     with gradients():
         model = build_clip(plan.config)
         load_strict(model, _renamed(model, read_weights(path)), path)
         preprocess = ClipPreprocess(_image_size(model), antialias=antialias, mean=plan.mean, std=plan.std)
-        return ClipEncoder(model, preprocess, _tokenizer(plan, folder, allow_download), plan.name)
+        return ClipEncoder(model, preprocess, _tokenizer(plan, place, allow_download), plan.name)
 
 
 @dataclass(frozen=True)
@@ -392,21 +384,25 @@ def _default_tag(model: str, tags: Sequence[str], own_file: bool) -> str:
     )
 
 
-def _located(plan: _Plan, cache_dir: Path | None, allow_download: bool) -> Path:
+def _located(plan: _Plan, folder: Path | None, allow_download: bool, progress: BytesProgress | None) -> Path:
     """Find the weights on this machine, else download them if that is allowed."""
     if plan.custom:
         raise EncoderError(
             f"a custom configuration ({plan.name}) needs its own weights: pass a file as `weights`"
         )
-    source = clip_source(plan.name, plan.tag, plan.entry)
-    found = source.find(cache_dir)
-    if found is not None and not is_torchscript(found):
-        return found
-    if allow_download:
-        return fetch_clip(source, plan.entry, cache_dir)
-    if found is not None:
-        raise EncoderError(torchscript_advice(found))
-    raise source.missing(cache_dir, "it is not on this machine and downloads are switched off")
+    return clip_source(plan.name, plan.tag, plan.entry).locate(folder, allow_download, progress)
+
+
+def _with_text_layout(
+    plan: _Plan, folder: Path | None, allow_download: bool, progress: BytesProgress | None
+) -> _Plan:
+    """Let a text tower of the transformers package read its layout from a local folder, not from the hub."""
+    text = plan.config["text_cfg"]
+    name = str(text.get("hf_model_name") or "")
+    if not name or Path(name).is_dir():
+        return plan
+    layout = text_tower_source(name).locate(folder, allow_download, progress)
+    return replace(plan, config={**plan.config, "text_cfg": {**text, "hf_model_name": str(layout.parent)}})
 
 
 def _renamed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -428,7 +424,7 @@ def _renamed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _tokenizer(plan: _Plan, cache_dir: Path | None, allow_download: bool) -> Tokenizer | None:
+def _tokenizer(plan: _Plan, folder: Path | None, allow_download: bool) -> Tokenizer | None:
     import open_clip
 
     text = plan.config["text_cfg"]
@@ -449,7 +445,7 @@ def _tokenizer(plan: _Plan, cache_dir: Path | None, allow_download: bool) -> Tok
     if plan.custom:
         return open_clip.SimpleTokenizer(context_length=int(text.get("context_length", 77)))
     options = {"local_files_only": not allow_download} if text.get("hf_tokenizer_name") else {}
-    return _LazyTokenizer(plan.name, cache_dir, options)
+    return _LazyTokenizer(plan.name, folder, options)
 
 
 @dataclass
@@ -457,7 +453,7 @@ class _LazyTokenizer:
     """open_clip's tokenizer of a model, made at the first text: some need the transformers package."""
 
     name: str
-    cache_dir: Path | None
+    folder: Path | None
     options: dict[str, bool]
     made: Tokenizer | None = None
 
@@ -466,7 +462,7 @@ class _LazyTokenizer:
             import open_clip
 
             try:
-                folder = str(self.cache_dir) if self.cache_dir else None
+                folder = str(self.folder) if self.folder else None
                 self.made = open_clip.get_tokenizer(self.name, cache_dir=folder, **self.options)
             except (ImportError, OSError, ValueError) as error:
                 raise EncoderError(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..tensors import Images, atomic_path, check_shape, gradients
-from .weights import EncoderError, fetch_torchvision, load_strict, read_weights, torchvision_source
+from .download import BytesProgress
+from .weights import EncoderError, load_strict, read_weights, torchvision_source
 
 FORMAT, FORMAT_VERSION = "oneshot-perceptual", 1
 DEMO_FILE = Path(__file__).parent.parent / "demo" / "assets" / "perceptual.safetensors"
@@ -221,7 +222,11 @@ def small_net(config: SmallConfig | None = None) -> Perceptual:
 
 
 def load_perceptual(
-    net: str = "alex", backbone: Path | str | None = None, allow_download: bool = True
+    net: str = "alex",
+    backbone: Path | str | None = None,
+    folder: Path | str | None = None,
+    allow_download: bool = True,
+    progress: BytesProgress | None = None,
 ) -> Perceptual:
     """Load a perceptual net with frozen weights.
 
@@ -229,8 +234,11 @@ def load_perceptual(
         net: "alex", "vgg", "squeeze" (heads v0.1 from the lpips package, backbone from torchvision's ImageNet
             weights) or "demo" (this project's own small net, shipped with it).
         backbone: a local file: torchvision's state dict or only its `features` part; for "demo" a file of
-            `save_perceptual`. None: torch's cache folder, or the shipped file.
+            `save_perceptual`. None: a search in the folders, or the shipped file.
+        folder: searched before torch's cache folder, and where a download goes; None: torch's cache folder.
         allow_download: False never touches the network.
+        progress: called during a download with (bytes there, bytes in all or None); raising stops it, and
+            the next call goes on from there.
 
     Returns:
         Frozen, float32, on the CPU.
@@ -244,7 +252,9 @@ def load_perceptual(
             return _frozen(read_perceptual(path or DEMO_FILE))
         if net not in PUBLISHED:
             raise EncoderError(f"net must be {', '.join(PUBLISHED)} or demo, got {net!r}")
-        path = path or _backbone_file(net, allow_download)
+        if path is None:
+            place = Path(folder).expanduser() if folder else None
+            path = torchvision_source(PUBLISHED[net].architecture).locate(place, allow_download, progress)
         perceptual = package_net(net)
         load_strict(perceptual.backbone, _sliced(perceptual.backbone, read_weights(path)), path)
         return _frozen(perceptual)
@@ -252,16 +262,6 @@ def load_perceptual(
 
 def _frozen(perceptual: Perceptual) -> Perceptual:
     return perceptual.requires_grad_(False).eval()
-
-
-def _backbone_file(net: str, allow_download: bool) -> Path:
-    source = torchvision_source(PUBLISHED[net].architecture)
-    found = source.find(None)
-    if found is None and not allow_download:
-        raise source.missing(
-            None, "it is not on this machine and downloads are switched off; net 'demo' needs no download"
-        )
-    return found or fetch_torchvision(source)
 
 
 def _sliced(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

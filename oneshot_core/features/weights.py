@@ -1,4 +1,4 @@
-"""Weight files of the encoders: where they are looked for, how they are read, and that every key fits.
+"""Weight files of the encoders: where they are looked for or downloaded, how they are read, every key fits.
 
 Reading never runs code from a file: safetensors here, torch files through the checkpoints' restricted reader,
 and TorchScript archives not at all. Nothing touches the network unless the caller allows a download.
@@ -6,6 +6,7 @@ and TorchScript archives not at all. Nothing touches the network unless the call
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .download import BytesProgress, DownloadError, download, hub_url
 
 SHOWN_KEYS = 3  # how many missing, unexpected or misshaped keys an error lists
 
@@ -148,14 +151,16 @@ def _hint(tensors: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where a published weights file comes from and under which names it may lie on this machine.
+    """Where a published file comes from and under which names it may lie on this machine.
 
     Attributes:
-        what: for messages, such as "CLIP model ViT-B-32 (tag openai)".
+        what: for messages, such as "weights of CLIP model ViT-B-32 (tag openai)".
         repository: owner/name on the Hugging Face hub, "" when it is not there.
         hub_files: file names inside that repository, preferred first.
-        url: address of a single file, "" when there is none.
-        plain_files: names under which a copy is looked for in an ordinary folder, preferred first.
+        url: address of a single file, "" when there is none; downloaded from only without a repository.
+        sha256: of the file at `url`, all hex digits or the first; "" when unknown. The hub sends its own.
+        plain_files: names under which a copy is looked for in an ordinary folder, preferred first; a
+            download takes the first with the kind (`.safetensors`, `.bin`) of what is downloaded.
         plain_folder: folder for such copies when the caller names none.
     """
 
@@ -163,46 +168,78 @@ class WeightSource:
     repository: str
     hub_files: tuple[str, ...]
     url: str
+    sha256: str
     plain_files: tuple[str, ...]
     plain_folder: Path
 
-    def find(self, cache_dir: Path | None) -> Path | None:
-        """Return the first copy on this machine, readable ones before TorchScript archives, else None.
+    def locate(
+        self, folder: Path | None, allow_download: bool, progress: BytesProgress | None = None
+    ) -> Path:
+        """Return a copy on this machine, downloaded if need be and if that is allowed.
 
         Args:
-            cache_dir: searched first, as a plain folder and as a hub cache; then the usual places.
+            folder: searched first, as a plain folder and as a hub cache; then the usual places. Where a
+                download goes; None: `plain_folder`.
+            allow_download: False never touches the network.
+            progress: as of `download`.
+
+        Raises:
+            EncoderError: missing or not to be had, with the file, the places and the way by hand; or there is
+                only a TorchScript archive.
         """
-        found = [path for path in self._places(cache_dir) if path.is_file()]
+        found = self._find(folder)
+        if found is not None and not is_torchscript(found):
+            return found
+        if allow_download:
+            return self._fetch(folder, progress)
+        if found is not None:
+            raise EncoderError(torchscript_advice(found))
+        raise self._missing(folder, "it is not on this machine and downloads are switched off")
+
+    def _find(self, folder: Path | None) -> Path | None:
+        """Return the first copy on this machine, readable ones before TorchScript archives, else None."""
+        found = [path for path in self._places(folder) if path.is_file()]
         return min(found, key=is_torchscript, default=None)  # `min` keeps the order among equals
 
-    def missing(self, cache_dir: Path | None, reason: str) -> EncoderError:
-        """Return the error that says which file is missing, where it was looked for and where to get it.
+    def _fetch(self, folder: Path | None, progress: BytesProgress | None) -> Path:
+        """Download the file; of a repository the first of the files that it has."""
+        if self.repository and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise self._missing(folder, "HF_HUB_OFFLINE switches downloads from the hub off")
+        offers = [(hub_url(self.repository, name), "") for name in self.hub_files]
+        offers = offers or [(self.url, self.sha256)]
+        for number, (url, sha256) in enumerate(offers, start=1):
+            kind = Path(url).suffix
+            name = next(plain for plain in self.plain_files if plain.endswith(kind))
+            try:
+                return download(url, (folder or self.plain_folder) / name, sha256=sha256, progress=progress)
+            except DownloadError as error:
+                if error.absent and number < len(offers):
+                    continue
+                raise self._missing(folder, f"the download failed ({error})") from error
+        raise AssertionError("the last offer returns or raises")
 
-        Args:
-            cache_dir: as given to `find`.
-            reason: why it could not be downloaded.
-        """
-        folders = sorted({str(folder) for folder in self._folders(cache_dir)})
+    def _missing(self, folder: Path | None, reason: str) -> EncoderError:
+        """Return the error that says which file is missing, where it was looked for and where to get it."""
+        looked_in = sorted({str(place) for place in self._folders(folder)})
         hub = f"{self.hub_files[0]} from {self.repository} on the Hugging Face hub" if self.repository else ""
         origin = hub or self.url
         return EncoderError(
-            f"no weights for {self.what}: {reason}. The file is {origin}. Looked in {', '.join(folders)} "
+            f"no {self.what}: {reason}. The file is {origin}. Looked in {', '.join(looked_in)} "
             f"for {', '.join(dict.fromkeys((*self.hub_files, *self.plain_files)))}. Allow the download, or "
             f"fetch the file by hand and either pass its path or put it as {self.plain_files[0]} into "
-            f"{cache_dir or self.plain_folder}"
+            f"{folder or self.plain_folder}"
         )
 
-    def _folders(self, cache_dir: Path | None) -> list[Path]:
+    def _folders(self, folder: Path | None) -> list[Path]:
         hub = [_default_hub_cache()] if self.repository else []
-        return [*([cache_dir] if cache_dir else []), *[folder for folder in hub if folder], self.plain_folder]
+        return [*([folder] if folder else []), *[place for place in hub if place], self.plain_folder]
 
-    def _places(self, cache_dir: Path | None) -> Iterable[Path]:
-        folders = [cache_dir, None] if cache_dir else [None]
-        for folder in folders:
+    def _places(self, folder: Path | None) -> Iterable[Path]:
+        for place in [folder, None] if folder else [None]:
             for name in self.hub_files:
-                yield from _hub_cached(self.repository, name, folder)
+                yield from _hub_cached(self.repository, name, place)
             for name in self.plain_files:
-                yield (folder or self.plain_folder) / name
+                yield (place or self.plain_folder) / name
 
 
 def _hub_cached(repository: str, name: str, cache_dir: Path | None) -> Iterable[Path]:
@@ -224,6 +261,11 @@ def _default_hub_cache() -> Path | None:
     return Path(HF_HUB_CACHE)
 
 
+def _open_clip_folder() -> Path:
+    """Return where open_clip keeps files from plain addresses."""
+    return Path.home() / ".cache" / "clip"
+
+
 def clip_source(name: str, tag: str, entry: Mapping[str, Any]) -> WeightSource:
     """Describe the weights of an open_clip model.
 
@@ -234,36 +276,47 @@ def clip_source(name: str, tag: str, entry: Mapping[str, Any]) -> WeightSource:
     """
     from open_clip import constants
 
-    owner_and_name, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
     file = file or constants.HF_WEIGHTS_NAME
-    safe = getattr(constants, "HF_SAFE_WEIGHTS_NAME", "open_clip_model.safetensors")
+    safe = constants.HF_SAFE_WEIGHTS_NAME
     if file != constants.HF_WEIGHTS_NAME:
         safe = re.sub(r"\.(bin|pth?)$", ".safetensors", file)
     url = str(entry.get("url", ""))
     original = Path(url).name
     originals = (Path(original).with_suffix(".safetensors").name, original) if original else ()
     return WeightSource(
-        what=f"CLIP model {name} (tag {tag})",
-        repository=owner_and_name,
-        hub_files=tuple(dict.fromkeys((safe, file))) if owner_and_name else (),
+        what=f"weights of CLIP model {name} (tag {tag})",
+        repository=repository,
+        hub_files=tuple(dict.fromkeys((safe, file))) if repository else (),
         url=url,
-        plain_files=(f"{name}-{tag}.safetensors", *originals),
-        plain_folder=Path.home() / ".cache" / "clip",
+        sha256=_clip_digest(url),
+        plain_files=(f"{name}-{tag}.safetensors", f"{name}-{tag}{Path(file).suffix}", *originals),
+        plain_folder=_open_clip_folder(),
     )
 
 
-def fetch_clip(source: WeightSource, entry: Mapping[str, Any], cache_dir: Path | None) -> Path:
-    """Download an open_clip model's weights into the hub cache or the given folder.
+def _clip_digest(url: str) -> str:
+    """Return the hash inside an address of OpenAI's or open_clip's own files, "" for others."""
+    if "openaipublic" in url:
+        return url.split("/")[-2]
+    return Path(url).stem.rpartition("-")[2] if "mlfoundations" in url else ""
 
-    Raises:
-        EncoderError: when that fails, with the file, the places and the way by hand.
+
+def text_tower_source(hub_name: str) -> WeightSource:
+    """Describe the layout (`config.json`) of a text tower that open_clip takes from the transformers package.
+
+    Args:
+        hub_name: repository on the hub.
     """
-    from open_clip.pretrained import download_pretrained
-
-    try:
-        return Path(download_pretrained(dict(entry), cache_dir=str(cache_dir) if cache_dir else None))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise source.missing(cache_dir, f"the download failed ({_first_line(error)})") from error
+    return WeightSource(
+        what=f"layout of the text tower {hub_name} (ViT models such as ViT-B-32-quickgelu need none)",
+        repository=hub_name,
+        hub_files=("config.json",),
+        url="",
+        sha256="",
+        plain_files=(f"{hub_name.replace('/', '--')}/config.json",),
+        plain_folder=_open_clip_folder(),
+    )
 
 
 def torchvision_source(architecture: str) -> WeightSource:
@@ -271,31 +324,13 @@ def torchvision_source(architecture: str) -> WeightSource:
     from torchvision.models import get_model_weights
 
     url = str(get_model_weights(architecture)["IMAGENET1K_V1"].url)
+    digest = re.search(r"-([0-9a-f]{8,})\.", url)  # torch's rule for names of published files
     return WeightSource(
-        what=f"torchvision's {architecture} (IMAGENET1K_V1)",
+        what=f"weights of torchvision's {architecture} (IMAGENET1K_V1)",
         repository="",
         hub_files=(),
         url=url,
+        sha256=digest[1] if digest else "",
         plain_files=(Path(url).name,),
         plain_folder=Path(torch.hub.get_dir()) / "checkpoints",
     )
-
-
-def fetch_torchvision(source: WeightSource) -> Path:
-    """Download torchvision weights into torch's own cache folder, checked against the hash in the name.
-
-    Raises:
-        EncoderError: when that fails, with the file, the places and the way by hand.
-    """
-    target = source.plain_folder / source.plain_files[0]
-    digest = re.search(r"-([0-9a-f]{8,})\.", target.name)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.url, str(target), digest and digest.group(1), progress=False)
-    except (OSError, RuntimeError) as error:
-        raise source.missing(None, f"the download failed ({_first_line(error)})") from error
-    return target
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -48,7 +48,7 @@ class TrainConfig:
             )
 
     def check_snapshot(self, step: int) -> None:
-        """Refuse a step of which this run will keep no snapshot; raises ValueError that says which it keeps."""
+        """Refuse a step of which this run will keep no snapshot; raises ValueError."""
         if step and step != self.steps and (step > self.steps or step % self.snapshot_every_steps):
             raise ValueError(
                 f"there will be no snapshot of step {step}: a run of {self.steps} steps keeps one every "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import zipfile
@@ -11,6 +12,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from file_server import serving
 from safetensors.torch import save_file
 
 from oneshot_core.features import (
@@ -22,6 +24,7 @@ from oneshot_core.features import (
     clip,
     load_clip,
 )
+from oneshot_core.features.weights import clip_source
 
 CONFIG = {
     "embed_dim": 16,
@@ -256,7 +259,7 @@ def test_unknown_names_and_tags_name_the_choices():
 
 def test_missing_weights_say_file_places_and_origin(tmp_path, no_network):
     with pytest.raises(EncoderError) as caught:
-        load_clip("ViT-B/32", cache_dir=tmp_path / "mine", allow_download=False)
+        load_clip("ViT-B/32", folder=tmp_path / "mine", allow_download=False)
     text = str(caught.value)
     for part in (
         "ViT-B-32 (tag openai)",
@@ -269,13 +272,95 @@ def test_missing_weights_say_file_places_and_origin(tmp_path, no_network):
         assert part in text
 
 
-def test_failed_download_says_the_same(tmp_path, no_network, monkeypatch):
-    def fail(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError("no route to the hub\nand more")
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Serve files as the hub does, to a machine with empty caches."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
-    monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
-    with pytest.raises(EncoderError, match=r"download failed \(no route to the hub\).*timm/vit_base_patch32"):
-        load_clip("ViT-B-32-quickgelu", cache_dir=tmp_path)
+
+REPOSITORY = "timm/vit_base_patch32_clip_224.openai"
+
+
+def publish(hub, repository: str, name: str, data: bytes) -> None:
+    path = f"/{repository}/resolve/main/{name}"
+    hub.files[path] = data
+    digest = hashlib.sha256(data).hexdigest()
+    hub.headers[path] = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+
+
+def test_a_download_goes_into_the_folder_and_is_found_there(tmp_path, tiny_models, hub):
+    data = tiny_file(tmp_path / "published.safetensors").read_bytes()
+    publish(hub, REPOSITORY, "open_clip_model.safetensors", data)
+    seen: list[tuple[int, int | None]] = []
+    first = load_clip("ViT-B-32", folder=tmp_path / "mine", progress=lambda *at: seen.append(at))
+    assert seen[-1] == (len(data), len(data))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["ViT-B-32-openai.safetensors"]
+    assert not (tmp_path / "hub").exists() and not (tmp_path / "home").exists()
+    second = load_clip("ViT-B-32", folder=tmp_path / "mine", allow_download=False)
+    assert len(hub.asked) == 1
+    assert torch.equal(first.model.visual.proj, second.model.visual.proj)
+    load_clip("ViT-B-32")
+    assert (tmp_path / "home" / ".cache" / "clip" / "ViT-B-32-openai.safetensors").is_file()
+
+
+def test_a_repository_without_safetensors_gives_its_other_file(tmp_path, tiny_models, hub):
+    torch.save(build_clip(CONFIG, seed=3).state_dict(), tmp_path / "published.bin")
+    data = (tmp_path / "published.bin").read_bytes()
+    publish(hub, REPOSITORY, "open_clip_pytorch_model.bin", data)
+    load_clip("ViT-B-32", folder=tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["ViT-B-32-openai.bin"]
+    load_clip("ViT-B-32", folder=tmp_path / "mine", allow_download=False)
+
+
+def test_failed_download_says_file_places_and_reason(tmp_path, hub, monkeypatch):
+    for reason in ("answered 404", "wanted 0000", "HF_HUB_OFFLINE"):
+        with pytest.raises(
+            EncoderError, match=rf"{reason}.*{REPOSITORY}.*put it as ViT-B-32-quickgelu-openai"
+        ):
+            load_clip("ViT-B-32-quickgelu", folder=tmp_path / "mine")
+        publish(hub, REPOSITORY, "open_clip_model.safetensors", b"bytes")
+        hub.headers[next(iter(hub.files))] = {"X-Linked-Etag": "0" * 64}
+        if reason == "wanted 0000":
+            monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_files_of_plain_addresses_are_checked_by_the_hash_inside_the_address(tmp_path, hub):
+    data = b"weights"
+    digest = hashlib.sha256(data).hexdigest()
+    for path, known in (
+        (f"/mlfoundations/vit-{digest[:8]}.pt", digest[:8]),
+        (f"/openaipublic/clip/{digest}/vit.pt", digest),
+        ("/elsewhere/vit-20240131.pt", ""),
+    ):
+        hub.files[path] = data
+        source = clip_source("vit", "own", {"url": f"{hub.url}{path}"})
+        assert source.sha256 == known
+        place = tmp_path / path.split("/")[1]
+        assert source.locate(place, allow_download=True) == place / Path(path).name
+    hub.files[path := "/mlfoundations/vit-00000000.pt"] = data
+    with pytest.raises(EncoderError, match="wanted 00000000"):
+        clip_source("vit", "own", {"url": f"{hub.url}{path}"}).locate(tmp_path / "new", allow_download=True)
+
+
+def test_a_borrowed_text_tower_has_its_layout_in_the_folder(tmp_path, hub):
+    layout = json.dumps({"model_type": "xlm-roberta"}).encode()
+    hub.files["/xlm-roberta-base/resolve/main/config.json"] = layout
+    plan = clip._published_plan("xlm-roberta-base-ViT-B-32", own_file=False)
+    with pytest.raises(EncoderError, match="no layout of the text tower xlm-roberta-base.*switched off"):
+        load_clip("xlm-roberta-base-ViT-B-32", folder=tmp_path / "mine", allow_download=False)
+    for allow in (True, False):
+        local = clip._with_text_layout(plan, tmp_path / "mine", allow, None)
+        assert local.config["text_cfg"]["hf_model_name"] == str(tmp_path / "mine" / "xlm-roberta-base")
+    assert (tmp_path / "mine" / "xlm-roberta-base" / "config.json").read_bytes() == layout
+    assert plan.config["text_cfg"]["hf_model_name"] == "xlm-roberta-base"
+    assert clip._with_text_layout(local, None, False, None) is local
 
 
 def hub_copy(root: Path, repository: str, name: str) -> Path:
@@ -286,30 +371,23 @@ def hub_copy(root: Path, repository: str, name: str) -> Path:
     return tiny_file(folder / "snapshots" / "abc" / name)
 
 
-def test_search_order_and_download_last(tmp_path, tiny_models, no_network, monkeypatch):
-    fetched = tiny_file(tmp_path / "fetched.safetensors")
-    calls: list[object] = []
-    monkeypatch.setattr(
-        "open_clip.pretrained.download_pretrained", lambda *a, **k: calls.append(k) or str(fetched)
-    )
+def test_search_order(tmp_path, tiny_models, no_network, monkeypatch):
     opened: list[Path] = []
     read = clip.read_weights
     monkeypatch.setattr(clip, "read_weights", lambda path: opened.append(path) or read(path))
-    repository = "timm/vit_base_patch32_clip_224.openai"
 
-    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
-    assert opened.pop() == fetched and calls.pop() == {"cache_dir": str(tmp_path / "mine")}
-    usual = hub_copy(tmp_path / "hub", repository, "open_clip_model.safetensors")
-    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    usual = hub_copy(tmp_path / "hub", REPOSITORY, "open_clip_model.safetensors")
+    load_clip("ViT-B-32", folder=tmp_path / "mine")
     assert opened.pop() == usual
     plain = tiny_file(tmp_path / "mine" / "ViT-B-32-openai.safetensors")
-    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    load_clip("ViT-B-32", folder=tmp_path / "mine")
     assert opened.pop() == plain
-    own = hub_copy(tmp_path / "mine", repository, "open_clip_model.safetensors")
-    load_clip("ViT-B-32", cache_dir=tmp_path / "mine")
+    own = hub_copy(tmp_path / "mine", REPOSITORY, "open_clip_model.safetensors")
+    load_clip("ViT-B-32", folder=tmp_path / "mine")
     assert opened.pop() == own
-    load_clip("ViT-B-32", weights=fetched, cache_dir=tmp_path / "mine")
-    assert opened.pop() == fetched and not calls
+    given = tiny_file(tmp_path / "given.safetensors")
+    load_clip("ViT-B-32", weights=given, folder=tmp_path / "mine")
+    assert opened.pop() == given
 
 
 def test_keys_are_strict(tmp_path, tiny_models):
@@ -348,11 +426,11 @@ def test_torchscript_and_damaged_files_are_refused(tmp_path, tiny_models, no_net
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("model/code/__torch__.py", "")
         file.writestr("model/constants.pkl", b"")
-    for options in ({"weights": archive}, {"cache_dir": tmp_path, "allow_download": False}):
+    for options in ({"weights": archive}, {"folder": tmp_path, "allow_download": False}):
         with pytest.raises(EncoderError, match=r"TorchScript archive.*torch\.jit\.load"):
             load_clip("ViT-B-32", **options)
     tiny_file(tmp_path / "ViT-B-32.safetensors")  # where the advice puts the converted file
-    load_clip("ViT-B-32", cache_dir=tmp_path, allow_download=False)
+    load_clip("ViT-B-32", folder=tmp_path, allow_download=False)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"not a header")
     with pytest.raises(EncoderError, match=r"not a readable safetensors"):
@@ -391,8 +469,6 @@ def test_published_models_use_their_own_tokenizer_and_numbers(tmp_path, no_netwo
     assert tokens.shape == (1, 77) and tokens.max() == 49407
     siglip = clip._published_plan("ViT-B-16-SigLIP", own_file=False)
     assert siglip.tag == "webli" and siglip.mean == (0.5, 0.5, 0.5) and "quick_gelu" not in siglip.config
-    with pytest.raises(EncoderError, match="allow_download=True"):
-        load_clip("xlm-roberta-base-ViT-B-32", allow_download=False)
 
 
 def test_loading_inside_inference_mode_gives_ordinary_weights(tmp_path, tiny_models):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import lpips
 import pytest
 import torch
 import torchvision
+from file_server import serving
 from safetensors.torch import save_file
 
 from oneshot_core.features import (
@@ -21,6 +24,7 @@ from oneshot_core.features import (
     small_net,
 )
 from oneshot_core.features import perceptual as module
+from oneshot_core.features.weights import torchvision_source
 
 NETS = ["alex", "vgg", "squeeze"]
 
@@ -155,36 +159,58 @@ def test_wrong_backbones_are_refused(tmp_path, backbones):
         load_perceptual("resnet")
 
 
-def test_missing_backbone_says_file_place_and_origin(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Serve the backbone of SqueezeNet at an address with its hash; torch's cache folder is empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.delenv("http_proxy", raising=False)
+    torch.save(features_state("squeeze"), tmp_path / "published.pth")
+    data = (tmp_path / "published.pth").read_bytes()
+    with serving() as server:
+        name = f"squeezenet1_1-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+        server.files[f"/{name}"] = data
+        weights = {"IMAGENET1K_V1": SimpleNamespace(url=f"{server.url}/{name}")}
+        monkeypatch.setattr(torchvision.models, "get_model_weights", lambda architecture: weights)
+        yield server
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("no network here")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    url = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
-    for allow, reason in ((False, "downloads are switched off"), (True, "no network here")):
+def test_missing_backbone_says_file_place_and_origin(tmp_path, published):
+    (address,) = (f"{published.url}{path}" for path in published.files)
+    published.files.clear()
+    for allow, reason in ((False, "downloads are switched off"), (True, "answered 404")):
         with pytest.raises(EncoderError) as caught:
-            load_perceptual("alex", allow_download=allow)
-        for part in (reason, url, Path(url).name, str(tmp_path / "checkpoints"), "alexnet"):
+            load_perceptual("squeeze", folder=tmp_path / "mine", allow_download=allow)
+        places = (str(tmp_path / "mine"), str(tmp_path / "torch" / "checkpoints"))
+        for part in (reason, address, Path(address).name, *places, "squeezenet1_1"):
             assert part in str(caught.value)
+    assert len(published.asked) == 1
 
 
-def test_backbone_comes_from_torchs_cache_or_a_checked_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    calls: list[tuple] = []
-
-    def fetch(url: str, target: str, digest: str | None, progress: bool) -> None:
-        calls.append((url, digest))
-        torch.save(features_state("squeeze"), target)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    first = load_perceptual("squeeze")
-    assert calls[0][1] and calls[0][1] in calls[0][0]  # the hash is part of the published name
-    second = load_perceptual("squeeze", allow_download=False)
-    assert len(calls) == 1
+@pytest.mark.parametrize("folder", [None, "mine"])
+def test_backbone_comes_from_the_folder_or_torchs_cache_else_a_checked_download(tmp_path, published, folder):
+    place = tmp_path / folder if folder else None
+    seen: list[tuple[int, int | None]] = []
+    first = load_perceptual("squeeze", folder=place, progress=lambda *at: seen.append(at))
+    assert seen[-1][0] == seen[-1][1] > 0
+    (name,) = (Path(path).name for path in published.files)
+    assert [path.name for path in (place or tmp_path / "torch" / "checkpoints").iterdir()] == [name]
+    second = load_perceptual("squeeze", folder=place, allow_download=False)
+    assert len(published.asked) == 1
     x, y = pictures(seed=1), pictures(seed=2)
     assert torch.equal(first(x, y), second(x, y))
+
+
+def test_a_damaged_backbone_is_not_kept(tmp_path, published):
+    published.files = {path: data[:-1] + b"?" for path, data in published.files.items()}
+    with pytest.raises(EncoderError, match="wanted [0-9a-f]{8}; it was thrown away"):
+        load_perceptual("squeeze", folder=tmp_path / "mine")
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_published_backbones_carry_a_hash():
+    for net in module.PUBLISHED.values():
+        source = torchvision_source(net.architecture)
+        assert len(source.sha256) >= 8 and source.sha256 in source.url
 
 
 def test_too_small_or_unequal_pictures(backbones):

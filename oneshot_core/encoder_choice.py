@@ -1,0 +1,94 @@
+"""Which encoders a user picks, by name; it stands above the demo, whose encoders are one of the choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoints import GeneratorBundle
+from .demo.world import ASSETS, demo_encoders, demo_generator
+from .features import (
+    BytesProgress,
+    ClipEncoder,
+    EncoderError,
+    EncodersOnDemand,
+    Perceptual,
+    load_clip,
+    load_perceptual,
+)
+
+DEMO = "demo"
+DEMO_GENERATOR = ASSETS / "generator.safetensors"
+CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
+PERCEPTUAL_NETS = ("alex", "vgg", "squeeze", DEMO)
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Names and files of CLIP and the perceptual net; hashable, so that equal choices can share encoders.
+
+    Attributes:
+        clip: "demo", or an open_clip model `NAME` or `NAME:TAG` ("ViT-B-32:openai").
+        clip_file: weights of that model; None: looked for, then downloaded where that is allowed.
+        perceptual: one of `PERCEPTUAL_NETS`.
+        perceptual_file: weights of its backbone; None: as for CLIP.
+
+    Raises:
+        EncoderError: no or an unknown name, or a file for the demo's CLIP.
+    """
+
+    clip: str = DEMO
+    clip_file: str | None = None
+    perceptual: str = DEMO
+    perceptual_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.clip.strip():
+            raise EncoderError(
+                f"clip must be {DEMO!r} or an open_clip model such as {CLIP_MODEL!r}, got none"
+            )
+        if self.clip == DEMO and self.clip_file:
+            raise EncoderError(
+                f"the demo's CLIP has weights of its own, but the file {self.clip_file} was given; name the "
+                f"open_clip model that the file belongs to"
+            )
+        if self.perceptual not in PERCEPTUAL_NETS:
+            raise EncoderError(f"perceptual must be {', '.join(PERCEPTUAL_NETS)}, got {self.perceptual!r}")
+
+    @classmethod
+    def suited_to(cls, bundle: GeneratorBundle) -> EncoderChoice:
+        """Return the demo's for the demo's generator and for what was adapted from it, else the method's."""
+        if DEMO_GENERATOR.is_file() and bundle.family == demo_generator().family:
+            return cls()
+        return cls(CLIP_MODEL, None, PERCEPTUAL_NET)
+
+    def open(
+        self, folder: Path | None = None, *, allow_download: bool, progress: BytesProgress | None = None
+    ) -> EncodersOnDemand:
+        """Return the encoders; nothing is read before their first use, on the CPU.
+
+        Args:
+            folder: searched first, and where downloads go; None: the caches of open_clip and torch.
+            allow_download: False never touches the network.
+            progress: called during a download with (bytes there, bytes in all or None); raising stops it.
+        """
+
+        def clip() -> ClipEncoder:
+            if self.clip == DEMO:
+                return demo_encoders().clip
+            return load_clip(
+                self.clip, self.clip_file, folder=folder, allow_download=allow_download, progress=progress
+            )
+
+        def perceptual() -> Perceptual:
+            if self.perceptual == DEMO and not self.perceptual_file:
+                return demo_encoders().perceptual
+            return load_perceptual(self.perceptual, self.perceptual_file, folder, allow_download, progress)
+
+        return EncodersOnDemand(
+            clip, perceptual, _named(self.clip, self.clip_file), _named(self.perceptual, self.perceptual_file)
+        )
+
+
+def _named(name: str, file: str | None) -> str:
+    return f"{name}={Path(file).name}" if file else name

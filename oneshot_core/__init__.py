@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .blending import blend_generators, swap_from
+    from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
         CheckpointError,
         GeneratorBundle,
@@ -75,10 +75,11 @@ if TYPE_CHECKING:
         adapt,
     )
     from .training.loop import reference_values
+    from .training.memory import sampling_bytes, search_bytes, training_bytes
     from .training.state import check_adaptable, check_run
 
 _MODULES = {
-    "blending": "blend_generators swap_from",
+    "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
         "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
         "with_fresh_discriminator"
@@ -110,6 +111,7 @@ _MODULES = {
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
     ),
     "training.loop": "reference_values",
+    "training.memory": "sampling_bytes search_bytes training_bytes",
     "training.state": "check_adaptable check_run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -186,19 +188,23 @@ __all__ = [
     "owned",
     "parse_classes",
     "parse_seeds",
+    "parse_strengths",
     "random_latents",
     "reference_values",
     "related",
     "sample",
     "sample_pairs",
     "sample_with_codes",
+    "sampling_bytes",
     "save",
     "save_latent",
     "save_png",
+    "search_bytes",
     "search_in_store",
     "search_latent",
     "swap_from",
     "to_tensor",
+    "training_bytes",
     "truncation_sweep",
     "with_fresh_discriminator",
 ]

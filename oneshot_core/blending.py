@@ -174,3 +174,23 @@ def _provenance(
     history = {"parent": parent, "blend": {"first": one, "second": other, "strength": amounts}}
     name = name or f"{first.provenance.file_name} + {second.provenance.file_name}"
     return Provenance("blended", name, history=history)
+
+
+def parse_strengths(text: str) -> dict[int, float]:
+    """Read strengths per resolution such as "4: 0, 16: 0.5, 32: 1".
+
+    Raises:
+        ValueError: something else is written there.
+    """
+    strengths: dict[int, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        resolution, _, value = part.partition(":")
+        try:
+            strengths[int(resolution)] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"strengths are written as resolution: strength, such as 16: 0.5, 32: 1; cannot read {part!r}"
+            ) from None
+    if not strengths:
+        raise ValueError("no strengths given; give at least one, such as 32: 1")
+    return strengths

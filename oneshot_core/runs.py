@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .checkpoints import CheckpointError, GeneratorBundle, load, save
+from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save
 from .features import Encoders
 from .latents import Latent
 from .objective import Preset
@@ -246,7 +246,7 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     preset: Preset,
     config: TrainConfig,
     *,
-    device: torch.device | str = "cpu",
+    place: Callable[[], torch.device | str] = lambda: "cpu",
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
     fresh: bool = False,
@@ -257,7 +257,7 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     Args:
         store: where the run is kept.
         bundle: see `adapt`, as the others that are not listed.
-        device: where it is trained, on copies.
+        place: called before training, and only then; makes room and names the device for the copies.
         poll: called while another process trains the same; it may raise.
         fresh: throw away what is kept and train again.
         snapshot: give the generator as it was after this step; it is not trained again for that.
@@ -282,10 +282,11 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
         found = _sound(run, lambda: run.result(config.steps, snapshot))
         if found is not None:
             return found
-        with gradients():
-            networks, judges = bundle.to(device), encoders.to(device)
+        device = place()
 
         def train() -> AdaptResult:
+            with gradients():
+                networks, judges = bundle.to(device), encoders.to(device)
             return adapt(
                 networks, judges, target, values, preset, config, run_folder=run.folder, callbacks=callbacks
             )
@@ -323,7 +324,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
     config: SearchConfig,
     *,
     mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    place: Callable[[], torch.device | str] = lambda: "cpu",
     callbacks: Sequence[Callable[[SearchProgress], None]] = (),
     poll: Callable[[], None] | None = None,
 ) -> SearchResult:
@@ -331,7 +332,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
 
     Args:
         store: where the search is kept.
-        device: where it runs, on copies.
+        place: called before it runs, not when it is only loaded; makes room and names the device.
         poll: called while another process does the same search; it may raise.
     """
     settings = {
@@ -346,6 +347,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
         "engine": ENGINE,
     }
     with store.claim(settings, poll) as run, gradients():
+        device = "cpu" if _is_done(run.folder / SEARCH, config.steps) else place()
         networks, judges = bundle.to(device), encoders.to(device)
 
         def work() -> SearchResult:
@@ -360,3 +362,11 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
             )
 
         return _sound(run, work) or work()
+
+
+def _is_done(path: Path, steps: int) -> bool:
+    """Whether a saved search has come to its end, so that nothing is left to compute."""
+    try:
+        return path.is_file() and read_tensors(path)[1].get("step") == steps
+    except CheckpointError:
+        return False  # the search itself says what is wrong with it

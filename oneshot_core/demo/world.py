@@ -95,7 +95,7 @@ def target_factors(look: str) -> Tensor:
     """Return the factors of the person on a look's target picture, [1, NUM_FACTORS].
 
     The first of the latents drawn for the purpose "demo.target" whose person the small generator can draw:
-    without curls, hat and glasses, and looking about straight ahead. No other draw of the project shares them.
+    without curls, hat and glasses, looking about straight ahead. No other draw of the project shares them.
     """
     z = torch.randn(TARGET_DRAWS, Z_DIM, generator=seeded(TARGET_SEED, 0, f"demo.target.{look}"))
     factors = factors_from_latents(z)

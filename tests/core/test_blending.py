@@ -8,7 +8,7 @@ import pytest
 import torch
 from stand_ins import randomised, tiny_bundle
 
-from oneshot_core.blending import blend_generators, resolution_of, swap_from
+from oneshot_core.blending import blend_generators, parse_strengths, resolution_of, swap_from
 from oneshot_core.checkpoints import GeneratorBundle, Provenance, load, save
 from oneshot_core.networks import Generator
 from oneshot_core.sampling import random_latents, sample, sample_pairs
@@ -138,3 +138,10 @@ def test_what_cannot_be_blended_is_refused(pair):
         blend_generators(first, second, {8: float("nan")})
     with pytest.raises(ValueError, match=r"resolutions 4, 8, 16, got \[12\]"):
         blend_generators(first, second, {12: 0.5})
+
+
+def test_strengths_are_read_from_text():
+    assert parse_strengths("4: 0, 16:0.5,32: 1,") == {4: 0.0, 16: 0.5, 32: 1.0}
+    for text in ("", "16", "a: 1", "16: b"):
+        with pytest.raises(ValueError, match="such as"):
+            parse_strengths(text)

@@ -1,0 +1,61 @@
+"""Estimates of memory: they grow with what grows, and come near what a run really takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from oneshot_core.demo.world import demo_encoders, demo_generator
+from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.training.memory import sampling_bytes, search_bytes, training_bytes
+
+MEASURE = """
+import lpips, open_clip, torch, torchvision
+torch.set_num_threads(1)
+from oneshot_core.demo.world import demo_encoders, demo_generator
+from oneshot_core.draws import SeededDraws
+from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.training import TrainState, train
+def status(key):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024
+bundle = demo_generator()
+before = status("VmRSS")
+encoders = demo_encoders()
+state = TrainState.create(
+    bundle, encoders, torch.zeros(1, 3, 128, 128), bundle.mean_latent[None], oneshot_clip(), SeededDraws(0)
+)
+train(state, 5)
+print(status("VmHWM") - before)
+"""
+
+
+def test_more_pictures_need_more_memory() -> None:
+    bundle, encoders = demo_generator(), demo_encoders()
+    small, large = (training_bytes(bundle, encoders, replace(oneshot_clip(), batch=n)) for n in (2, 4))
+    assert small < large < 2 * small
+    assert 0 < search_bytes(bundle, encoders) < small
+    assert sampling_bytes(bundle, 8) == 8 * sampling_bytes(bundle, 1)
+
+
+def test_nothing_of_the_networks_is_changed() -> None:
+    bundle, encoders = demo_generator(), demo_encoders()
+    training_bytes(bundle, encoders, oneshot_clip())
+    networks = (bundle.generator, bundle.discriminator, encoders.clip)
+    assert all(p.device.type == "cpu" and not p.requires_grad for net in networks for p in net.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak from /proc")
+def test_the_estimate_is_within_a_quarter_of_the_measured_peak() -> None:
+    root = Path(__file__).parents[2]
+    answer = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=600
+    )
+    measured = int(answer.stdout.split()[-1])
+    assert training_bytes(demo_generator(), demo_encoders(), oneshot_clip()) == pytest.approx(
+        measured, rel=0.25
+    )

@@ -1,0 +1,49 @@
+"""The pack's nodes: thin ComfyUI adapters over `oneshot_core`, listed once here."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import bridge
+from .editing import StyleCLIPEdit
+from .loaders import (
+    LoadStyleGAN,
+    OneShotDemoTarget,
+    OneShotLoadEncoders,
+    OneShotLoadLatent,
+    OneShotSaveGenerator,
+    OneShotSaveLatent,
+)
+from .sampling import OneShotBlendGenerators, OneShotRandomLatents, SampleAdapted
+from .search import CLIPLatentSearch
+from .training import OneShotAdapt
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadStyleGAN,
+    OneShotLoadEncoders,
+    OneShotDemoTarget,
+    CLIPLatentSearch,
+    OneShotAdapt,
+    SampleAdapted,
+    StyleCLIPEdit,
+    OneShotRandomLatents,
+    OneShotBlendGenerators,
+    OneShotSaveGenerator,
+    OneShotSaveLatent,
+    OneShotLoadLatent,
+]
+# Ids without a prefix, which another pack may take as well.
+GIVEN = {
+    node.__name__: node
+    for node in (LoadStyleGAN, CLIPLatentSearch, OneShotAdapt, SampleAdapted, StyleCLIPEdit)
+}
+
+
+class OneshotExtension(ComfyExtension):
+    """What ComfyUI's loader asks for."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Register folders and routes, look for ids that another pack took, return the nodes."""
+        bridge.register_folders()
+        bridge.register_routes(GIVEN)
+        return NODES

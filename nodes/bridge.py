@@ -1,0 +1,442 @@
+"""The only file that touches ComfyUI's runtime: folders, device and memory, pictures, progress, stopping."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.cli_args
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from torch import Tensor, nn
+
+from ..oneshot_core import RunStore, StopSignal, fit_images, fit_mask, owned
+
+log = logging.getLogger(__name__)
+
+GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
+RUNS = "oneshot_runs"  # in the output folder
+EXTENSIONS = {
+    GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
+    LATENTS: {".safetensors"},
+    ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
+}
+OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
+DEMO = "demo"
+RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
+RUNS_LIMIT_GB = 20.0
+PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
+PREVIEW_PX = 512
+PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
+
+
+# Folders ----------------------------------------------------------------------------------------------
+
+
+def register_folders() -> None:
+    """Tell ComfyUI where generators, latents and encoder weights lie; make the folders."""
+    for key, extensions in EXTENSIONS.items():
+        places = [Path(folder_paths.models_dir) / key]
+        if key != ENCODERS:
+            places.append(Path(folder_paths.get_output_directory()) / key)
+        for place in places:
+            folder_paths.add_model_folder_path(key, str(place))
+        paths, known = folder_paths.folder_names_and_paths[key]
+        folder_paths.folder_names_and_paths[key] = (paths, set(known) | extensions)
+        try:
+            places[0].mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("One-Shot StyleGAN: cannot make the folder %s (%s)", places[0], error)
+
+
+def _others() -> dict[str, Path]:
+    """Files in `models/stylegan` of other packs, by relative name."""
+    folder = Path(folder_paths.models_dir) / OTHERS_FOLDER
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS[GENERATORS])
+    return {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+
+
+def generator_names() -> list[str]:
+    """What LoadStyleGAN offers: the demo, then files."""
+    own = folder_paths.get_filename_list(GENERATORS)
+    return list(dict.fromkeys([DEMO, *own, *_others()]))
+
+
+def names(key: str) -> list[str]:
+    """Files of a model folder."""
+    return folder_paths.get_filename_list(key)
+
+
+def file_path(key: str, name: str) -> Path:
+    """Find a file by the name a combo offers.
+
+    Raises:
+        ValueError: there is no such file in the folders of that key; names cannot lead out of them.
+    """
+    found = folder_paths.get_full_path(key, name) if name in names(key) else None
+    if found is None and key == GENERATORS:
+        found = _others().get(name)
+    if found is None:
+        places = ", ".join(folder_paths.get_folder_paths(key))
+        raise ValueError(f"there is no file {name!r} in {places}; put it there and refresh the node list")
+    return Path(found)
+
+
+def stamp(path: Path) -> str:
+    """Value that changes when a file changes."""
+    status = path.stat()
+    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def encoder_folder() -> Path:
+    """Folder where encoder weights are looked for and downloaded to."""
+    return Path(folder_paths.get_folder_paths(ENCODERS)[0])
+
+
+def save_place(prefix: str, extension: str) -> tuple[Path, str, str]:
+    """Name a new output file by ComfyUI's rules.
+
+    Returns:
+        The path, the file name and the subfolder within the output folder.
+    """
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    file_name = f"{name}_{counter:05}_{extension}"
+    return Path(folder) / file_name, file_name, subfolder
+
+
+def loadable_name(path: Path, key: str) -> str:
+    """Name under which a loader offers an output file; its path where no loader looks."""
+    for folder in folder_paths.get_folder_paths(key):
+        if path.resolve().is_relative_to(Path(folder).resolve()):
+            return path.resolve().relative_to(Path(folder).resolve()).as_posix()
+    return str(path)
+
+
+def workflow_metadata(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow as texts for a file's header; empty when the user disabled metadata."""
+    if comfy.cli_args.args.disable_metadata:
+        return {}
+    found = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
+    for name, value in (hidden.extra_pnginfo or {}).items():
+        found[name] = json.dumps(value)
+    return found
+
+
+def run_store() -> RunStore:
+    """Where adaptations are kept: `output/oneshot_runs`, its size limited."""
+    text = os.environ.get(RUNS_LIMIT, "")
+    try:
+        limit = float(text) if text else RUNS_LIMIT_GB
+    except ValueError:
+        log.warning("%s must be a number of gigabytes, got %r; using %g", RUNS_LIMIT, text, RUNS_LIMIT_GB)
+        limit = RUNS_LIMIT_GB
+    return RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))
+
+
+# Pictures ---------------------------------------------------------------------------------------------
+
+
+def to_core(image: Tensor) -> Tensor:
+    """ComfyUI's IMAGE [N, H, W, C] in [0, 1] -> [N, 3, H, W] in [-1, 1], float32 on the CPU, an own copy.
+
+    Raises:
+        ValueError: not a picture of 1, 3 or 4 channels.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"an image must have shape [N, H, W, 3], got {list(image.shape)}")
+    values = owned(image).cpu().float()
+    if values.shape[-1] == 4:
+        values = values[..., :3] * values[..., 3:] + 1 - values[..., 3:]
+    if values.shape[-1] == 1:
+        values = values.expand(-1, -1, -1, 3)
+    return (values.permute(0, 3, 1, 2) * 2 - 1).contiguous()
+
+
+def one_picture(image: Tensor, size: int, fit: str) -> tuple[Tensor, list[str]]:
+    """Make the target of an IMAGE: [1, 3, size, size], and notes on what was left out."""
+    notes = []
+    if image.shape[0] > 1:
+        notes.append(f"the target is a batch of {image.shape[0]} pictures; the first is used")
+    if image.shape[-1] == 4:
+        notes.append("the target's transparency was laid on white")
+    for note in notes:
+        log.info("One-Shot StyleGAN: %s", note)
+    return fit_images(to_core(image[:1]), size, fit), notes
+
+
+def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor | None:
+    """Make [1, 1, size, size] of a MASK [N, H, W], framed like its picture; the bars of "letterbox" never "
+    "count.
+
+    Returns:
+        None where everything counts.
+
+    Raises:
+        ValueError: the mask is not as large as the picture, or black everywhere.
+    """
+    height, width = image.shape[1:3]
+    if mask is None:
+        if fit != "letterbox" or height == width:
+            return None
+        return fit_mask(torch.ones(1, 1, height, width), size, fit)
+    values = owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1]
+    if values.shape[-2:] != (height, width):
+        raise ValueError(
+            f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give "
+            "a mask "
+            "of the target's size"
+        )
+    return fit_mask(values.clamp(0, 1), size, fit)
+
+
+def to_comfy(images: Tensor) -> Tensor:
+    """[N, 3, H, W] in [-1, 1] -> IMAGE [N, H, W, 3] in [0, 1], float32 where ComfyUI keeps pictures."""
+    values = images.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1).add(1).div(2)
+    return values.permute(0, 2, 3, 1).contiguous().to(mm.intermediate_device())
+
+
+def finite(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Curves as JSON knows them: what is not finite becomes None."""
+    return {name: [float(v) if math.isfinite(v) else None for v in curve] for name, curve in values.items()}
+
+
+def blocked(message: str) -> ExecutionBlocker:
+    """Output that stops whoever is connected to it, with a message."""
+    return ExecutionBlocker(message)
+
+
+# Device and memory ------------------------------------------------------------------------------------
+
+_PATCHERS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+
+
+def place(module: nn.Module, working_bytes: int) -> torch.device:
+    """Load a network for sampling through ComfyUI's model management; ComfyUI may offload it afterwards.
+
+    Args:
+        module: stays the same object; only where its weights are changes.
+        working_bytes: what the work needs besides the weights.
+
+    Returns:
+        The device it is on.
+    """
+    device = mm.get_torch_device()
+    if module not in _PATCHERS:
+        _PATCHERS[module] = comfy.model_patcher.ModelPatcher(module, device, mm.unet_offload_device())
+    mm.load_models_gpu([_PATCHERS[module]], memory_required=working_bytes, force_full_load=True)
+    if any(value.device != device for value in (*module.parameters(), *module.buffers())):
+        module.to(device)  # partial loading leaves weights of unknown layers behind
+    return device
+
+
+def make_room(needed_bytes: int) -> torch.device:
+    """Let ComfyUI offload its models until so much memory is free; returns the device to work on."""
+    device = mm.get_torch_device()
+    mm.free_memory(needed_bytes, device)
+    return device
+
+
+@contextmanager
+def working(lower: str) -> Iterator[None]:
+    """Work that can be cancelled at any layer and whose out-of-memory names what to lower.
+
+    A quick step is finished first, so that its state can be saved; a slow one is left at its next layer.
+
+    Args:
+        lower: the inputs that decide about memory, for the message.
+    """
+
+    asked = [math.inf]  # when the cancel was first seen
+
+    def check(module: nn.Module, inputs: Any) -> None:
+        if mm.processing_interrupted():
+            asked[0] = min(asked[0], time.monotonic())
+            if time.monotonic() - asked[0] > PATIENCE_SECONDS:
+                mm.throw_exception_if_processing_interrupted()
+
+    hook = nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield
+    except mm.OOM_EXCEPTION as error:
+        raise RuntimeError(
+            f"out of memory ({str(error).splitlines()[0]}); lower {lower}, or free memory with ComfyUI's "
+            "unload button. What was computed so far is kept where the node keeps runs"
+        ) from error
+    finally:
+        hook.remove()
+        mm.soft_empty_cache()
+
+
+# Progress, previews, events ---------------------------------------------------------------------------
+
+
+class Run:
+    """Progress of the node that is executing."""
+
+    def __init__(self, total: int) -> None:
+        context = get_executing_context()
+        self.node = "" if context is None else str(context.node_id)
+        self.prompt = "" if context is None else str(context.prompt_id)
+        self._bar = comfy.utils.ProgressBar(total)
+        self._total = total
+        self._previewed = self._sent = 0.0
+        self._points: dict[str, list[list[float]]] = {}
+
+    def check(self, *_: object) -> None:
+        """Raise when the user cancelled."""
+        mm.throw_exception_if_processing_interrupted()
+
+    def step(self, done: int, preview: Callable[[], Tensor] | None = None) -> None:
+        """Tell how far it is.
+
+        Args:
+            done: of the total.
+            preview: renders [N, 3, H, W]; called at most once a second.
+        """
+        self.check()
+        picture = None
+        if preview is not None and time.monotonic() - self._previewed > PREVIEW_SECONDS:
+            picture = ("JPEG", _strip(preview()), PREVIEW_PX)
+            self._previewed = time.monotonic()
+        self._bar.update_absolute(done, self._total, picture)
+
+    def losses(self, step: int, values: Mapping[str, float]) -> None:
+        """Collect loss points; they are sent in batches as the event `oneshot.loss`."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._points.setdefault(name, []).append([int(step), float(value)])
+        if time.monotonic() - self._sent > EVENT_SECONDS or step >= self._total:
+            place = {"node": self.node, "prompt_id": self.prompt}
+            send("oneshot.loss", {**place, "step": step, "steps": self._total, "points": self._points})
+            self._points, self._sent = {}, time.monotonic()
+
+
+def _strip(images: Tensor) -> Image.Image:
+    """Lay a batch side by side as one picture."""
+    row = torch.cat(list(images.detach().float().cpu().clamp(-1, 1)), dim=2)
+    values = row.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return Image.fromarray(values.numpy())
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """Send an event to the browser that queued the prompt; data must be plain JSON."""
+    server = _server()
+    if server is not None:
+        server.send_sync(event, data, server.client_id)
+
+
+def _server() -> Any:
+    """ComfyUI's web server; None where nodes are loaded without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+# Stop and keep ----------------------------------------------------------------------------------------
+
+_STOPS: dict[str, StopSignal] = {}
+
+
+@contextmanager
+def stoppable(node: str) -> Iterator[StopSignal]:
+    """Let the route `/oneshot/stop_and_keep` end the node's run early with what it has."""
+    signal = StopSignal()
+    _STOPS[node] = signal
+    try:
+        yield signal
+    finally:
+        _STOPS.pop(node, None)
+
+
+# Routes and ids that another pack took ----------------------------------------------------------------
+
+
+def register_routes(own: Mapping[str, type]) -> None:
+    """Add the pack's routes, and look for overridden ids now and once all packs are loaded.
+
+    Args:
+        own: class by given node id.
+    """
+    server = _server()
+    if server is None:
+        return
+    from aiohttp import web
+
+    replaced = _foreign(own)
+    for name, pack in replaced.items():
+        log.warning(_CONFLICT_BEFORE, name, pack, pack)
+
+    async def stop_and_keep(request: web.Request) -> web.Response:
+        try:
+            node = (await request.json()).get("node")
+        except (ValueError, AttributeError):
+            node = None
+        if not isinstance(node, str):
+            return web.json_response({"error": 'send {"node": "<id of the running node>"}'}, status=400)
+        signal = _STOPS.get(node)
+        if signal is None:
+            return web.json_response({"error": f"node {node[:100]} is not training now"}, status=404)
+        signal.stop_and_keep()
+        return web.json_response({"node": node, "stopping": True})
+
+    async def conflicts(_: web.Request) -> web.Response:
+        return web.json_response({"overridden": _foreign(own), "replaced": replaced})
+
+    async def after_start(_: web.Application) -> None:
+        for name, pack in _foreign(own).items():
+            log.warning(_CONFLICT_AFTER, name, pack, pack)
+
+    server.routes.post("/oneshot/stop_and_keep")(stop_and_keep)
+    server.routes.get("/oneshot/conflicts")(conflicts)
+    server.app.on_startup.append(after_start)
+
+
+_CONFLICT_BEFORE = (
+    "One-Shot StyleGAN: its node %s replaces one of the same id from %s; workflows made for that pack will "
+    "not "
+    "find theirs. Disable one of the two packs (%s)"
+)
+_CONFLICT_AFTER = (
+    "One-Shot StyleGAN: its node %s was overridden by %s, which loaded later; workflows of this pack will "
+    "not "
+    "work. Disable one of the two packs (%s)"
+)
+
+
+def _foreign(own: Mapping[str, type]) -> dict[str, str]:
+    """Ids under which another class than ours is registered, with the pack it comes from."""
+    import nodes
+
+    registered = {name: nodes.NODE_CLASS_MAPPINGS.get(name) for name in own}
+    return {
+        name: _pack_of(found)
+        for name, found in registered.items()
+        if found is not None and found is not own[name]
+    }
+
+
+def _pack_of(node: type) -> str:
+    """Folder of the pack that a node class comes from."""
+    return str(getattr(node, "RELATIVE_PYTHON_MODULE", None) or node.__module__)
+
+
+def download_progress(done: int, total: int | None) -> None:
+    """Show a download on the node that needs it; raises when the user cancelled."""
+    mm.throw_exception_if_processing_interrupted()
+    if total:
+        comfy.utils.ProgressBar(total).update_absolute(done, total)

@@ -1,0 +1,114 @@
+"""The node of text editing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import oneshot_core as core
+from . import bridge
+from .sockets import CATEGORY, SEED_MAX, Latent, encoders_input, generator_input
+
+OPTIMISATION = "latent optimisation"
+
+
+class StyleCLIPEdit(io.ComfyNode):
+    """Latents changed by a text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="StyleCLIPEdit",
+            display_name="StyleCLIP Edit",
+            category=CATEGORY,
+            description="Changes latents until CLIP sees the text in their pictures. The edited latents "
+            "can be "
+            "drawn by the source and by every generator adapted from it.",
+            inputs=[
+                generator_input(
+                    "Who draws while editing; usually the source, whose pictures CLIP knows best."
+                ),
+                encoders_input(),
+                Latent.Input(
+                    "latent", tooltip="What to edit: any number of codes; each is edited by itself."
+                ),
+                io.DynamicCombo.Input(
+                    "method",
+                    options=[io.DynamicCombo.Option(OPTIMISATION, _optimisation_inputs())],
+                    tooltip="latent optimisation: a search per latent, any text, slowest.",
+                ),
+            ],
+            outputs=[
+                Latent.Output("edited", display_name="latent", tooltip="The edited latents (w+)."),
+                io.Image.Output("images", display_name="edited", tooltip="Their pictures."),
+                io.Image.Output("before", display_name="before", tooltip="The pictures before the edit."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, generator: Any, encoders: Any, latent: Any, method: dict[str, Any]) -> io.NodeOutput:
+        """Edit."""
+        config = core.EditConfig(
+            steps=method["steps"],
+            learning_rate=method["learning_rate"],
+            l2_weight=method["l2_weight"],
+            seed=method["seed"],
+        )
+        run = bridge.Run(config.steps * core.count_of(latent))
+
+        def report(now: Any) -> None:
+            run.step(now.step, lambda: now.images)
+            run.losses(now.step, now.losses)
+
+        with bridge.working("the number of latents or the generator's size"):
+            device = bridge.make_room(core.search_bytes(generator, encoders))
+            with core.gradients():
+                result = core.edit_latents(
+                    generator.to(device), encoders.to(device).clip, latent, method["text"], config,
+                    neutral_text=method["neutral_text"], callbacks=[report],
+                )  # fmt: skip
+        return io.NodeOutput(
+            result.latent,
+            bridge.to_comfy(result.images),
+            bridge.to_comfy(result.before),
+            ui={"losses": [bridge.finite(result.losses)]},
+        )
+
+
+def _optimisation_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "text",
+            default="",
+            multiline=True,
+            tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP knows "
+            "the "
+            "words of portraits only.",
+        ),
+        io.String.Input(
+            "neutral_text",
+            default="",
+            tooltip="What they show now, in the same words, such as: a person. Then only the difference "
+            "counts. "
+            "Empty: plain StyleCLIP.",
+        ),
+        io.Int.Input(
+            "steps", default=100, min=1, max=10_000, tooltip="Optimiser steps; StyleCLIP uses 40 to 300."
+        ),
+        io.Float.Input(
+            "learning_rate", default=0.1, min=0.0001, max=10.0, step=0.001, tooltip="Step size of Adam."
+        ),
+        io.Float.Input(
+            "l2_weight",
+            default=0.008,
+            min=0.0,
+            max=10.0,
+            step=0.0001,
+            tooltip="How strongly the latent is held near where it was: lower edits more, higher keeps more.",
+        ),
+        io.Int.Input(
+            "seed", default=0, min=0, max=SEED_MAX, tooltip="Decides every random draw of the edit."
+        ),
+    ]

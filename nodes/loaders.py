@@ -1,0 +1,326 @@
+"""Nodes that read and write files: generators, encoders, latents, the demo's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .. import oneshot_core as core
+from . import bridge
+from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
+
+AUTOMATIC = "automatic"
+CLIP_MODELS = [
+    bridge.DEMO,
+    "ViT-B-32:openai",
+    "ViT-B-16:openai",
+    "ViT-L-14:openai",
+    "ViT-B-32:laion2b_s34b_b79k",
+    "ViT-B-16:laion2b_s34b_b88k",
+]
+PERCEPTUAL_NETS = [bridge.DEMO, "alex", "vgg", "squeeze"]
+FORMATS = {"safetensors": ".safetensors", "rosinality": ".pt"}
+SAVE_PREFIX = f"{bridge.GENERATORS}/generator"
+LATENT_PREFIX = f"{bridge.LATENTS}/latent"
+
+
+class LoadStyleGAN(io.ComfyNode):
+    """A generator from a file, or the demo's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LoadStyleGAN",
+            display_name="Load StyleGAN2",
+            category=CATEGORY,
+            description="Reads a StyleGAN2 generator, with its discriminator where the file has one, without "
+            "ever running code from the file: .safetensors, rosinality .pt, NVIDIA .pkl, TensorFlow .pkl.",
+            inputs=[
+                io.Combo.Input(
+                    "generator_name",
+                    options=bridge.generator_names(),
+                    default=bridge.DEMO,
+                    tooltip="A file in models/oneshot_stylegan, output/oneshot_stylegan or models/stylegan; "
+                    "'demo' is the small portrait generator that comes with this pack (128 px, no download).",
+                )
+            ],
+            outputs=[
+                Generator.Output("generator", display_name="generator", tooltip="The generator."),
+                io.String.Output(
+                    "info",
+                    display_name="info",
+                    tooltip="What was found: size, widths, discriminator, format, source.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, generator_name: str) -> str:
+        """Run again when the file changed."""
+        if generator_name == bridge.DEMO:
+            return bridge.DEMO
+        return bridge.stamp(bridge.file_path(bridge.GENERATORS, generator_name))
+
+    @classmethod
+    def execute(cls, generator_name: str) -> io.NodeOutput:
+        """Load."""
+        if generator_name == bridge.DEMO:
+            bundle = core.demo_generator()
+        else:
+            bundle = core.load(bridge.file_path(bridge.GENERATORS, generator_name))
+        info = bundle.summary()
+        return io.NodeOutput(bundle, info, ui=ui.PreviewText(info))
+
+
+class OneShotLoadEncoders(io.ComfyNode):
+    """CLIP and the perceptual net on one wire."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        files = [AUTOMATIC, *bridge.names(bridge.ENCODERS)]
+        return io.Schema(
+            node_id="OneShotLoadEncoders",
+            display_name="Load Encoders (CLIP, LPIPS)",
+            category=CATEGORY,
+            description="The networks that compare pictures: CLIP and a perceptual net. Each is loaded "
+            "when it "
+            "is first used.",
+            inputs=[
+                io.Combo.Input(
+                    "clip",
+                    options=CLIP_MODELS,
+                    default=bridge.DEMO,
+                    tooltip="CLIP model, as open_clip names it (model:weights). The method uses "
+                    "ViT-B-32:openai. 'demo' comes with this pack and knows the demo's portraits only.",
+                ),
+                io.Combo.Input(
+                    "perceptual",
+                    options=PERCEPTUAL_NETS,
+                    default=bridge.DEMO,
+                    tooltip="Perceptual net (LPIPS). The method uses alex; vgg sees finer texture but costs "
+                    "more than the generator itself at 1024 px.",
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=True,
+                    tooltip="Whether weights that are missing may be downloaded into "
+                    "models/oneshot_encoders, "
+                    "checked by their hash. Off: an error says which file is missing and where to get it.",
+                ),
+                advanced(
+                    io.Combo,
+                    "clip_file",
+                    options=files,
+                    default=AUTOMATIC,
+                    tooltip="Weights of the CLIP model from a file in models/oneshot_encoders.",
+                ),
+                advanced(
+                    io.Combo,
+                    "perceptual_file",
+                    options=files,
+                    default=AUTOMATIC,
+                    tooltip="ImageNet weights of the perceptual net's backbone from a file in "
+                    "models/oneshot_encoders.",
+                ),
+            ],
+            outputs=[
+                Encoders.Output(
+                    "encoders", display_name="encoders", tooltip="CLIP and the perceptual net, on one wire."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: str, perceptual: str, download: bool, clip_file: str, perceptual_file: str
+    ) -> io.NodeOutput:
+        """Remember the choice; nothing is loaded yet."""
+        paths = [
+            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name))
+            for name in (clip_file, perceptual_file)
+        ]
+        choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1])
+        encoders = choice.open(
+            bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
+        )
+        return io.NodeOutput(encoders)
+
+
+class OneShotDemoTarget(io.ComfyNode):
+    """A target picture that comes with the pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneShotDemoTarget",
+            display_name="Demo Target Picture",
+            category=CATEGORY,
+            description="One of the target pictures that come with this pack, for trying the demo.",
+            inputs=[
+                io.Combo.Input(
+                    "look",
+                    options=list(core.TARGET_LOOKS),
+                    default=core.TARGET_LOOKS[0],
+                    tooltip="The look of the picture.",
+                )
+            ],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The picture, 128 px.")],
+        )
+
+    @classmethod
+    def execute(cls, look: str) -> io.NodeOutput:
+        """Load the picture."""
+        image = bridge.to_comfy(core.demo_target(look))
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
+class OneShotSaveGenerator(io.ComfyNode):
+    """A generator to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneShotSaveGenerator",
+            display_name="Save Generator",
+            category=CATEGORY,
+            description="Writes a generator into the output folder, where Load StyleGAN2 finds it.",
+            is_output_node=True,
+            inputs=[
+                Generator.Input("generator", tooltip="What to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default=SAVE_PREFIX,
+                    tooltip="Folder and start of the name within the output folder; a number is added. "
+                    "%year% %month% %day% %hour% %minute% %second% are filled in.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="safetensors",
+                    tooltip="safetensors: this pack's format with settings and workflow in its header. "
+                    "rosinality: a .pt for the programs built on rosinality's StyleGAN2 (float32).",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["float32", "float16"],
+                    default="float32",
+                    tooltip="Number format of the weights; float16 halves the file (safetensors only).",
+                ),
+                io.Boolean.Input(
+                    "with_discriminator",
+                    default=True,
+                    tooltip="Keep the discriminator, which a further adaptation of this generator needs. "
+                    "Off: about half the size, for sampling only.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "generator_name",
+                    display_name="generator_name",
+                    tooltip="Name of the file as Load StyleGAN2 lists it.",
+                )
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        generator: Any,
+        filename_prefix: str,
+        format: str,
+        dtype: str,
+        with_discriminator: bool,  # noqa: A002
+    ) -> io.NodeOutput:
+        """Write the file and report it."""
+        path, name, subfolder = bridge.save_place(filename_prefix, FORMATS[format])
+        metadata = bridge.workflow_metadata(cls.hidden) if format == "safetensors" else {}
+        core.save(
+            generator,
+            path,
+            format=format,
+            dtype=dtype,
+            with_discriminator=with_discriminator,
+            metadata=metadata,
+        )
+        listed = bridge.loadable_name(path, bridge.GENERATORS)
+        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
+        return io.NodeOutput(listed, ui={"generators": [saved], "text": [f"saved as {listed}"]})
+
+
+class OneShotSaveLatent(io.ComfyNode):
+    """A latent to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneShotSaveLatent",
+            display_name="Save StyleGAN Latent",
+            category=CATEGORY,
+            description="Writes latents, with where they came from, into the output folder, where Load "
+            "StyleGAN Latent finds them.",
+            is_output_node=True,
+            inputs=[
+                Latent.Input("latent", tooltip="What to save; any number of codes."),
+                io.String.Input(
+                    "filename_prefix",
+                    default=LATENT_PREFIX,
+                    tooltip="Folder and start of the name within the output folder; a number is added.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "latent_name",
+                    display_name="latent_name",
+                    tooltip="Name of the file as Load StyleGAN Latent lists it.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent: Any, filename_prefix: str) -> io.NodeOutput:
+        """Write the file and report it."""
+        path, name, subfolder = bridge.save_place(filename_prefix, ".safetensors")
+        core.save_latent(latent, path)
+        listed = bridge.loadable_name(path, bridge.LATENTS)
+        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
+        return io.NodeOutput(listed, ui={"latents": [saved], "text": [f"saved as {listed}"]})
+
+
+class OneShotLoadLatent(io.ComfyNode):
+    """A latent from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        files = bridge.names(bridge.LATENTS)
+        return io.Schema(
+            node_id="OneShotLoadLatent",
+            display_name="Load StyleGAN Latent",
+            category=CATEGORY,
+            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote.",
+            inputs=[
+                io.Combo.Input(
+                    "latent_name",
+                    options=files,
+                    tooltip="A file in models/oneshot_latents or output/oneshot_latents.",
+                )
+            ],
+            outputs=[Latent.Output("latent", display_name="latent", tooltip="The latents of the file.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, latent_name: str) -> str:
+        """Run again when the file changed."""
+        return bridge.stamp(bridge.file_path(bridge.LATENTS, latent_name))
+
+    @classmethod
+    def execute(cls, latent_name: str) -> io.NodeOutput:
+        """Load."""
+        return io.NodeOutput(core.load_latent(bridge.file_path(bridge.LATENTS, latent_name)))

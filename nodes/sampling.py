@@ -1,0 +1,281 @@
+"""Nodes that draw: samples of source and adapted generator, seeds as latents, blends of generators."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import oneshot_core as core
+from . import bridge
+from .sockets import CATEGORY, Generator, Latent, advanced, generator_input
+
+RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
+
+
+def seeds_input(default: str = "0-7") -> io.Input:
+    """A list of seeds."""
+    return io.String.Input(
+        "seeds",
+        default=default,
+        tooltip="Seeds and ranges, such as 0-15,42; one picture per seed. A seed draws the same person on "
+        "every "
+        "machine and in every batch.",
+    )
+
+
+class SampleAdapted(io.ComfyNode):
+    """Pictures of the adapted generator, and of its source for the same latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SampleAdapted",
+            display_name="Sample Adapted",
+            category=CATEGORY,
+            description="Draws pictures from seeds or latents, with the adapted generator and, where it is "
+            "connected, with its source.",
+            inputs=[
+                generator_input("The generator that draws: adapted, blended or any other.", "adapted"),
+                generator_input("Its source, for the same latents drawn as before.", "source", optional=True),
+                Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Latents to draw instead of the seeds, such as edited ones.",
+                ),
+                seeds_input(),
+                io.Float.Input(
+                    "psi",
+                    default=0.7,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Truncation of seeds (and latents in z): 1 full variety, 0 the mean picture; "
+                    "0.7 is usual. "
+                    "Latents in w and w+ (searched, edited) are drawn as they are.",
+                ),
+                *_advanced_inputs(),
+                Latent.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="Code whose fine slots replace those of every sample, see replace_from.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "images", display_name="adapted", tooltip="Pictures of the adapted generator."
+                ),
+                io.Image.Output(
+                    "source_images",
+                    display_name="source",
+                    tooltip="The same latents drawn by the source; needs the source connected.",
+                ),
+                Latent.Output("codes", display_name="latent", tooltip="The latents that were drawn (w+)."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        adapted: Any,
+        seeds: str,
+        source: Any = None,
+        latent: Any = None,
+        reference: Any = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        """Draw."""
+        samples = core.parse_seeds(seeds) if latent is None else latent
+        config = _config(settings)
+        if latent is not None and latent.space != "z":
+            config = replace(config, psi=1.0)
+        run = bridge.Run(core.count_of(samples))
+        classes = core.parse_classes(settings["classes"])
+
+        def progress(done: int, _: int) -> None:
+            run.step(done)
+
+        with bridge.working("batch_size"):
+            working = core.sampling_bytes(adapted, config.batch_size)
+            for bundle in (adapted, source):
+                if bundle is not None:
+                    bridge.place(bundle.generator, working)
+            if source is None:
+                images, codes = core.sample_with_codes(
+                    adapted, samples, config, classes=classes, reference=reference, progress=progress
+                )
+                plain = bridge.blocked("connect the source generator to get its pictures")
+            else:
+                pairs = core.sample_pairs(
+                    source, adapted, samples, config, classes=classes, reference=reference, progress=progress
+                )
+                images, codes, plain = pairs.adapted, pairs.latent, bridge.to_comfy(pairs.source)
+        return io.NodeOutput(bridge.to_comfy(images), plain, codes)
+
+
+def _advanced_inputs() -> list[io.Input]:
+    def slot(name: str, default: int, tooltip: str) -> io.Input:
+        return advanced(io.Int, name, default=default, min=-1, max=18, tooltip=tooltip)
+
+    return [
+        slot("cutoff", -1, "How many first slots (coarse) psi acts on; -1: all."),
+        advanced(
+            io.Combo,
+            "noise",
+            options=["const", "none", "random"],
+            default="const",
+            tooltip="Fine noise: the maps stored with the weights, none, or drawn per picture from "
+            "noise_seed.",
+        ),
+        advanced(io.Int, "noise_seed", default=0, min=0, max=2**53 - 1, tooltip="Seed of the random noise."),
+        advanced(
+            io.String,
+            "mix_seeds",
+            default="",
+            tooltip="Style mixing: a seed for all pictures, or one per picture; empty: none.",
+        ),
+        slot("mix_from", 0, "First slot that comes from mix_seeds; 0 is coarse, the last is fine."),
+        slot("mix_to", -1, "Slot after the last one from mix_seeds; -1: to the end."),
+        slot(
+            "replace_from",
+            -1,
+            "Slots from here on come from the reference latent, or the mean where none is connected: the "
+            "method's trick for cleaner strokes (11 of 18 at 1024 px). -1: off.",
+        ),
+        advanced(
+            io.String,
+            "classes",
+            default="",
+            tooltip="Of a conditional generator: class numbers, one for all or one per picture; empty: "
+            "class 0.",
+        ),
+        advanced(
+            io.Int,
+            "batch_size",
+            default=8,
+            min=1,
+            max=256,
+            tooltip="Pictures drawn at once; fewer need less memory. Does not change the pictures.",
+        ),
+    ]
+
+
+def _config(settings: dict[str, Any]) -> Any:
+    """Settings of the sampling; -1 means none."""
+
+    def slot(name: str) -> int | None:
+        return None if settings[name] < 0 else settings[name]
+
+    return core.SampleConfig(
+        psi=settings["psi"],
+        cutoff=slot("cutoff"),
+        noise=settings["noise"],
+        noise_seed=settings["noise_seed"],
+        mix_seeds=core.parse_seeds(settings["mix_seeds"]) if settings["mix_seeds"].strip() else (),
+        mix_from=max(0, settings["mix_from"]),
+        mix_to=slot("mix_to"),
+        replace_from=slot("replace_from"),
+        batch_size=settings["batch_size"],
+    )
+
+
+class OneShotRandomLatents(io.ComfyNode):
+    """Seeds as latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneShotRandomLatents",
+            display_name="Random StyleGAN Latents",
+            category=CATEGORY,
+            description="One latent per seed, for editing, mixing or saving.",
+            inputs=[
+                generator_input("Whose latents; source and adapted generator share them."),
+                seeds_input("0-3"),
+                advanced(
+                    io.String,
+                    "classes",
+                    default="",
+                    tooltip="Of a conditional generator: class numbers, one for all or one per seed.",
+                ),
+            ],
+            outputs=[Latent.Output("latent", display_name="latent", tooltip="One code per seed.")],
+        )
+
+    @classmethod
+    def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
+        """Draw the latents."""
+        return io.NodeOutput(
+            core.random_latents(generator, core.parse_seeds(seeds), core.parse_classes(classes))
+        )
+
+
+class OneShotBlendGenerators(io.ComfyNode):
+    """Between two generators."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        fader = io.Float.Input(
+            "strength",
+            default=0.5,
+            min=-1.0,
+            max=2.0,
+            step=0.01,
+            display_mode=io.NumberDisplay.slider,
+            tooltip="0: the first generator, 1: the second, between: a mixture; beyond: exaggerated.",
+        )
+        swap = io.Combo.Input(
+            "from_resolution",
+            options=[str(r) for r in RESOLUTIONS],
+            default="32",
+            tooltip="Layers of this resolution in pixels and finer come from the second generator, coarser "
+            "ones "
+            "from the first: shapes of the first, strokes and colours of the second.",
+        )
+        table = io.String.Input(
+            "strengths",
+            default="4: 0, 8: 0, 16: 0.5, 32: 1, 64: 1, 128: 1",
+            tooltip="Strength per resolution in pixels; resolutions that are not named stay with the first.",
+        )
+        return io.Schema(
+            node_id="OneShotBlendGenerators",
+            display_name="Blend Generators",
+            category=CATEGORY,
+            description="Mixes the weights of a generator and one adapted from it: a fader between the two "
+            "looks, or a swap of layers by resolution.",
+            inputs=[
+                generator_input("Strength 0: usually the source.", "first"),
+                generator_input("Strength 1: usually the adapted one.", "second"),
+                io.DynamicCombo.Input(
+                    "mode",
+                    options=[
+                        io.DynamicCombo.Option(FADER, [fader]),
+                        io.DynamicCombo.Option(SWAP, [swap]),
+                        io.DynamicCombo.Option(PER_RESOLUTION, [table]),
+                    ],
+                    tooltip="fader: one strength for all layers. layer swap: coarse layers of one, fine "
+                    "layers "
+                    "of the other. per resolution: a strength for each.",
+                ),
+            ],
+            outputs=[
+                Generator.Output(
+                    "generator", display_name="generator", tooltip="The mixture, without discriminator."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, first: Any, second: Any, mode: dict[str, Any]) -> io.NodeOutput:
+        """Blend."""
+        strength: Any = mode.get("strength")
+        if mode["mode"] == SWAP:
+            strength = core.swap_from(first.size, int(mode["from_resolution"]))
+        elif mode["mode"] == PER_RESOLUTION:
+            strength = core.parse_strengths(mode["strengths"])
+        return io.NodeOutput(core.blend_generators(first, second, strength))

@@ -1,0 +1,132 @@
+"""The node of the latent search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .. import oneshot_core as core
+from . import bridge
+from .sockets import (
+    CATEGORY,
+    Latent,
+    advanced,
+    encoders_input,
+    fit_input,
+    generator_input,
+    mask_input,
+    profile_input,
+    seed_input,
+    target_input,
+)
+
+WEIGHTS = {
+    "clip_weight": ("clip", 1.0, "likeness in CLIP's eyes; 0 gives the paper's pixel-only ablation"),
+    "lpips_weight": ("lpips", 1.0, "perceptual likeness"),
+    "pixel_weight": ("pixel", 1.0, "likeness pixel by pixel"),
+    "deviation_weight": ("deviation", 0.01, "staying near the mean latent, where pictures look natural"),
+}
+
+
+class CLIPLatentSearch(io.ComfyNode):
+    """The latent whose picture is the target's counterpart."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="CLIPLatentSearch",
+            display_name="CLIP Latent Search",
+            category=CATEGORY,
+            description="Finds the latent of the generator whose picture is closest to the target in "
+            "content: "
+            "the counterpart from which the adaptation learns the look.",
+            inputs=[
+                generator_input("The source generator."),
+                encoders_input(),
+                target_input(),
+                io.Int.Input(
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=100_000,
+                    tooltip="Optimiser steps; the method uses 1000, the demo is content with 150.",
+                ),
+                seed_input("Decides the noise and the augmented views of every step."),
+                mask_input(),
+                fit_input(),
+                profile_input(),
+                advanced(
+                    io.Float,
+                    "learning_rate",
+                    default=0.01,
+                    min=0.0001,
+                    max=1.0,
+                    step=0.0001,
+                    tooltip="Step size of Adam on w.",
+                ),
+                *[
+                    advanced(
+                        io.Float,
+                        name,
+                        default=default,
+                        min=0.0,
+                        max=1000.0,
+                        step=0.01,
+                        tooltip=f"Weight of {meaning}.",
+                    )
+                    for name, (_, default, meaning) in WEIGHTS.items()
+                ],
+            ],
+            outputs=[
+                Latent.Output(
+                    "reference", display_name="reference", tooltip="The latent found (space w, one code)."
+                ),
+                io.Image.Output(
+                    "reconstruction",
+                    display_name="reconstruction",
+                    tooltip="The source generator's picture of it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, generator: Any, encoders: Any, target: Tensor, mask: Tensor | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        """Search, in a folder that keeps what is found."""
+        fit = settings["fit"]
+        picture, notes = bridge.one_picture(target, generator.size, fit)
+        area = bridge.one_mask(mask, target, generator.size, fit)
+        config = core.SearchConfig(
+            steps=settings["steps"],
+            learning_rate=settings["learning_rate"],
+            seed=settings["seed"],
+            weights={term: settings[name] for name, (term, _, _) in WEIGHTS.items()},
+            profile=core.PROFILES[settings["profile"]],
+        )
+        run = bridge.Run(config.steps)
+
+        def report(now: Any) -> None:
+            run.step(now.step, lambda: now.image)
+            run.losses(now.step, now.losses)
+
+        with bridge.working("the generator's size"):
+            result = core.search_in_store(
+                bridge.run_store(),
+                generator,
+                encoders,
+                picture,
+                config,
+                mask=area,
+                place=lambda: bridge.make_room(core.search_bytes(generator, encoders)),
+                callbacks=[report],
+                poll=run.check,
+            )
+        image = bridge.to_comfy(result.reconstruction)
+        shown = ui.PreviewImage(image, cls=cls).as_dict()
+        return io.NodeOutput(
+            result.latent, image, ui={**shown, "losses": [bridge.finite(result.losses)], "notes": notes}
+        )

@@ -1,0 +1,89 @@
+"""Socket types and inputs that several nodes share."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "One-Shot StyleGAN"
+SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
+
+Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBundle
+Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
+Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
+
+FITS = ["crop", "stretch", "letterbox"]
+
+
+def advanced(kind: Any, name: str, **settings: Any) -> io.Input:
+    """Make an input that ComfyUI folds away under "advanced" where it knows how to.
+
+    Args:
+        kind: such as `io.Int`.
+        name: input id.
+        settings: of the input.
+    """
+    if "advanced" in inspect.signature(kind.Input.__init__).parameters:
+        return kind.Input(name, advanced=True, **settings)
+    return kind.Input(name, extra_dict={"advanced": True}, **settings)
+
+
+def generator_input(tooltip: str, name: str = "generator", optional: bool = False) -> io.Input:
+    """Input for a generator."""
+    return Generator.Input(name, tooltip=tooltip, optional=optional)
+
+
+def encoders_input() -> io.Input:
+    """Input for CLIP and the perceptual net."""
+    return Encoders.Input("encoders", tooltip="CLIP and the perceptual net, from Load Encoders.")
+
+
+def target_input() -> io.Input:
+    """Input for the one picture."""
+    return io.Image.Input(
+        "target",
+        tooltip="The one picture whose look is wanted. It is fitted to the generator's size; of a batch the "
+        "first picture is used, transparency is laid on white.",
+    )
+
+
+def fit_input() -> io.Input:
+    """How a target that is not square is made so."""
+    return advanced(
+        io.Combo,
+        "fit",
+        options=FITS,
+        default="crop",
+        tooltip="How a picture that is not square becomes square: crop its middle, stretch it, or "
+        "letterbox it "
+        "whole between black bars, which then do not count. Use the same value for search and adaptation.",
+    )
+
+
+def mask_input() -> io.Input:
+    """What part of the target counts."""
+    return io.Mask.Input(
+        "mask",
+        optional=True,
+        tooltip="White: counts. Black: ignored, such as bars or a background that should not leave its mark. "
+        "As large as the target.",
+    )
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """A run's seed."""
+    return io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=False, tooltip=tooltip)
+
+
+def profile_input() -> io.Input:
+    """Default or official arithmetic."""
+    return advanced(
+        io.Combo,
+        "profile",
+        options=["default", "official"],
+        default="default",
+        tooltip="default: the method as the paper means it, the published code's accidents repaired. "
+        "official: the published code's behaviour, for comparisons. Use the same for search and adaptation.",
+    )

@@ -1,0 +1,247 @@
+"""The node of the adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .. import oneshot_core as core
+from . import bridge
+from .sockets import (
+    CATEGORY,
+    Generator,
+    Latent,
+    advanced,
+    encoders_input,
+    fit_input,
+    generator_input,
+    mask_input,
+    profile_input,
+    seed_input,
+    target_input,
+)
+
+PREVIEW_SEEDS = (0, 1, 2, 3, 4, 5)
+LOWER = "batch, the generator's size, or use precision bfloat16"
+WEIGHTS = {
+    "semantic_weight": ("semantic", 10.0, "pictures keeping their mutual likeness in CLIP's eyes (content)"),
+    "patch_weight": (
+        "patch",
+        1.0,
+        "every crop staying closest to the same crop of the source picture (shapes)",
+    ),
+    "adversarial_weight": ("adversarial", 1.0, "fooling the discriminator (texture)"),
+    "lpips_weight": ("lpips", 1.0, "perceptual likeness of the reference picture to the target"),
+    "pixel_weight": (
+        "pixel",
+        1.0,
+        "likeness of the reference picture to the target pixel by pixel (colours)",
+    ),
+}
+
+
+class OneShotAdapt(io.ComfyNode):
+    """A generator that draws everything the source could, in the look of one picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="OneShotAdapt",
+            display_name="One-Shot Adapt",
+            category=CATEGORY,
+            description="Trains a copy of the generator to draw in the look of the target. The run is kept "
+            "in "
+            "output/oneshot_runs: the same inputs again are loaded, a cancelled run goes on.",
+            inputs=_inputs(),
+            outputs=[
+                Generator.Output(
+                    "adapted",
+                    display_name="adapted",
+                    tooltip="The adapted generator with its discriminator (a snapshot has none).",
+                ),
+                io.Image.Output(
+                    "preview",
+                    display_name="preview",
+                    tooltip="Target, source row and adapted row, same latents, labelled.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="What was done: steps, last losses, snapshots."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        generator: Any,
+        encoders: Any,
+        target: Tensor,
+        reference: Any,
+        mask: Tensor | None = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        """Train, or load what is there."""
+        fit, fresh, snapshot = settings["fit"], settings["train_again"], settings["snapshot_step"]
+        preset, config, notes = _plan(generator, settings)
+        picture, more = bridge.one_picture(target, generator.size, fit)
+        area = bridge.one_mask(mask, target, generator.size, fit)
+        source, said = _with_discriminator(generator, config.seed)
+        core.check_run(source, picture, core.reference_values(reference, source), preset)
+        if area is not None:
+            picture = core.masked_target(picture, core.sample(source, reference), area)
+        run = bridge.Run(config.steps)
+
+        def report(now: Any) -> None:
+            run.step(now.step, now.preview)
+            run.losses(now.step, now.losses)
+
+        with bridge.working(LOWER), bridge.stoppable(run.node) as stop:
+            result = core.adapt_in_store(
+                bridge.run_store(),
+                source,
+                encoders,
+                picture,
+                reference,
+                preset,
+                config,
+                place=lambda: bridge.make_room(core.training_bytes(source, encoders, preset)),
+                callbacks=[core.Progress(report, PREVIEW_SEEDS), core.Poll(run.check), stop],
+                poll=run.check,
+                fresh=fresh,
+                snapshot=snapshot or None,
+            )
+            sheet = core.adaptation_sheet(source, result.bundle, picture, reference, PREVIEW_SEEDS)
+            preview = bridge.to_comfy(core.to_tensor(sheet))
+        text = _report(result, [*notes, *more, *said])
+        shown = ui.PreviewImage(preview, cls=cls).as_dict()
+        curves = bridge.finite(result.losses)
+        return io.NodeOutput(result.bundle, preview, text, ui={**shown, "losses": [curves], "text": [text]})
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        generator_input("The source generator. Without a discriminator it gets a fresh one, see the help."),
+        encoders_input(),
+        target_input(),
+        Latent.Input(
+            "reference",
+            tooltip="The target's counterpart, from CLIP Latent Search: a latent in w or w+, one code.",
+        ),
+        io.Combo.Input("preset", options=list(core.PRESETS), default="oneshot_clip", tooltip="The method."),
+        io.Int.Input(
+            "steps",
+            default=1000,
+            min=1,
+            max=100_000,
+            tooltip="Optimiser rounds. The method trains 2000 and shows pictures of step 700; the look grows "
+            "with the steps, the content slowly fades. The demo is content with 300.",
+        ),
+        seed_input("Decides every random draw of the run; CPU results repeat bit for bit."),
+        io.Int.Input(
+            "snapshot_step",
+            default=0,
+            min=0,
+            max=100_000,
+            tooltip="Output the generator as it was after this step instead of the last; 0: the last. "
+            "Snapshots "
+            "are kept every snapshot_every steps; choosing another never trains again.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(core.PRECISIONS),
+            default="float32",
+            tooltip="Number format of the forward passes. bfloat16 needs about half the memory for "
+            "activations "
+            "and is faster on recent GPUs; results differ slightly.",
+        ),
+        mask_input(),
+        fit_input(),
+        profile_input(),
+        *_advanced_inputs(),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    def number(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> io.Input:
+        return advanced(io.Float, name, default=default, min=low, max=high, step=step, tooltip=tooltip)
+
+    def whole(name: str, default: int, low: int, high: int, tooltip: str) -> io.Input:
+        return advanced(io.Int, name, default=default, min=low, max=high, tooltip=tooltip)
+
+    weights = [
+        number(name, default, 0.0, 1000.0, 0.01, f"Weight of {meaning}; 0 leaves it out.")
+        for name, (_, default, meaning) in WEIGHTS.items()
+    ]
+    return [
+        number("learning_rate", 0.002, 0.00001, 0.1, 0.00001, "Step size of Adam; 0.002 is the method's."),
+        number(
+            "ema_half_life",
+            0.0,
+            0.0,
+            100_000.0,
+            1.0,
+            "Half-life of the moving average of the weights, in steps; the result is this average. 0: as "
+            "published, but at most an eighth of the steps, so that short runs show what they learnt.",
+        ),
+        whole("batch", 2, 1, 64, "Pictures per random step; 2 is the method's. More needs more memory."),
+        *weights,
+        number("mixing", 0.9, 0.0, 1.0, 0.01, "Probability that a random step mixes two latents."),
+        whole("reference_steps", 1, 0, 100, "Steps on the reference picture per cycle (published code: 1)."),
+        whole("random_steps", 3, 0, 100, "Steps on random pictures per cycle (published code: 3)."),
+        whole("crop_px", 0, 0, 1024, "Side of the compared crops in pixels; 0: an eighth of the picture."),
+        whole("snapshot_every", 100, 1, 100_000, "Steps between snapshots; each is a file of the generator."),
+        advanced(
+            io.Boolean,
+            "train_again",
+            default=False,
+            tooltip="Throw away the run that is kept for these inputs and train again.",
+        ),
+    ]
+
+
+def _plan(generator: Any, settings: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    """Preset and run settings of the node's inputs, and notes on what was changed."""
+    profile = core.PROFILES[settings["profile"]]
+    preset = core.PRESETS[settings["preset"]](profile).reweighted(
+        {term: settings[name] for name, (term, _, _) in WEIGHTS.items()}
+    )
+    schedule = core.Schedule(settings["reference_steps"], settings["random_steps"])
+    plan = replace(preset.optimiser, learning_rate=settings["learning_rate"])
+    half_life = settings["ema_half_life"] or plan.ema_half_life_steps
+    if not settings["ema_half_life"] and profile.name != "official":
+        half_life = min(half_life, settings["steps"] / 8)
+    plan = replace(plan, ema_half_life_steps=half_life)
+    preset = replace(
+        preset, optimiser=plan, schedule=schedule, batch=settings["batch"], mixing=settings["mixing"]
+    )
+    preset, notes = core.fit_crops(preset, generator.size, settings["crop_px"] or None)
+    config = core.TrainConfig(
+        settings["steps"],
+        settings["seed"],
+        snapshot_every_steps=settings["snapshot_every"],
+        precision=settings["precision"],
+    )
+    config.check_snapshot(settings["snapshot_step"])
+    return preset, config, notes
+
+
+def _with_discriminator(generator: Any, seed: int) -> tuple[Any, list[str]]:
+    """Give a generator that has no discriminator a fresh one, and say so."""
+    if generator.discriminator is not None:
+        return generator, []
+    note = "the generator's file has no discriminator; training with a freshly initialised one"
+    bridge.log.warning("One-Shot StyleGAN: %s", note)
+    return core.with_fresh_discriminator(generator, seed), [note]
+
+
+def _report(result: Any, notes: list[str]) -> str:
+    """What was done, as text."""
+    last = {name: curve[-1] for name, curve in bridge.finite(result.losses).items() if curve}
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if value is not None)
+    steps = ", ".join(map(str, result.snapshots)) or "none"
+    lines = [f"step {result.step} of {result.steps}", f"losses: {losses}", f"snapshots: {steps}", *notes]
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""Fixtures of the live suite: one real server per ComfyUI version, and the workflows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_server import PACK, Server, comfy_folders
+
+FOLDERS = comfy_folders()
+WORKFLOWS = PACK / "tests" / "workflows"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every live test on every ComfyUI that is there."""
+    if "comfy" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "comfy", FOLDERS or [None], ids=[f.name for f in FOLDERS] or ["none"], scope="session"
+        )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly that nothing was tested."""
+    if not FOLDERS:
+        terminalreporter.write_line(
+            "LIVE TESTS SKIPPED: no ComfyUI at COMFYUI_PATH, two folders above the pack, or ~/comfy/ComfyUI",
+            red=True,
+            bold=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def base(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base directory of a version's server."""
+    if comfy is None:
+        pytest.skip("no ComfyUI found; set COMFYUI_PATH")
+    return tmp_path_factory.mktemp(comfy.name)
+
+
+@pytest.fixture(scope="session")
+def server(comfy: Path, base: Path) -> Iterator[Server]:
+    """A running server with the pack."""
+    running = Server(comfy, base).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def workflow() -> Callable[..., dict[str, Any]]:
+    """Build an API workflow from a file: `workflow("quick_start", adapt={"steps": 4}, drop=["8"])`."""
+
+    def build(
+        name: str = "quick_start", drop: tuple[str, ...] = (), **changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        graph = copy.deepcopy(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+        small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 4, "snapshot_every": 2}}
+        for node in graph.values():
+            node["inputs"] |= small.get(node["class_type"], {})
+            node["inputs"] |= changes.get(node["class_type"], {})
+        return {key: node for key, node in graph.items() if key not in drop}
+
+    return build

@@ -1,0 +1,101 @@
+"""The real page in a headless browser: templates load, the quick start runs, pictures and curves appear."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_server import PACK, Server
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+SCREENSHOTS = os.environ.get("ONESHOT_SCREENSHOTS", "")
+
+
+def browser_path() -> str | None:
+    """A Chromium of the system."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "vue"])
+def page(request: pytest.FixtureRequest, server: Server) -> Iterator[Any]:
+    """ComfyUI's page, with classic or Vue nodes."""
+    if browser_path() is None:
+        pytest.skip("no Chromium found")
+    for key, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param}.items():
+        body = json.dumps(value).encode()
+        header = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings/{key}", body, header))
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 2000, "height": 1150})
+        opened.goto(server.url)
+        opened.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=120_000)
+        yield opened
+        browser.close()
+
+
+def load(page: Any, name: str) -> None:
+    """Put a template on the canvas and fit it into the view."""
+    graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    page.wait_for_timeout(1500)
+    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.wait_for_timeout(1500)
+
+
+def screenshot(page: Any, name: str) -> None:
+    """Keep a picture of the page where somebody asked for it."""
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.evaluate("() => app.canvas.ds && app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        page.wait_for_timeout(2500)
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_load_without_missing_nodes(page: Any, name: str) -> None:
+    load(page, name)
+    missing = page.evaluate("() => app.graph.nodes.filter(n => n.has_errors).map(n => n.type)")
+    assert missing == []
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    graph = json.loads((PACK / "tests" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    assert {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()} == {
+        key: (node["class_type"], node["inputs"]) for key, node in graph.items()
+    }
+
+
+def test_quick_start_runs_and_shows_pictures(
+    page: Any, server: Server, request: pytest.FixtureRequest
+) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    load(page, "quick_start")
+    small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 6, "snapshot_every": 2, "seed": 21}}
+    page.evaluate(
+        """small => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
+             if (small[node.type] && w.name in small[node.type]) w.value = small[node.type][w.name] }""",
+        small,
+    )
+    before = set(server.get("/history"))
+    page.evaluate("() => app.queuePrompt(0)")
+    deadline = time.monotonic() + 300
+    while not (done := set(server.get("/history")) - before):
+        assert time.monotonic() < deadline, server.log_text()[-2000:]
+        time.sleep(0.3)
+    assert server.history(done.pop())["status"]["status_str"] == "success"
+    page.wait_for_timeout(3000)
+    screenshot(page, f"quick_start_{request.node.callspec.id}")
+    shown = page.evaluate(
+        "() => app.graph.nodes.filter(n => n.type === 'PreviewImage' || n.type === 'SaveImage')"
+        ".map(n => (app.nodeOutputs?.[n.id]?.images ?? n.images ?? []).length)"
+    )
+    assert len(shown) == 2 and all(shown)
+    assert [error for error in errors if "oneshot" in error.lower()] == []

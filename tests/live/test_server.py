@@ -1,0 +1,163 @@
+"""The pack on a real ComfyUI server, driven by HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_server import PromptRefused, Server, failure
+
+Workflow = Callable[..., dict[str, Any]]
+
+
+def adapted_seconds(server: Server, graph: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Run a workflow; returns its outputs and how long it took."""
+    began = time.monotonic()
+    return server.run(graph), time.monotonic() - began
+
+
+def test_the_pack_loads_and_registers_all_nodes(server: Server) -> None:
+    nodes = server.get("/object_info")
+    own = {name for name, node in nodes.items() if "oneshot" in node["python_module"]}
+    assert len(own) == 12
+    assert "IMPORT FAILED" not in server.log_text()
+
+
+def test_import_time_is_small(server: Server) -> None:
+    lines = [
+        line for line in server.log_text().splitlines() if "oneshot-stylegan" in line and "seconds" in line
+    ]
+    assert lines, "ComfyUI prints the import times"
+    assert float(lines[0].split()[-4 if "IMPORT" in lines[0] else 0].strip(":")) < 1.0
+
+
+def test_quick_start_runs_saves_and_the_file_loads_again(
+    server: Server, workflow: Workflow, base: Path
+) -> None:
+    outputs = server.run(workflow())
+    (saved,) = outputs["9"]["generators"]
+    path = base / "output" / saved["subfolder"] / saved["filename"]
+    assert path.is_file() and saved["type"] == "output"
+    view = f"/view?filename={saved['filename']}&subfolder={saved['subfolder']}&type=output"
+    assert server.get_bytes(view) == path.read_bytes()
+    name = f"{saved['subfolder']}/{saved['filename']}".removeprefix("oneshot_stylegan/")
+    assert name in server.get("/object_info/LoadStyleGAN")["LoadStyleGAN"]["input"]["required"][
+        "generator_name"
+    ][0] or (name in str(server.get("/object_info/LoadStyleGAN")))
+    again = {
+        "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": name}},
+        "2": workflow()["6"]
+        | {"inputs": workflow()["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    assert len(server.run(again)["3"]["images"]) == 8
+
+
+def test_ui_is_plain_json_with_the_whole_curve(server: Server, workflow: Workflow) -> None:
+    outputs = server.run(workflow(OneShotAdapt={"seed": 5}))
+    (curves,) = outputs["5"]["losses"]
+    assert len(curves["generator"]) == 4
+    assert all(value is None or isinstance(value, float) for curve in curves.values() for value in curve)
+    assert json.loads(json.dumps(outputs, allow_nan=False)) == outputs
+
+
+def test_second_run_loads_and_a_snapshot_does_not_train(server: Server, workflow: Workflow) -> None:
+    graph = workflow(OneShotAdapt={"steps": 6, "seed": 1}, drop=("6", "8", "9"))
+    server.run(graph)
+    server.run(
+        workflow(OneShotAdapt={"steps": 2, "seed": 2}, drop=("6", "8", "9"))
+    )  # pushes it out of the cache
+    log = len(server.log_text())
+    _, seconds = adapted_seconds(server, graph)
+    assert seconds < 4, server.log_text()[log:]
+    _, seconds = adapted_seconds(
+        server, workflow(OneShotAdapt={"steps": 6, "seed": 1, "snapshot_step": 2}, drop=("6", "8", "9"))
+    )
+    assert seconds < 4
+
+
+WRONG: dict[str, dict[str, dict[str, Any]]] = {
+    "steps too small": {"OneShotAdapt": {"steps": 0}},
+    "steps too large": {"OneShotAdapt": {"steps": 10**9}},
+    "steps no number": {"OneShotAdapt": {"steps": "many"}},
+    "unknown preset": {"OneShotAdapt": {"preset": "magic"}},
+    "unknown profile": {"OneShotAdapt": {"profile": "mine"}},
+    "unknown precision": {"OneShotAdapt": {"precision": "int4"}},
+    "negative seed": {"OneShotAdapt": {"seed": -1}},
+    "negative weight": {"OneShotAdapt": {"semantic_weight": -1.0}},
+    "wrong wire": {"OneShotAdapt": {"reference": ["1", 0]}},
+    "image as generator": {"CLIPLatentSearch": {"generator": ["3", 0]}},
+    "parent folder": {"LoadStyleGAN": {"generator_name": "../secret.safetensors"}},
+    "absolute path": {"LoadStyleGAN": {"generator_name": "/etc/passwd"}},
+    "no such file": {"LoadStyleGAN": {"generator_name": "nothing.pt"}},
+    "unknown clip": {"OneShotLoadEncoders": {"clip": "ViT-Z"}},
+    "unknown noise": {"SampleAdapted": {"noise": "pink"}},
+    "unknown look": {"OneShotDemoTarget": {"look": "cubism"}},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_inputs_are_refused_before_anything_runs(server: Server, workflow: Workflow, case: str) -> None:
+    graph = workflow(**WRONG[case])
+    try:
+        answer = server.post("/prompt", {"prompt": graph, "client_id": server.client_id})
+    except PromptRefused as refusal:
+        errors = refusal.body["node_errors"]
+    else:
+        errors = answer["node_errors"]
+        server.post("/interrupt", {})
+    wanted = next(iter(WRONG[case]))
+    assert wanted in {error["class_type"] for error in errors.values()}
+
+
+FAILING: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "empty seeds": ({"SampleAdapted": {"seeds": " "}}, "at least one"),
+    "seeds no numbers": ({"SampleAdapted": {"seeds": "a-b"}}, "seeds are numbers"),
+    "slot out of range": ({"SampleAdapted": {"mix_seeds": "1", "mix_from": 17}}, "must be at most"),
+    "snapshot between": ({"OneShotAdapt": {"snapshot_step": 3}}, "snapshot"),
+    "all weights 0": (
+        {
+            "CLIPLatentSearch": dict.fromkeys(
+                ("clip_weight", "lpips_weight", "pixel_weight", "deviation_weight"), 0.0
+            )
+        },
+        "weight 0",
+    ),
+    "crops too large": ({"OneShotAdapt": {"crop_px": 1000}}, "do not fit"),
+    "batch of one": ({"OneShotAdapt": {"batch": 1}}, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_what_only_the_node_can_see_is_explained(server: Server, workflow: Workflow, case: str) -> None:
+    changes, text = FAILING[case]
+    entry = server.wait(server.queue(workflow(**changes)))
+    assert text in failure(entry)
+    assert server.run(workflow())  # the next prompt works
+
+
+def test_hostile_files_are_refused(server: Server, workflow: Workflow, base: Path) -> None:
+    folder = base / "models" / "oneshot_stylegan"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.safetensors").write_text("not a network")
+    (folder / "outside.pt").symlink_to("/etc/passwd")
+    marker = base / "marker"
+    command = f"cposix\nsystem\n(S'touch {marker}'\ntR."
+    (folder / "evil.pkl").write_bytes(command.encode())
+    for name in ("text.safetensors", "outside.pt", "evil.pkl"):
+        entry = server.wait(server.queue(workflow(LoadStyleGAN={"generator_name": name})))
+        assert failure(entry), name
+    assert not marker.exists()
+
+
+def test_twenty_prompts_at_once(server: Server, workflow: Workflow) -> None:
+    drop = ("7", "8", "9")
+    graphs = [workflow(SampleAdapted={"seeds": str(seed)}, drop=drop) for seed in range(20)]
+    for graph in graphs:
+        graph["7"] = {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}}
+    entries = [server.wait(prompt) for prompt in [server.queue(graph) for graph in graphs]]
+    assert [failure(entry) for entry in entries] == [""] * 20

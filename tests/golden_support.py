@@ -7,10 +7,14 @@ are read from the description, never written into a test: another set of the sam
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,25 @@ from torch import Tensor, nn
 Rules = Sequence[Sequence[Any]]  # (regular expression, scale, offset); a null scale keeps the built value
 
 
+_UNPACKED: list[tempfile.TemporaryDirectory[str]] = []  # removed when the tests end
+
+
+@cache
 def golden_dir() -> Path:
-    """Return the folder of recorded data: ONESHOT_GOLDEN, or the copy in tests/golden."""
-    return Path(os.environ.get("ONESHOT_GOLDEN") or Path(__file__).parent / "golden")
+    """Return the folder of recorded data: ONESHOT_GOLDEN, or the copy in tests/golden.
+
+    Where some of its files are stored as NAME.xz, this is a temporary copy with all of them unpacked.
+    """
+    folder = Path(os.environ.get("ONESHOT_GOLDEN") or Path(__file__).parent / "golden")
+    packed = sorted(folder.rglob("*.xz"))
+    if not packed:
+        return folder
+    _UNPACKED.append(tempfile.TemporaryDirectory(prefix="golden-"))
+    copied = Path(_UNPACKED[-1].name) / folder.name
+    shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("*.xz"))
+    for path in packed:
+        (copied / path.relative_to(folder)).with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+    return copied
 
 
 def descriptions(pattern: str) -> list[Path]:
@@ -33,10 +53,10 @@ def descriptions(pattern: str) -> list[Path]:
     return sorted(golden_dir().glob(pattern))
 
 
-def cases(pattern: str) -> list[Any]:
-    """Return one pytest parameter per description; a single skipped one where the folder holds none."""
-    found = [pytest.param(path, id=path.stem) for path in descriptions(pattern)]
-    reason = f"no {pattern} in {golden_dir()}"
+def cases(pattern: str, of_kind: Callable[[dict[str, Any]], bool] = lambda description: True) -> list[Any]:
+    """Return one pytest parameter per description of a kind; a single skipped one where there is none."""
+    found = [pytest.param(path, id=path.stem) for path in descriptions(pattern) if of_kind(describe(path))]
+    reason = f"no {pattern} of this kind in {golden_dir()}"
     return found or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
 
 
@@ -48,6 +68,22 @@ def describe(path: Path) -> dict[str, Any]:
 def tensors_of(path: Path) -> dict[str, Tensor]:
     """Read the tensors beside a description."""
     return load_file(path.with_suffix(".safetensors"))
+
+
+def part(tensor: Tensor, text: str | None) -> Tensor:
+    """Apply a slice written as "[:8,:8]" or "[:, :8, :8]"."""
+    if not text:
+        return tensor
+    ends = [piece.strip().lstrip(":") for piece in text.strip("[]").split(",")]
+    return tensor[tuple(slice(int(end) if end else None) for end in ends)]
+
+
+def recorded_part(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
+    """Return a recorded tensor and which slice of the whole it is: the end of its name, "[:8,:8]", or ""."""
+    for key, value in tensors.items():
+        if key == name or key.startswith(f"{name}["):
+            return value, key[len(name) :]
+    return None
 
 
 def rules(name: str) -> Rules:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_support import describe, descriptions, fill_with_formula, formula_weights, rules, tensors_of
+from golden_support import cases, describe, fill_with_formula, formula_weights, rules, tensors_of
 from rosinality_names import fill, original_state
 from torch import nn
 
@@ -25,7 +25,8 @@ from oneshot_core.search import SearchConfig, search_latent
 from oneshot_core.training import Callback, TrainState, train
 
 pytestmark = pytest.mark.golden
-TRACES = descriptions("trace_*.json")
+TRACES = cases("trace_*.json")
+SEARCHES = cases("trace_*_f64_*.json", lambda description: bool(description["step1"]))  # no losses in float32
 
 
 class NoPerceptual(nn.Module):
@@ -161,7 +162,7 @@ class Trace:
             table[step, f"{purpose}.crossover"] = torch.tensor(call["inject_index"] - 1)
 
 
-@pytest.fixture(scope="module", params=TRACES, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=TRACES)
 def trace(request) -> Trace:
     return Trace(request.param)
 
@@ -176,9 +177,8 @@ def assert_checks(tensor: torch.Tensor, check: dict, tolerance: float, what: str
     assert abs(float(values.std(unbiased=False)) - check["std"]) <= tolerance * max(1.0, check["std"]), what
 
 
+@pytest.mark.parametrize("trace", SEARCHES, indirect=True)
 def test_search_follows_the_recorded_steps(trace: Trace) -> None:
-    if trace.dtype is torch.float32 or not trace.description["step1"]:
-        pytest.skip("search steps are compared in float64")
     entries = trace.description["step1"]
     seen = []
     config = SearchConfig(

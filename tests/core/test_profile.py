@@ -46,13 +46,18 @@ def rendered(state: TrainState, monkeypatch, step: int = 1) -> dict[str, tuple]:
     calls: dict[str, tuple] = {}
     for name in ("source", "adapted"):
         generator = getattr(state, name)
-        plain = generator.synthesize
+        affine, render = generator.affine, generator.render
 
-        def noted(w, noise, name=name, plain=plain):
-            calls[name] = (w, noise)
-            return plain(w, noise)
+        def noted_codes(w, name=name, affine=affine):
+            calls[name] = (w,)
+            return affine(w)
 
-        monkeypatch.setattr(generator, "synthesize", noted)
+        def noted_noise(styles, noise, name=name, render=render):
+            calls[name] += (noise,)
+            return render(styles, noise)
+
+        monkeypatch.setattr(generator, "affine", noted_codes)
+        monkeypatch.setattr(generator, "render", noted_noise)
     run_phase("generator", step_to(state, step))
     return calls
 
@@ -146,8 +151,8 @@ def test_crop_reaches_edge(profile, gap, monkeypatch):
     """Q5: the published upper bound is exclusive twice, so the last row and column are never seen."""
     state = run(profile, draws=NotedDraws(highest=True))
     images = []
-    plain = state.adapted.synthesize
-    monkeypatch.setattr(state.adapted, "synthesize", lambda *a: images.append(plain(*a)) or images[-1])
+    plain = state.adapted.render
+    monkeypatch.setattr(state.adapted, "render", lambda *a: images.append(plain(*a)) or images[-1])
     run_phase("generator", step_to(state, 1))
     side = SIZE // 8
     crops = next(seen for seen in state.target.encoders.clip.seen if seen.shape[-1] == side)

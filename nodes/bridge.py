@@ -25,7 +25,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch import Tensor, nn
 
-from ..oneshot_core import RunStore, StopSignal, fit_images, fit_mask, owned
+from .. import oneshot_core as core
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:
     return found
 
 
-def run_store() -> RunStore:
+def run_store() -> core.RunStore:
     """Where adaptations are kept: `output/oneshot_runs`, its size limited."""
     text = os.environ.get(RUNS_LIMIT, "")
     try:
@@ -147,7 +147,7 @@ def run_store() -> RunStore:
     except ValueError:
         log.warning("%s must be a number of gigabytes, got %r; using %g", RUNS_LIMIT, text, RUNS_LIMIT_GB)
         limit = RUNS_LIMIT_GB
-    return RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))
+    return core.RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))
 
 
 # Pictures ---------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def to_core(image: Tensor) -> Tensor:
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"an image must have shape [N, H, W, 3], got {list(image.shape)}")
-    values = owned(image).cpu().float()
+    values = core.owned(image).cpu().float()
     if values.shape[-1] == 4:
         values = values[..., :3] * values[..., 3:] + 1 - values[..., 3:]
     if values.shape[-1] == 1:
@@ -178,7 +178,7 @@ def one_picture(image: Tensor, size: int, fit: str) -> tuple[Tensor, list[str]]:
         notes.append("the target's transparency was laid on white")
     for note in notes:
         log.info("One-Shot StyleGAN: %s", note)
-    return fit_images(to_core(image[:1]), size, fit), notes
+    return core.fit_images(to_core(image[:1]), size, fit), notes
 
 
 def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor | None:
@@ -195,15 +195,15 @@ def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor 
     if mask is None:
         if fit != "letterbox" or height == width:
             return None
-        return fit_mask(torch.ones(1, 1, height, width), size, fit)
-    values = owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1]
+        return core.fit_mask(torch.ones(1, 1, height, width), size, fit)
+    values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1]
     if values.shape[-2:] != (height, width):
         raise ValueError(
             f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give "
             "a mask "
             "of the target's size"
         )
-    return fit_mask(values.clamp(0, 1), size, fit)
+    return core.fit_mask(values.clamp(0, 1), size, fit)
 
 
 def to_comfy(images: Tensor) -> Tensor:
@@ -349,13 +349,13 @@ def _server() -> Any:
 
 # Stop and keep ----------------------------------------------------------------------------------------
 
-_STOPS: dict[str, StopSignal] = {}
+_STOPS: dict[str, core.StopSignal] = {}
 
 
 @contextmanager
-def stoppable(node: str) -> Iterator[StopSignal]:
+def stoppable(node: str) -> Iterator[core.StopSignal]:
     """Let the route `/oneshot/stop_and_keep` end the node's run early with what it has."""
-    signal = StopSignal()
+    signal = core.StopSignal()
     _STOPS[node] = signal
     try:
         yield signal

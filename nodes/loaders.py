@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from .. import oneshot_core as core
 from . import bridge
-from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
+from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
 
 AUTOMATIC = "automatic"
 CLIP_MODELS = [
@@ -163,8 +163,8 @@ class OneShotDemoTarget(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "look",
-                    options=list(core.TARGET_LOOKS),
-                    default=core.TARGET_LOOKS[0],
+                    options=LOOKS,
+                    default=LOOKS[0],
                     tooltip="The look of the picture.",
                 )
             ],
@@ -191,7 +191,7 @@ class OneShotSaveGenerator(io.ComfyNode):
             description="Writes a generator into the output folder, where Load StyleGAN2 finds it.",
             is_output_node=True,
             inputs=[
-                Generator.Input("generator", tooltip="What to save."),
+                Generator.Input("generator", tooltip="The generator to save: adapted, blended or any other."),
                 io.String.Input(
                     "filename_prefix",
                     default=SAVE_PREFIX,
@@ -267,7 +267,7 @@ class OneShotSaveLatent(io.ComfyNode):
             "StyleGAN Latent finds them.",
             is_output_node=True,
             inputs=[
-                Latent.Input("latent", tooltip="What to save; any number of codes."),
+                Latent.Input("latent", tooltip="The latents to save, any number of codes."),
                 io.String.Input(
                     "filename_prefix",
                     default=LATENT_PREFIX,

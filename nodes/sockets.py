@@ -14,7 +14,11 @@ Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBund
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 
+# The engine's choices, written out so that ComfyUI's start need not import the engine; a test compares them.
 FITS = ["crop", "stretch", "letterbox"]
+LOOKS = ["stained glass", "watercolour", "pencil sketch", "oil painting", "blueprint"]
+PRESETS = ["oneshot_clip"]
+PRECISIONS = ["float32", "bfloat16"]
 
 
 def advanced(kind: Any, name: str, **settings: Any) -> io.Input:

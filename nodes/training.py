@@ -12,6 +12,8 @@ from .. import oneshot_core as core
 from . import bridge
 from .sockets import (
     CATEGORY,
+    PRECISIONS,
+    PRESETS,
     Generator,
     Latent,
     advanced,
@@ -131,7 +133,12 @@ def _inputs() -> list[io.Input]:
             "reference",
             tooltip="The target's counterpart, from CLIP Latent Search: a latent in w or w+, one code.",
         ),
-        io.Combo.Input("preset", options=list(core.PRESETS), default="oneshot_clip", tooltip="The method."),
+        io.Combo.Input(
+            "preset",
+            options=PRESETS,
+            default="oneshot_clip",
+            tooltip="The method: One-Shot Adaptation of GAN in Just One CLIP (arXiv 2203.09301).",
+        ),
         io.Int.Input(
             "steps",
             default=1000,
@@ -152,7 +159,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "precision",
-            options=list(core.PRECISIONS),
+            options=PRECISIONS,
             default="float32",
             tooltip="Number format of the forward passes. bfloat16 needs about half the memory for "
             "activations "

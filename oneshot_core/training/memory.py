@@ -167,10 +167,10 @@ def _on_meta(module: Any) -> Any:
     if module is None or not isinstance(module, nn.Module):
         return module
     memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_like(tensor, device=META)
-        memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
     with torch.inference_mode(False):
+        for tensor in (*module.parameters(), *module.buffers()):
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+            memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
         return copy.deepcopy(module, memo)
 
 

@@ -118,6 +118,15 @@ def test_stop_and_keep_gives_what_is_there_and_then_goes_on(tmp_path: Path, worl
     assert steps == STEPS - 1 and same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)
 
 
+def test_it_trains_inside_inference_mode(tmp_path: Path, world: dict[str, Any]) -> None:
+    plain, _ = run(tmp_path / "a", world)
+    with torch.inference_mode():
+        inside = {**world, "bundle": world["bundle"].to("cpu"), "target": world["target"].clone()}
+        result, _ = run(tmp_path / "b", inside)
+        loaded, steps = run(tmp_path / "b", inside)
+    assert steps == 0 and same(plain.bundle, result.bundle) and same(plain.bundle, loaded.bundle)
+
+
 def test_fresh_trains_again(tmp_path: Path, world: dict[str, Any]) -> None:
     run(tmp_path, world)
     assert run(tmp_path, world, fresh=True)[1] == STEPS

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.objective.presets import oneshot_clip
@@ -46,6 +47,13 @@ def test_nothing_of_the_networks_is_changed() -> None:
     training_bytes(bundle, encoders, oneshot_clip())
     networks = (bundle.generator, bundle.discriminator, encoders.clip)
     assert all(p.device.type == "cpu" and not p.requires_grad for net in networks for p in net.parameters())
+
+
+def test_it_works_where_comfyui_runs_nodes() -> None:
+    bundle, encoders = demo_generator(), demo_encoders()
+    with torch.inference_mode():
+        inside = training_bytes(bundle.to("cpu"), encoders, oneshot_clip()), search_bytes(bundle, encoders)
+    assert inside == (training_bytes(bundle, encoders, oneshot_clip()), search_bytes(bundle, encoders))
 
 
 @pytest.mark.slow

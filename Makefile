@@ -11,19 +11,23 @@ OUT ?= out/demo
 THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))" 2>/dev/null || echo 2)
 TEST_ENV := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) PYTHONDONTWRITEBYTECODE=1
 
-.PHONY: demo test test-slow test-golden lint format setup clean
+.PHONY: demo test test-slow test-golden test-live lint format setup clean
 
 demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
 
 test: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m "not slow"
+	$(TEST_ENV) $(RUN) -m pytest -q -m "not slow" tests/core tests/nodes
 
 test-slow: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m slow
+	$(TEST_ENV) $(RUN) -m pytest -q -m slow tests/core
 
 test-golden: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m golden
+	$(TEST_ENV) $(RUN) -m pytest -q -m golden tests/core
+
+# On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
+test-live: $(READY)
+	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q tests/live
 
 lint: $(READY)
 	$(RUN) -m ruff check .

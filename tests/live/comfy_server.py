@@ -101,7 +101,12 @@ class Server:
         ]
         command += ["--disable-api-nodes", "--base-directory", str(self.base)]
         command += ["--database-url", "sqlite:///:memory:", *self.arguments]
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **self.environment}
+        environment = {
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            **self.environment,
+        }
         environment.pop("PYTHONPATH", None)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

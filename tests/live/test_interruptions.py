@@ -68,13 +68,18 @@ def test_cancel_is_obeyed_within_a_second_and_the_next_prompt_works(
         graph["11"] = {
             "class_type": "StyleCLIPEdit",
             "inputs": {
-                "generator": ["1", 0], "encoders": ["2", 0], "latent": ["10", 0], "method": "latent "
-                "optimisation",
-                "method.text": "a portrait of a person with a hat", "method.neutral_text": "", "
-                ""method.steps": 4000,
-                "method.learning_rate": 0.1, "method.l2_weight": 0.008, "method.seed": 0,
+                "generator": ["1", 0],
+                "encoders": ["2", 0],
+                "latent": ["10", 0],
+                "method": "latent optimisation",
+                "method.text": "a portrait of a person with a beard",
+                "method.neutral_text": "",
+                "method.steps": 4000,
+                "method.learning_rate": 0.1,
+                "method.l2_weight": 0.008,
+                "method.seed": 0,
             },
-        }  # fmt: skip
+        }
         graph = {key: graph[key] for key in ("1", "2", "10", "11")}
         graph["12"] = {"class_type": "PreviewImage", "inputs": {"images": ["11", 1]}}
     prompt = server.queue(graph)

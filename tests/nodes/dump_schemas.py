@@ -1,4 +1,6 @@
-"""Load the pack with ComfyUI's real loader and print what it registered; run by ComfyUI's interpreter, in its folder.
+"""Load the pack with ComfyUI's real loader and print what it registered, as JSON.
+
+Run by ComfyUI's interpreter in its folder:
 
 python dump_schemas.py PACK
 """

@@ -1,0 +1,30 @@
+"""The pack as ComfyUI's loader sees it, described by ComfyUI's own interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_server import PACK, comfy_folders, comfy_python
+
+SCRIPT = Path(__file__).parent / "dump_schemas.py"
+
+
+def needs_comfy() -> pytest.MarkDecorator:
+    """Skip where no ComfyUI is found."""
+    return pytest.mark.skipif(
+        not comfy_folders(), reason="NO COMFYUI FOUND: set COMFYUI_PATH to test the nodes"
+    )
+
+
+@cache
+def loaded(*options: str) -> tuple[dict[str, Any], str]:
+    """Load the pack in a fresh process; returns what it registered, and what went to standard error."""
+    folder = comfy_folders()[0]
+    command = [comfy_python(folder), *options, str(SCRIPT), str(PACK)]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=300)
+    return json.loads(answer.stdout.splitlines()[-1]), answer.stderr

@@ -21,7 +21,7 @@ from ..features import Encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
 from ..objective.terms import PatchConsistency, SemanticConsistency
-from ..tensors import Images, check_shape, owned
+from ..tensors import Images, check_shape, gradients, owned
 from .fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
@@ -210,7 +210,8 @@ class TrainState:
                 "use the same settings or another run folder"
             )
         try:
-            self._load(tensors)
+            with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
+                self._load(tensors)
             self.step = int(header["step"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(

@@ -95,6 +95,17 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, preset, stop: i
     assert_same(whole, resumed)
 
 
+def test_a_run_resumes_inside_inference_mode(tmp_path: Path) -> None:
+    """As ComfyUI calls it: what is read there must still be trainable."""
+    bundle, encoders, target, reference = inputs()
+    whole = run(7)
+    with torch.inference_mode():
+        for steps in (3, 7):
+            config = TrainConfig(steps=steps, seed=3)
+            resumed = adapt(bundle, encoders, target, reference, config=config, run_folder=tmp_path)
+    assert_same(whole, resumed)
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -1,19 +1,17 @@
 """Measure adaptation against the demo world's ground truth.
 
 For a latent whose factors are known, the right adapted picture is the same portrait in the target's look. Per
-look,
-variant and seed this adapts the demo generator to one picture and reports
+look, variant and seed this adapts the demo generator to one picture, with the settings of the verb `demo`,
+and reports
 
 - gap closed: 1 - d(adapted, truth) / d(source, truth), d a kernel distance (KID: unbiased squared MMD, cubic
-kernel)
-  in features of the judge, a network that took no part in the adaptation; beside it the floor d(truth, other
-  truth);
+  kernel) in features of the judge, a network that took no part in the adaptation; beside it the floor
+  d(truth, other truth);
 - content kept: how often an adapted picture's nearest truth among 64 is its own, in the factors the judge
   reads; beside it the same of the unchanged source pictures, since it does not read every look equally well;
 - diversity: mean pairwise perceptual distance of the adapted pictures, relative to that of the truth.
 
-    python benchmarks/demo_world.py --out out/demo_world [--steps 200] [--looks neon blueprint] [--seeds 3]
-    [--jobs 2]
+    python benchmarks/demo_world.py --out out/demo_world [--steps 200] [--looks watercolour] [--seeds 3]
     python benchmarks/demo_world.py --out out/demo_world --table
 
 Rows are appended to OUT/rows.jsonl; a row that is there is not computed again, so an interrupted run goes on.
@@ -36,10 +34,10 @@ from typing import Any
 
 SAMPLES = 128  # pictures per distance
 SHORTLIST = 64  # pictures among which content must be found
-LEARNING_RATE = 0.006  # as the demo; three times the method's, for a run of a tenth of its steps
-SEARCH_LEARNING_RATE = 0.05  # as the demo; five times the method's, for a search of a seventh of its steps
 PEOPLE_SEED = 900_000  # of the people in target pictures; no sampled latent uses these
-VARIANTS = ("default", "official", "no semantic", "no patch", "pixel search", "fresh discriminator")
+VARIANTS = (
+    "default", "official", "no semantic", "no patch", "pixel search", "schedule 1:3", "fresh discriminator"
+)  # fmt: skip
 DEFAULT_LOOKS = ("watercolour", "blueprint", "oil painting")  # one of training, two held out
 
 
@@ -60,16 +58,16 @@ class Case:
 
 
 def preset_of(variant: str, steps: int) -> Any:
-    """Return the preset of a variant, all with the rate and the average of a short run."""
-    from oneshot_core.objective import OFFICIAL
-    from oneshot_core.objective.presets import oneshot_clip, with_crops
+    """Return the preset of a variant, all with the demo's rate, average and schedule."""
+    from oneshot_core.commands.demo import demo_preset
+    from oneshot_core.objective import Schedule
+    from oneshot_core.objective.presets import with_crops
 
-    weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
-    preset = oneshot_clip().reweighted(weights)
     if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
-        preset = with_crops(oneshot_clip(OFFICIAL), None)
-    plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, ema_half_life_steps=steps / 8)
-    return replace(preset, optimiser=plan)
+        return with_crops(demo_preset("official", steps), None)
+    weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
+    preset = demo_preset("default", steps).reweighted(weights)
+    return replace(preset, schedule=Schedule(1, 3)) if variant == "schedule 1:3" else preset
 
 
 def adapted(case: Case) -> tuple[Any, float]:
@@ -77,6 +75,7 @@ def adapted(case: Case) -> tuple[Any, float]:
     import torch
 
     from oneshot_core.checkpoints import with_fresh_discriminator
+    from oneshot_core.commands.demo import SEARCH_LEARNING_RATE, SEARCH_WEIGHTS
     from oneshot_core.demo.faces import draw, factors_from_latents
     from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
@@ -88,7 +87,7 @@ def adapted(case: Case) -> tuple[Any, float]:
         bundle = with_fresh_discriminator(bundle, case.seed)
     person = z_from_seeds([PEOPLE_SEED + case.seed], bundle.generator.config.z_dim)
     target = draw(factors_from_latents(person), case.look, seed=0)
-    weights = {"clip": 0.0} if case.variant == "pixel search" else {}
+    weights = {**SEARCH_WEIGHTS, **({"clip": 0.0} if case.variant == "pixel search" else {})}
     search = SearchConfig(case.search_steps, SEARCH_LEARNING_RATE, case.seed, weights, profile=preset.profile)
     started = time.monotonic()
     found = search_latent(bundle, encoders, target, search)

@@ -182,8 +182,7 @@ def one_picture(image: Tensor, size: int, fit: str) -> tuple[Tensor, list[str]]:
 
 
 def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor | None:
-    """Make [1, 1, size, size] of a MASK [N, H, W], framed like its picture; the bars of "letterbox" never "
-    "count.
+    """Make [1, 1, size, size] of a MASK [N, H, W], framed like its picture; bars of "letterbox" never count.
 
     Returns:
         None where everything counts.
@@ -199,9 +198,8 @@ def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor 
     values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1]
     if values.shape[-2:] != (height, width):
         raise ValueError(
-            f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give "
-            "a mask "
-            "of the target's size"
+            f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give a "
+            "mask of the target's size"
         )
     return core.fit_mask(values.clamp(0, 1), size, fit)
 
@@ -408,13 +406,11 @@ def register_routes(own: Mapping[str, type]) -> None:
 
 _CONFLICT_BEFORE = (
     "One-Shot StyleGAN: its node %s replaces one of the same id from %s; workflows made for that pack will "
-    "not "
-    "find theirs. Disable one of the two packs (%s)"
+    "not find theirs. Disable one of the two packs (%s)"
 )
 _CONFLICT_AFTER = (
     "One-Shot StyleGAN: its node %s was overridden by %s, which loaded later; workflows of this pack will "
-    "not "
-    "work. Disable one of the two packs (%s)"
+    "not work. Disable one of the two packs (%s)"
 )
 
 

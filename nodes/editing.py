@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .. import oneshot_core as core
 from . import bridge
-from .sockets import CATEGORY, SEED_MAX, Latent, encoders_input, generator_input
+from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
 
 OPTIMISATION = "latent optimisation"
 
@@ -23,9 +23,8 @@ class StyleCLIPEdit(io.ComfyNode):
             node_id="StyleCLIPEdit",
             display_name="StyleCLIP Edit",
             category=CATEGORY,
-            description="Changes latents until CLIP sees the text in their pictures. The edited latents "
-            "can be "
-            "drawn by the source and by every generator adapted from it.",
+            description="Changes latents until CLIP sees the text in their pictures. The edited latents can "
+            "be drawn by the source and by every generator adapted from it.",
             inputs=[
                 generator_input(
                     "Who draws while editing; usually the source, whose pictures CLIP knows best."
@@ -33,6 +32,19 @@ class StyleCLIPEdit(io.ComfyNode):
                 encoders_input(),
                 Latent.Input(
                     "latent", tooltip="What to edit: any number of codes; each is edited by itself."
+                ),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP "
+                    "knows the words of portraits only.",
+                ),
+                io.String.Input(
+                    "neutral_text",
+                    default="",
+                    tooltip="What they show now, in the same words, such as: a person. Then only the "
+                    "difference counts. Empty: plain StyleCLIP.",
                 ),
                 io.DynamicCombo.Input(
                     "method",
@@ -48,12 +60,21 @@ class StyleCLIPEdit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, generator: Any, encoders: Any, latent: Any, method: dict[str, Any]) -> io.NodeOutput:
+    def execute(
+        cls,
+        generator: Any,
+        encoders: Any,
+        latent: Any,
+        text: str,
+        neutral_text: str,
+        method: dict[str, Any],
+    ) -> io.NodeOutput:
         """Edit."""
         config = core.EditConfig(
             steps=method["steps"],
             learning_rate=method["learning_rate"],
             l2_weight=method["l2_weight"],
+            views=method["views"],
             seed=method["seed"],
         )
         run = bridge.Run(config.steps * core.count_of(latent))
@@ -66,8 +87,8 @@ class StyleCLIPEdit(io.ComfyNode):
             device = bridge.make_room(core.search_bytes(generator, encoders))
             with core.gradients():
                 result = core.edit_latents(
-                    generator.to(device), encoders.to(device).clip, latent, method["text"], config,
-                    neutral_text=method["neutral_text"], callbacks=[report],
+                    generator.to(device), encoders.to(device).clip, latent, text, config,
+                    neutral_text=neutral_text, callbacks=[report],
                 )  # fmt: skip
         return io.NodeOutput(
             result.latent,
@@ -79,21 +100,6 @@ class StyleCLIPEdit(io.ComfyNode):
 
 def _optimisation_inputs() -> list[io.Input]:
     return [
-        io.String.Input(
-            "text",
-            default="",
-            multiline=True,
-            tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP knows "
-            "the "
-            "words of portraits only.",
-        ),
-        io.String.Input(
-            "neutral_text",
-            default="",
-            tooltip="What they show now, in the same words, such as: a person. Then only the difference "
-            "counts. "
-            "Empty: plain StyleCLIP.",
-        ),
         io.Int.Input(
             "steps", default=100, min=1, max=10_000, tooltip="Optimiser steps; StyleCLIP uses 40 to 300."
         ),
@@ -109,6 +115,12 @@ def _optimisation_inputs() -> list[io.Input]:
             tooltip="How strongly the latent is held near where it was: lower edits more, higher keeps more.",
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=SEED_MAX, tooltip="Decides every random draw of the edit."
+            "views",
+            default=0,
+            min=0,
+            max=32,
+            tooltip="Random crops that CLIP sees per step instead of the whole picture, against edits that "
+            "please CLIP but show nothing; 0: the whole picture, as StyleCLIP.",
         ),
+        seed_input("Decides the random crops; without views nothing is random."),
     ]

@@ -85,9 +85,8 @@ class OneShotLoadEncoders(io.ComfyNode):
             node_id="OneShotLoadEncoders",
             display_name="Load Encoders (CLIP, LPIPS)",
             category=CATEGORY,
-            description="The networks that compare pictures: CLIP and a perceptual net. Each is loaded "
-            "when it "
-            "is first used.",
+            description="The networks that compare pictures: CLIP and a perceptual net. Each is loaded when "
+            "it is first used.",
             inputs=[
                 io.Combo.Input(
                     "clip",
@@ -107,8 +106,8 @@ class OneShotLoadEncoders(io.ComfyNode):
                     "download",
                     default=True,
                     tooltip="Whether weights that are missing may be downloaded into "
-                    "models/oneshot_encoders, "
-                    "checked by their hash. Off: an error says which file is missing and where to get it.",
+                    "models/oneshot_encoders, checked by their hash. Off: an error says which file is "
+                    "missing and where to get it.",
                 ),
                 advanced(
                     io.Combo,
@@ -271,7 +270,8 @@ class OneShotSaveLatent(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default=LATENT_PREFIX,
-                    tooltip="Folder and start of the name within the output folder; a number is added.",
+                    tooltip="Folder and start of the name within the output folder; a number is added. "
+                    "%year% %month% %day% %hour% %minute% %second% are filled in.",
                 ),
             ],
             outputs=[

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from .. import oneshot_core as core
 from . import bridge
-from .sockets import CATEGORY, Generator, Latent, advanced, generator_input
+from .sockets import CATEGORY, SEED_MAX, Generator, Latent, advanced, generator_input
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
@@ -21,8 +21,7 @@ def seeds_input(default: str = "0-7") -> io.Input:
         "seeds",
         default=default,
         tooltip="Seeds and ranges, such as 0-15,42; one picture per seed. A seed draws the same person on "
-        "every "
-        "machine and in every batch.",
+        "every machine and in every batch.",
     )
 
 
@@ -54,8 +53,7 @@ class SampleAdapted(io.ComfyNode):
                     max=2.0,
                     step=0.01,
                     tooltip="Truncation of seeds (and latents in z): 1 full variety, 0 the mean picture; "
-                    "0.7 is usual. "
-                    "Latents in w and w+ (searched, edited) are drawn as they are.",
+                    "0.7 is usual. Latents in w and w+ (searched, edited) are drawn as they are.",
                 ),
                 *_advanced_inputs(),
                 Latent.Input(
@@ -71,9 +69,14 @@ class SampleAdapted(io.ComfyNode):
                 io.Image.Output(
                     "source_images",
                     display_name="source",
-                    tooltip="The same latents drawn by the source; needs the source connected.",
+                    tooltip="The same latents drawn by the source, without replace_from; needs the "
+                    "source connected.",
                 ),
-                Latent.Output("codes", display_name="latent", tooltip="The latents that were drawn (w+)."),
+                Latent.Output(
+                    "codes",
+                    display_name="latent",
+                    tooltip="The latents that the adapted generator drew (w+).",
+                ),
             ],
         )
 
@@ -130,7 +133,15 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="Fine noise: the maps stored with the weights, none, or drawn per picture from "
             "noise_seed.",
         ),
-        advanced(io.Int, "noise_seed", default=0, min=0, max=2**53 - 1, tooltip="Seed of the random noise."),
+        advanced(
+            io.Int,
+            "noise_seed",
+            default=0,
+            min=0,
+            max=SEED_MAX,
+            control_after_generate=False,
+            tooltip="Seed of the random noise.",
+        ),
         advanced(
             io.String,
             "mix_seeds",
@@ -234,8 +245,7 @@ class OneShotBlendGenerators(io.ComfyNode):
             options=[str(r) for r in RESOLUTIONS],
             default="32",
             tooltip="Layers of this resolution in pixels and finer come from the second generator, coarser "
-            "ones "
-            "from the first: shapes of the first, strokes and colours of the second.",
+            "ones from the first: shapes of the first, strokes and colours of the second.",
         )
         table = io.String.Input(
             "strengths",
@@ -259,8 +269,7 @@ class OneShotBlendGenerators(io.ComfyNode):
                         io.DynamicCombo.Option(PER_RESOLUTION, [table]),
                     ],
                     tooltip="fader: one strength for all layers. layer swap: coarse layers of one, fine "
-                    "layers "
-                    "of the other. per resolution: a strength for each.",
+                    "layers of the other. per resolution: a strength for each.",
                 ),
             ],
             outputs=[

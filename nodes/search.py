@@ -41,8 +41,7 @@ class CLIPLatentSearch(io.ComfyNode):
             display_name="CLIP Latent Search",
             category=CATEGORY,
             description="Finds the latent of the generator whose picture is closest to the target in "
-            "content: "
-            "the counterpart from which the adaptation learns the look.",
+            "content: the counterpart from which the adaptation learns the look.",
             inputs=[
                 generator_input("The source generator."),
                 encoders_input(),

@@ -60,9 +60,8 @@ def fit_input() -> io.Input:
         "fit",
         options=FITS,
         default="crop",
-        tooltip="How a picture that is not square becomes square: crop its middle, stretch it, or "
-        "letterbox it "
-        "whole between black bars, which then do not count. Use the same value for search and adaptation.",
+        tooltip="How a picture that is not square becomes square: crop its middle, stretch it, or letterbox "
+        "it whole between black bars, which then do not count. Use the same value for search and adaptation.",
     )
 
 

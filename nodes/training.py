@@ -56,8 +56,7 @@ class OneShotAdapt(io.ComfyNode):
             display_name="One-Shot Adapt",
             category=CATEGORY,
             description="Trains a copy of the generator to draw in the look of the target. The run is kept "
-            "in "
-            "output/oneshot_runs: the same inputs again are loaded, a cancelled run goes on.",
+            "in output/oneshot_runs: the same inputs again are loaded, a cancelled run goes on.",
             inputs=_inputs(),
             outputs=[
                 Generator.Output(
@@ -154,16 +153,14 @@ def _inputs() -> list[io.Input]:
             min=0,
             max=100_000,
             tooltip="Output the generator as it was after this step instead of the last; 0: the last. "
-            "Snapshots "
-            "are kept every snapshot_every steps; choosing another never trains again.",
+            "Snapshots are kept every snapshot_every steps; choosing another never trains again.",
         ),
         io.Combo.Input(
             "precision",
             options=PRECISIONS,
             default="float32",
             tooltip="Number format of the forward passes. bfloat16 needs about half the memory for "
-            "activations "
-            "and is faster on recent GPUs; results differ slightly.",
+            "activations and is faster on recent GPUs; results differ slightly.",
         ),
         mask_input(),
         fit_input(),

@@ -75,7 +75,7 @@ class SamplePairs:
     Args:
         source: [N, 3, S, S], by the source generator.
         adapted: [N, 3, S, S], by the adapted one.
-        latent: the w+ codes of the source pictures.
+        latent: the w+ codes of the adapted pictures; those of the source differ from `replace_from` on.
     """
 
     source: Images
@@ -380,8 +380,8 @@ def iter_pairs(
     plain, last = replace(config, replace_from=None), _replacement(source, reference)
     for codes, keys in iter_codes(source, samples, plain, classes=classes, reference=reference):
         own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
-        origin = {"method": "sample_pairs", "seeds": keys, "settings": plain.describe()}
-        latent = Latent("w+", owned(codes).cpu().float(), source.family, origin)
+        origin = {"method": "sample_pairs", "seeds": keys, "settings": config.describe()}
+        latent = Latent("w+", owned(own).cpu().float(), source.family, origin)
         drawn = render_codes(adapted.generator, own.to(adapted.generator.const), keys, config)
         yield SamplePairs(render_codes(source.generator, codes, keys, config), drawn, latent), keys
 
@@ -408,7 +408,7 @@ def sample_pairs(
         progress: told after each chunk how many of how many are done; one that raises stops.
 
     Returns:
-        Both sets of pictures and the codes they share.
+        Both sets of pictures and the codes of the adapted ones.
 
     Raises:
         ValueError: the generators are not related, or see `iter_codes`.

@@ -153,8 +153,8 @@ class PatchConsistency:
         if places < 1:
             raise ValueError(
                 f"crops of {self.side(size)} px have no place in images of {size} px with the official "
-                f"profile, which "
-                f"never reaches the last row; set crop_px to at most {size - 1} ({size // 8} is an eighth)"
+                f"profile, which never reaches the last row; set crop_px to at most {size - 1} ({size // 8} "
+                "is an eighth)"
             )
         return places
 

@@ -120,8 +120,7 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
             if not math.isfinite(losses[name]):
                 raise FloatingPointError(
                     f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); a checkpoint "
-                    f"saved "
-                    "before is good. Lower the learning rate or the weight of that term"
+                    "saved before is good. Lower the learning rate or the weight of that term"
                 )
     return losses
 

@@ -195,8 +195,7 @@ def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
     if not bool(torch.isfinite(torch.stack(norms)).all()):
         raise FloatingPointError(
             f"a gradient of {names[0]} became NaN or infinite at step {current.step}; lower the learning "
-            f"rate or "
-            "the weight of a term"
+            "rate or the weight of a term"
         )
     for optimiser in optimisers:
         optimiser.step()

@@ -281,8 +281,7 @@ def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
     if bundle.generator.config.c_dim:
         raise ValueError(
             f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
-            f"classes), "
-            "which cannot be adapted; give an unconditional checkpoint"
+            "classes), which cannot be adapted; give an unconditional checkpoint"
         )
     if preset.discriminator is not None and bundle.discriminator is None:
         raise ValueError(

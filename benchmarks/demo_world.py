@@ -38,7 +38,7 @@ PEOPLE_SEED = 900_000  # of the people in target pictures; no sampled latent use
 VARIANTS = (
     "default", "official", "no semantic", "no patch", "pixel search", "schedule 1:3", "fresh discriminator"
 )  # fmt: skip
-DEFAULT_LOOKS = ("watercolour", "blueprint", "oil painting")  # one of training, two held out
+DEFAULT_LOOKS = ("watercolour", "oil painting", "sepia photograph")  # one of training, two held out
 
 
 @dataclass(frozen=True)

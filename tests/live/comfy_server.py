@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ class Server:
         packs: further packs by folder name.
         arguments: more command-line arguments.
         environment: more environment variables.
+        site: folder with a `sitecustomize.py` that the server's interpreter runs first.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Server:
         packs: Mapping[str, Path] | None = None,
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        site: Path | None = None,
     ) -> None:
         self.comfy, self.base, self.port = comfy, base, free_port()
-        self.arguments, self.environment = arguments, dict(environment or {})
+        self.arguments, self.environment, self.site = arguments, dict(environment or {}), site
         self.client_id = str(uuid.uuid4())
         for name in ("custom_nodes", "user", "input", "output", "models"):
             (base / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(comfy / "input" / "example.png", base / "input")
         for name, pack in {"oneshot-stylegan": PACK, **(packs or {})}.items():
             link = base / "custom_nodes" / name
             if not link.exists():
@@ -108,6 +112,8 @@ class Server:
             **self.environment,
         }
         environment.pop("PYTHONPATH", None)
+        if self.site is not None:
+            environment["PYTHONPATH"] = str(self.site)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, env=environment

@@ -58,6 +58,7 @@ def workflow() -> Callable[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         graph = copy.deepcopy(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
         small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 4, "snapshot_every": 2}}
+
         for node in graph.values():
             node["inputs"] |= small.get(node["class_type"], {})
             node["inputs"] |= changes.get(node["class_type"], {})

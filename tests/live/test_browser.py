@@ -4,49 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import PACK, Server
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from page import opened_page
 
 TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
 SCREENSHOTS = os.environ.get("ONESHOT_SCREENSHOTS", "")
 
 
-def browser_path() -> str | None:
-    """A Chromium of the system."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 @pytest.fixture(params=[False, True], ids=["classic", "vue"])
 def page(request: pytest.FixtureRequest, server: Server) -> Iterator[Any]:
     """ComfyUI's page, with classic or Vue nodes."""
-    if browser_path() is None:
-        pytest.skip("no Chromium found")
-    for key, value in {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param}.items():
-        body = json.dumps(value).encode()
-        header = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings/{key}", body, header))
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 2000, "height": 1150})
-        opened.goto(server.url)
-        opened.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=120_000)
+    with opened_page(server, vue=request.param) as opened:
         yield opened
-        browser.close()
 
 
 def load(page: Any, name: str) -> None:
     """Put a template on the canvas and fit it into the view."""
     graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    page.wait_for_timeout(1500)
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     page.wait_for_timeout(1500)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from comfy_server import PACK, Server
+from page import opened_page
 
 DESCRIBE = """types => types.map(type => {
     const node = LiteGraph.createNode(type)
@@ -37,37 +35,6 @@ def texts(language: str) -> dict[str, Any]:
     return json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
-def setting(server: Server, key: str, value: object) -> None:
-    """Change a setting of the page."""
-    header = {"Content-Type": "application/json"}
-    body = json.dumps(value).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings/{key}", body, header))
-
-
-@pytest.fixture
-def page_in(server: Server) -> Iterator[Callable[[str], Any]]:
-    """ComfyUI's page in a language."""
-    engine = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium found")
-    with engine.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-
-        def open_page(language: str) -> Any:
-            setting(server, "Comfy.TutorialCompleted", True)
-            setting(server, "Comfy.Locale", language)
-            page = browser.new_page(viewport={"width": 2000, "height": 1150})
-            page.goto(server.url)
-            page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=120_000)
-            page.wait_for_timeout(1500)
-            return page
-
-        yield open_page
-        browser.close()
-    setting(server, "Comfy.Locale", "en")
-
-
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_server_hands_out_the_texts(server: Server, language: str) -> None:
     handed = server.get("/i18n")[language]["nodeDefs"]
@@ -75,10 +42,11 @@ def test_the_server_hands_out_the_texts(server: Server, language: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_page_shows_the_texts(page_in: Callable[[str], Any], language: str) -> None:
+def test_the_page_shows_the_texts(server: Server, language: str) -> None:
     """Titles, sockets and widgets, also those of every option of the dynamic combos."""
     wanted = texts(language)
-    shown = dict(zip(wanted, page_in(language).evaluate(DESCRIBE, list(wanted)), strict=True))
+    with opened_page(server, language=language) as page:
+        shown = dict(zip(wanted, page.evaluate(DESCRIBE, list(wanted)), strict=True))
     for name, node in wanted.items():
         assert shown[name]["title"] == node["display_name"]
         assert shown[name]["outputs"] == [output["name"] for output in node["outputs"].values()]

@@ -176,9 +176,7 @@ def one_picture(image: Tensor, size: int, fit: str) -> tuple[Tensor, list[str]]:
         notes.append(f"the target is a batch of {image.shape[0]} pictures; the first is used")
     if image.shape[-1] == 4:
         notes.append("the target's transparency was laid on white")
-    for note in notes:
-        log.info("One-Shot StyleGAN: %s", note)
-    return core.fit_images(to_core(image[:1]), size, fit), notes
+    return core.fit_images(to_core(image[:1]), size, fit), said(notes)
 
 
 def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor | None:
@@ -208,6 +206,13 @@ def to_comfy(images: Tensor) -> Tensor:
     """[N, 3, H, W] in [-1, 1] -> IMAGE [N, H, W, 3] in [0, 1], float32 where ComfyUI keeps pictures."""
     values = images.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1).add(1).div(2)
     return values.permute(0, 2, 3, 1).contiguous().to(mm.intermediate_device())
+
+
+def said(notes: Sequence[str]) -> list[str]:
+    """Log notes that the user should read, and return them for the node's output."""
+    for note in notes:
+        log.warning("One-Shot StyleGAN: %s", note)
+    return list(notes)
 
 
 def finite(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
-    from .encoder_choice import EncoderChoice
+    from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
     from .latent_files import load_latent, save_latent
@@ -86,7 +86,7 @@ _MODULES = {
     ),
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
-    "encoder_choice": "EncoderChoice",
+    "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "load_latent save_latent",
@@ -167,6 +167,7 @@ __all__ = [
     "demo_target",
     "detect",
     "edit_latents",
+    "encoder_notes",
     "fit_crops",
     "fit_images",
     "fit_mask",

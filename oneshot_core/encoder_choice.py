@@ -90,5 +90,30 @@ class EncoderChoice:
         )
 
 
+def encoder_notes(bundle: GeneratorBundle, clip: str, perceptual: str) -> list[str]:
+    """Say which encoders know only the demo's portraits, where they are to judge another generator.
+
+    Args:
+        bundle: the generator.
+        clip: name of the CLIP model, as `EncodersOnDemand.clip_name`.
+        perceptual: name of the perceptual net.
+
+    Returns:
+        A sentence per encoder; none where all fit. It is allowed, only seldom what is meant.
+    """
+    if DEMO not in (clip, perceptual) or EncoderChoice.suited_to(bundle).clip == DEMO:
+        return []
+    named = (
+        ("CLIP", clip, f"{CLIP_MODEL.removesuffix('-quickgelu')}:openai"),
+        ("perceptual net", perceptual, PERCEPTUAL_NET),
+    )
+    return [
+        f"the demo's {kind} has seen only the demo's portraits, but {bundle.provenance.file_name} is another "
+        f"generator; the method uses {better}"
+        for kind, name, better in named
+        if name == DEMO
+    ]
+
+
 def _named(name: str, file: str | None) -> str:
     return f"{name}={Path(file).name}" if file else name

@@ -9,11 +9,12 @@ const SMOOTHING = 3;
 /** Make the chart's element; `draw(curves, steps)` shows curves of a run of so many steps. */
 export function lossPlot() {
   const element = document.createElement("div");
+  element.dataset.oneshotLosses = "";
   element.style.cssText = "display:flex;flex-direction:column;gap:4px;width:100%;font:11px sans-serif;overflow:hidden";
   const canvas = document.createElement("canvas");
   canvas.style.cssText = `width:100%;height:${HEIGHT}px;background:#0003;border-radius:4px`;
   const names = document.createElement("div");
-  names.style.cssText = "display:flex;flex-wrap:wrap;gap:2px 10px;max-height:44px;overflow:hidden";
+  names.style.cssText = "display:flex;flex-wrap:wrap;gap:0 10px;max-height:56px;overflow:hidden";
   element.append(canvas, names);
   let pending = 0;
 
@@ -46,7 +47,7 @@ export function lossPlot() {
 
   return {
     element,
-    height: HEIGHT + 52,
+    height: HEIGHT + 64,
     draw(curves, steps) {
       cancelAnimationFrame(pending);
       pending = requestAnimationFrame(() => paint(curves, steps));

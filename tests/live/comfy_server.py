@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
+
 PACK = Path(__file__).resolve().parents[2]
 START_SECONDS, PROMPT_SECONDS = 180, 300
 
@@ -140,6 +142,13 @@ class Server:
                 self.process.kill()
                 self.process.wait(20)
 
+    def resident_bytes(self) -> int:
+        """Resident memory of the process (Linux)."""
+        assert self.process is not None
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        (line,) = [line for line in text.splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * 1024
+
     def log_text(self) -> str:
         """What the server printed."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -188,10 +197,13 @@ class Server:
                     message = socket.recv(timeout=1)
                 except TimeoutError:
                     continue
-                if isinstance(message, str):
+                if isinstance(message, bytes):
+                    kind = int.from_bytes(message[:4], "big")
+                    seen.append({"type": "binary", "kind": kind, "bytes": len(message)})
+                else:
                     seen.append(json.loads(message))
-                    if wanted(seen[-1]):
-                        return seen
+                if wanted(seen[-1]):
+                    return seen
         return []
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
@@ -226,3 +238,14 @@ def failure(entry: Mapping[str, Any]) -> str:
         if kind == "execution_interrupted":
             return "interrupted"
     return ""
+
+
+def saved_weights(base: Path, outputs: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of the file that node 9 saved."""
+    (saved,) = outputs["9"]["generators"]
+    return load_file(base / "output" / saved["subfolder"] / saved["filename"])
+
+
+def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two files hold the same tensors bit for bit."""
+    return first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)

@@ -65,3 +65,17 @@ def workflow() -> Callable[..., dict[str, Any]]:
         return {key: node for key, node in graph.items() if key not in drop}
 
     return build
+
+
+@pytest.fixture
+def fresh(comfy: Path, tmp_path: Path) -> Any:
+    """Make servers that the test may kill; all are ended."""
+    made: list[Server] = []
+
+    def start(base: Path = tmp_path) -> Server:
+        made.append(Server(comfy, base).start())
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PromptRefused, Server, failure
-from safetensors.numpy import load_file
+from comfy_server import PromptRefused, Server, equal, failure, saved_weights
 
 Workflow = Callable[..., dict[str, Any]]
 DROP = ("6", "7", "8")
@@ -23,31 +22,6 @@ def wait_for_step(server: Server, prompt: str, folder: Path, seconds: float = 12
         assert time.monotonic() < deadline, server.log_text()[-2000:]
         assert server.history(prompt) is None, failure(server.history(prompt) or {})
         time.sleep(0.05)
-
-
-def saved_weights(base: Path, outputs: dict[str, Any]) -> dict[str, Any]:
-    """Tensors of the file that node 9 saved."""
-    (saved,) = outputs["9"]["generators"]
-    return load_file(base / "output" / saved["subfolder"] / saved["filename"])
-
-
-def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two files hold the same tensors bit for bit."""
-    return first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
-
-
-@pytest.fixture
-def fresh(comfy: Path, tmp_path: Path) -> Any:
-    """Make servers that the test may kill; all are ended."""
-    made: list[Server] = []
-
-    def start(base: Path = tmp_path) -> Server:
-        made.append(Server(comfy, base).start())
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.stop()
 
 
 @pytest.mark.parametrize("node", ["CLIPLatentSearch", "OneShotAdapt", "SampleAdapted", "StyleCLIPEdit"])
@@ -94,6 +68,20 @@ def test_cancel_is_obeyed_within_a_second_and_the_next_prompt_works(
     assert time.monotonic() - began < 1.5  # a second, and the polling
     assert failure(entry) == "interrupted"
     server.run(workflow(drop=("9",)))
+
+
+def test_memory_is_back_after_a_cancel(fresh: Any, workflow: Workflow) -> None:
+    """Resident memory after cancelled trainings stays where one finished training left it."""
+    server = fresh()
+    server.run(workflow(OneShotAdapt={"steps": 8}, drop=DROP))
+    before = server.resident_bytes()
+    for seed in range(4):
+        graph = workflow(OneShotAdapt={"steps": 4000, "snapshot_every": 4000, "seed": seed + 1}, drop=DROP)
+        prompt = server.queue(graph)
+        assert server.watch(lambda event: event["type"] == "oneshot.loss" and event["data"]["step"] > 4, 60)
+        server.post("/interrupt", {})
+        assert failure(server.wait(prompt)) == "interrupted"
+    assert server.resident_bytes() < before + 150e6
 
 
 def _running(event: dict[str, Any], graph: dict[str, Any], node: str) -> bool:

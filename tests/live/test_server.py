@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PromptRefused, Server, failure
+from comfy_server import PromptRefused, Server, equal, failure, saved_weights
 
 Workflow = Callable[..., dict[str, Any]]
 
@@ -70,6 +70,53 @@ def test_second_run_loads_and_a_snapshot_does_not_train(server: Server, workflow
         server, workflow(OneShotAdapt={"steps": 6, "seed": 1, "snapshot_step": 2}, drop=("6", "8", "9"))
     )
     assert seconds < 4
+
+
+def test_sampling_before_or_after_does_not_change_training(
+    fresh: Any, workflow: Workflow, tmp_path: Path
+) -> None:
+    """Inference mode: weights that another node moved or drew with are still trainable, bit for bit."""
+    graph = workflow(OneShotAdapt={"seed": 41}, drop=("7",))
+    train, sample = {key: graph[key] for key in "123459"}, {"1": graph["1"], "6": dict(graph["6"])}
+    sample["6"]["inputs"] = graph["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}
+    sample["8"] = graph["8"]
+    first = fresh(tmp_path / "a")
+    first.run(sample)
+    sampled_first = saved_weights(tmp_path / "a", first.run(train))
+    second = fresh(tmp_path / "b")
+    trained_first = saved_weights(tmp_path / "b", second.run(train))
+    second.run(sample)
+    graph["5"]["inputs"]["train_again"] = True
+    assert equal(
+        saved_weights(tmp_path / "b", second.run({key: graph[key] for key in "123459"})), trained_first
+    )
+    assert equal(sampled_first, trained_first)
+
+
+def test_previews_and_losses_arrive_while_it_trains(server: Server, workflow: Workflow) -> None:
+    prompt = server.queue(workflow(OneShotAdapt={"steps": 30, "seed": 51}, drop=("6", "8", "9")))
+    events = server.watch(lambda event: event["type"] == "executed" and event["data"]["node"] == "5", 120)
+    assert failure(server.wait(prompt)) == ""
+    pictures = [event for event in events if event["type"] == "binary" and event["kind"] in (1, 4)]
+    assert pictures and all(event["bytes"] > 500 for event in pictures)
+    losses = [event["data"] for event in events if event["type"] == "oneshot.loss"]
+    assert {point["node"] for point in losses} == {"4", "5"} and losses[-1]["step"] == 30
+    seen = [
+        step for event in losses if event["node"] == "5" for step, _ in event["points"].get("generator", [])
+    ]
+    assert seen == list(range(1, 31))
+
+
+def test_runs_beyond_the_size_limit_are_removed(comfy: Path, workflow: Workflow, tmp_path: Path) -> None:
+    server = Server(comfy, tmp_path, environment={"ONESHOT_RUNS_LIMIT_GB": "0.03"}).start()
+    try:
+        runs = tmp_path / "output" / "oneshot_runs"
+        for seed in range(3):
+            server.run(workflow(OneShotAdapt={"seed": seed}, drop=("6", "8", "9")))
+        sizes = [sum(path.stat().st_size for path in runs.rglob("*.safetensors"))]
+        assert 0 < sizes[0] < 0.03e9 and "removed the kept run" in server.log_text()
+    finally:
+        server.stop()
 
 
 WRONG: dict[str, dict[str, dict[str, Any]]] = {

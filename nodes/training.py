@@ -94,7 +94,8 @@ class OneShotAdapt(io.ComfyNode):
         said += bridge.said(core.encoder_notes(source, encoders.clip_name, encoders.perceptual_name))
         core.check_run(source, picture, core.reference_values(reference, source), preset)
         if area is not None:
-            picture = core.masked_target(picture, core.sample(source, reference), area)
+            own = core.sample(source.to("cpu"), reference)  # on one device: it is part of the run's key
+            picture = core.masked_target(picture, own, area)
         run = bridge.Run(config.steps)
 
         def report(now: Any) -> None:
@@ -116,6 +117,8 @@ class OneShotAdapt(io.ComfyNode):
                 fresh=fresh,
                 snapshot=snapshot or None,
             )
+            for bundle in (source, result.bundle):
+                bridge.place(bundle.generator, core.sampling_bytes(bundle, len(PREVIEW_SEEDS)))
             sheet = core.adaptation_sheet(source, result.bundle, picture, reference, PREVIEW_SEEDS)
             preview = bridge.to_comfy(core.to_tensor(sheet))
         text = _report(result, [*notes, *more, *said])

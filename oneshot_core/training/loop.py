@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .phases import phases_due, run_phase, start_round
 from .state import StateError, TrainState, check_precision, precision_setting, private_copy
 
 STATE_FILE = "state.safetensors"
+MAX_POINTS = 400  # of a loss curve in a file's header: 50 kB in all; ComfyUI shows headers up to 1 MiB
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,20 @@ def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> 
     save(adapted_bundle(state, bundle), path, with_discriminator=False)
 
 
+def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[float]]]:
+    """Loss curves for a file's header: {name: [[step, value], ...]}, at most 400 points each.
+
+    Args:
+        history: per name one value per step, NaN where a step does not compute it.
+    """
+    curves = {}
+    for name, values in history.items():
+        points = [[step, float(f"{v:.5g}")] for step, v in enumerate(values, 1) if math.isfinite(v)]
+        stride = math.ceil(len(points) / MAX_POINTS)
+        curves[name] = points[::-1][:: max(1, stride)][::-1]  # the last one stays
+    return curves
+
+
 def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundle:
     """Copy the averaged generator out of a running state, with its provenance.
 
@@ -219,6 +234,7 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundl
         },
         "step": state.step,
         "settings": state.settings,
+        "losses": loss_points(state.history),
     }
     provenance = replace(source.provenance, format="adapted", sha256=None, history=history)
     return GeneratorBundle(

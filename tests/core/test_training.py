@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_networks import tiny_bundle, tiny_encoders
 
-from oneshot_core.checkpoints import CheckpointError, load
+from oneshot_core.checkpoints import CheckpointError, load, save
 from oneshot_core.draws import SeededDraws
 from oneshot_core.latents import Latent
 from oneshot_core.objective import OFFICIAL, Schedule
@@ -31,6 +31,7 @@ from oneshot_core.training import (
     adapt,
     train,
 )
+from oneshot_core.training.loop import loss_points
 
 SIZE = 64
 
@@ -149,6 +150,24 @@ def test_snapshots_are_loadable_and_state_their_step(tmp_path: Path) -> None:
     history = load(snapshots[0]).provenance.history
     assert history["step"] == 2
     assert history["settings"]["preset"]["name"] == "oneshot_clip"
+
+
+def test_the_saved_generator_carries_its_loss_curves(tmp_path: Path) -> None:
+    result = run(6)
+    save(result.bundle, tmp_path / "adapted.safetensors")
+    curves = load(tmp_path / "adapted.safetensors").provenance.history["losses"]
+    assert curves.keys() == result.losses.keys()
+    for name, points in curves.items():
+        known = [(step, v) for step, v in enumerate(result.losses[name], 1) if v == v]
+        assert [step for step, _ in points] == [step for step, _ in known]
+        assert [v for _, v in points] == pytest.approx([v for _, v in known], rel=1e-4)
+
+
+def test_long_loss_curves_are_thinned_and_keep_their_end() -> None:
+    history = {"loss": [float(step) for step in range(1, 5001)], "rare": [float("nan")] * 4999 + [7.0]}
+    curves = loss_points(history)
+    assert len(curves["loss"]) <= 400 and curves["loss"][-1] == [5000, 5000.0]
+    assert curves["rare"] == [[5000, 7.0]]
 
 
 def test_cancel_is_noticed_within_one_step_and_the_run_goes_on_later(tmp_path: Path) -> None:

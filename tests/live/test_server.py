@@ -77,20 +77,17 @@ def test_sampling_before_or_after_does_not_change_training(
 ) -> None:
     """Inference mode: weights that another node moved or drew with are still trainable, bit for bit."""
     graph = workflow(OneShotAdapt={"seed": 41}, drop=("7",))
-    train, sample = {key: graph[key] for key in "123459"}, {"1": graph["1"], "6": dict(graph["6"])}
+    train, sample = ({key: dict(graph[key]) for key in keys} for keys in ("123459", "168"))
     sample["6"]["inputs"] = graph["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}
-    sample["8"] = graph["8"]
     first = fresh(tmp_path / "a")
     first.run(sample)
     sampled_first = saved_weights(tmp_path / "a", first.run(train))
     second = fresh(tmp_path / "b")
     trained_first = saved_weights(tmp_path / "b", second.run(train))
     second.run(sample)
-    graph["5"]["inputs"]["train_again"] = True
-    assert equal(
-        saved_weights(tmp_path / "b", second.run({key: graph[key] for key in "123459"})), trained_first
-    )
-    assert equal(sampled_first, trained_first)
+    train["5"]["inputs"]["train_again"] = True
+    trained_again = saved_weights(tmp_path / "b", second.run(train))
+    assert equal(sampled_first, trained_first) and equal(trained_again, trained_first)
 
 
 def test_previews_and_losses_arrive_while_it_trains(server: Server, workflow: Workflow) -> None:
@@ -99,11 +96,9 @@ def test_previews_and_losses_arrive_while_it_trains(server: Server, workflow: Wo
     assert failure(server.wait(prompt)) == ""
     pictures = [event for event in events if event["type"] == "binary" and event["kind"] in (1, 4)]
     assert pictures and all(event["bytes"] > 500 for event in pictures)
-    losses = [event["data"] for event in events if event["type"] == "oneshot.loss"]
-    assert {point["node"] for point in losses} == {"4", "5"} and losses[-1]["step"] == 30
-    seen = [
-        step for event in losses if event["node"] == "5" for step, _ in event["points"].get("generator", [])
-    ]
+    sent = [event["data"] for event in events if event["type"] == "oneshot.loss"]
+    losses = [data["points"] for data in sent if data["node"] == "5"]
+    seen = [step for points in losses for step, _ in points.get("generator", [])]
     assert seen == list(range(1, 31))
 
 

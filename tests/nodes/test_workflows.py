@@ -1,0 +1,60 @@
+"""Templates and their API forms, as far as they can be checked without a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneshot_core.commands import demo
+
+PACK = Path(__file__).resolve().parents[2]
+FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
+SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
+CORE_NODES = {"LoadImage", "PreviewImage", "SaveImage"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_template_has_its_api_form() -> None:
+    templates = [path.name for path in sorted((PACK / "example_workflows").glob("*.json"))]
+    assert templates == [path.name for path in FORMS] and len(templates) == 4
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_every_input_is_given_and_known(path: Path) -> None:
+    for key, node in read(path).items():
+        if node["class_type"] in CORE_NODES:
+            continue
+        known = dict(SCHEMAS[node["class_type"]]["inputs"])
+        for name, (*_, nested) in SCHEMAS[node["class_type"]]["inputs"].items():
+            if nested:
+                chosen = nested[node["inputs"][name]]["inputs"]
+                known |= {f"{name}.{inner}": spec for inner, spec in chosen.items()}
+        assert set(node["inputs"]) <= set(known), key
+        assert {name for name, spec in known.items() if spec[0] == "required"} <= set(node["inputs"]), key
+
+
+@pytest.mark.parametrize("name", ["quick_start", "text_edit", "target_sweep"])
+def test_those_for_the_demo_use_the_settings_of_the_verb_demo(name: str) -> None:
+    preset = demo.demo_preset("default")
+    nodes = read(PACK / "tests" / "workflows" / f"{name}.json").values()
+    searches = [node["inputs"] for node in nodes if node["class_type"] == "CLIPLatentSearch"]
+    runs = [node["inputs"] for node in nodes if node["class_type"] == "OneShotAdapt"]
+    assert searches and len(searches) == len(runs)
+    for search in searches:
+        assert (search["steps"], search["learning_rate"]) == (demo.SEARCH_STEPS, demo.SEARCH_LEARNING_RATE)
+        assert {f"{term}_weight": search[f"{term}_weight"] for term in demo.SEARCH_WEIGHTS} == {
+            f"{term}_weight": weight for term, weight in demo.SEARCH_WEIGHTS.items()
+        }
+    for run in runs:
+        assert (run["steps"], run["learning_rate"]) == (demo.STEPS, preset.optimiser.learning_rate)
+        assert (run["reference_steps"], run["random_steps"]) == (
+            preset.schedule.reference_steps,
+            preset.schedule.random_steps,
+        )
+        assert run["ema_half_life"] == 0  # an eighth of the steps, as the verb has it

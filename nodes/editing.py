@@ -84,7 +84,7 @@ class StyleCLIPEdit(io.ComfyNode):
             run.losses(now.step, now.losses)
 
         with bridge.working("the number of latents or the generator's size"):
-            device = bridge.make_room(core.search_bytes(generator, encoders))
+            device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size))
             with core.gradients():
                 result = core.edit_latents(
                     generator.to(device), encoders.to(device).clip, latent, text, config,

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
         adapt,
     )
     from .training.loop import reference_values
-    from .training.memory import sampling_bytes, search_bytes, training_bytes
+    from .training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
     from .training.state import check_adaptable, check_run
 
 _MODULES = {
@@ -111,7 +111,7 @@ _MODULES = {
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
     ),
     "training.loop": "reference_values",
-    "training.memory": "sampling_bytes search_bytes training_bytes",
+    "training.memory": "editing_bytes sampling_bytes search_bytes training_bytes",
     "training.state": "check_adaptable check_run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -167,6 +167,7 @@ __all__ = [
     "demo_target",
     "detect",
     "edit_latents",
+    "editing_bytes",
     "encoder_notes",
     "fit_crops",
     "fit_images",

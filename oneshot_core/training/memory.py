@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import GeneratorBundle
-from ..features import Encoders
+from ..features import ClipEncoder, Encoders
 from ..latents import Latents
 from ..networks import Generator, PatchHeads
 from ..objective import Preset, StepContext, Target
@@ -56,7 +56,7 @@ def training_bytes(bundle: GeneratorBundle, encoders: Encoders, preset: Preset) 
 
 
 def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) -> int:
-    """Estimate the peak memory of a latent search or a text edit.
+    """Estimate the peak memory of a latent search.
 
     Args:
         bundle: the source.
@@ -75,6 +75,20 @@ def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) ->
         saved = _saved(step)
     weights = _bytes(generator) + _bytes(clip) + _bytes(perceptual)
     return int(OVERHEAD_BYTES + weights + WORKING_SHARE * saved)
+
+
+def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) -> int:
+    """Estimate the peak memory of a text edit, which sees pictures with CLIP alone.
+
+    Args:
+        bundle: who draws.
+        clip: the encoder.
+        codes: latents that are edited at once.
+    """
+    generator, judge = _on_meta(bundle.generator), _on_meta(clip)
+    with gradients():
+        saved = _saved(lambda: judge.encode_images(_drawn(generator, codes)))
+    return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(judge) + WORKING_SHARE * saved)
 
 
 def sampling_bytes(bundle: GeneratorBundle, batch: int) -> int:

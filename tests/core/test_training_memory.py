@@ -12,7 +12,7 @@ import torch
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.training.memory import sampling_bytes, search_bytes, training_bytes
+from oneshot_core.training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
 
 MEASURE = """
 import lpips, open_clip, torch, torchvision
@@ -39,6 +39,8 @@ def test_more_pictures_need_more_memory() -> None:
     small, large = (training_bytes(bundle, encoders, replace(oneshot_clip(), batch=n)) for n in (2, 4))
     assert small < large < 2 * small
     assert 0 < search_bytes(bundle, encoders) < small
+    one, two = (editing_bytes(bundle, encoders.clip, codes) for codes in (1, 2))
+    assert 0 < one < two < 2 * one
     assert sampling_bytes(bundle, 8) == 8 * sampling_bytes(bundle, 1)
 
 

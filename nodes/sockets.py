@@ -16,7 +16,7 @@ Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDeman
 
 # The engine's choices, written out so that ComfyUI's start need not import the engine; a test compares them.
 FITS = ["crop", "stretch", "letterbox"]
-LOOKS = ["stained glass", "watercolour", "pencil sketch", "oil painting", "blueprint"]
+LOOKS = ["watercolour", "stained glass", "pencil sketch", "oil painting", "blueprint"]
 PRESETS = ["oneshot_clip"]
 PRECISIONS = ["float32", "bfloat16"]
 

@@ -18,7 +18,7 @@ from .pool import Z_DIM
 
 ASSETS = Path(__file__).parent / "assets"
 CLIP_FORMAT = "oneshot-demo-clip"
-TARGET_LOOKS: tuple[str, ...] = ("stained glass", "watercolour", "pencil sketch", "oil painting", "blueprint")
+TARGET_LOOKS: tuple[str, ...] = ("watercolour", "stained glass", "pencil sketch", "oil painting", "blueprint")
 TARGET_SEED = 0  # of the papers; the people have seeds of their own
 TARGET_DRAWS = 256  # latents among which a target's person is looked for
 

@@ -65,7 +65,7 @@ def test_quick_start_runs_and_shows_pictures(
     page.on("pageerror", lambda error: errors.append(str(error)))
     load(page, "quick_start")
     seed = 21 + (request.node.callspec.params["page"] is True)  # not what the other page left in the cache
-    small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 6, "seed": seed}}
+    small = {"CLIPLatentSearch": {"steps": 3, "seed": seed}, "OneShotAdapt": {"steps": 6, "seed": seed}}
     page.evaluate(
         """small => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
              if (small[node.type] && w.name in small[node.type]) w.value = small[node.type][w.name] }""",

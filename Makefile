@@ -7,9 +7,10 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 OUT ?= out/demo
 
-# More threads than cores only slow the small networks of the tests down.
-THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))" 2>/dev/null || echo 2)
-TEST_ENV := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) PYTHONDONTWRITEBYTECODE=1
+# One test process per core, one thread each: the networks of the tests are too small for more threads.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))" 2>/dev/null || echo 2)
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
+PYTEST := $(TEST_ENV) $(RUN) -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-slow test-golden test-live lint format setup clean
 
@@ -17,13 +18,13 @@ demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
 
 test: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m "not slow" tests/core tests/nodes
+	$(PYTEST) -m "not slow" tests/core tests/nodes
 
 test-slow: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m slow tests/core
+	$(PYTEST) -m slow tests/core
 
 test-golden: $(READY)
-	$(TEST_ENV) $(RUN) -m pytest -q -m golden tests/core
+	$(PYTEST) -m golden tests/core
 
 # On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
 test-live: $(READY)

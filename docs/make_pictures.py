@@ -1,0 +1,194 @@
+"""Draw the pictures of the help pages and the templates' thumbnails, from the shipped demo on a CPU.
+
+    python docs/make_pictures.py --work out/pictures
+
+Writes `web/docs/images/<NodeId>.jpg` and `example_workflows/<name>.jpg`, each below 60 kB. Adaptations take a
+few minutes each; they and the edit are kept in the work folder, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import oneshot_core as core
+from oneshot_core.commands.demo import (
+    SEARCH_LEARNING_RATE,
+    SEARCH_STEPS,
+    SEARCH_WEIGHTS,
+    STEPS,
+    demo_preset,
+)
+
+ROOT = Path(__file__).parent.parent
+IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
+SEEDS = tuple(range(6))
+EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
+WIDEST_PX, MAX_BYTES = 640, 60_000
+
+
+def keep(picture: Image.Image, path: Path) -> None:
+    """Save as JPEG, as good as fits."""
+    if picture.width > WIDEST_PX:
+        height = round(picture.height * WIDEST_PX / picture.width)
+        picture = picture.resize((WIDEST_PX, height), Image.Resampling.LANCZOS)
+    for quality in (92, 88, 84, 78, 70, 60):
+        picture.save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= MAX_BYTES:
+            return
+    raise SystemExit(f"{path} has more than {MAX_BYTES} bytes")
+
+
+def searched(work: Path, look: str, steps: int = SEARCH_STEPS) -> core.Latent:
+    """The target's counterpart after so many steps."""
+    path = work / f"reference-{look}-{steps}.safetensors"
+    if not path.is_file():
+        config = core.SearchConfig(steps, SEARCH_LEARNING_RATE, 0, SEARCH_WEIGHTS)
+        source, encoders = core.demo_generator(), core.demo_encoders()
+        core.save_latent(core.search_latent(source, encoders, core.demo_target(look), config).latent, path)
+    return core.load_latent(path)
+
+
+def adapted(work: Path, look: str) -> core.GeneratorBundle:
+    """The demo's generator in a look, with the settings of the verb demo."""
+    path = work / f"{look}.safetensors"
+    if not path.is_file():
+        preset, _ = core.fit_crops(demo_preset("default"), core.demo_generator().size)
+        result = core.adapt(
+            core.demo_generator(), core.demo_encoders(), core.demo_target(look), searched(work, look),
+            preset, core.TrainConfig(steps=STEPS), run_folder=work / f"run-{look}",
+        )  # fmt: skip
+        core.save(result.bundle, path)
+    return core.load(path)
+
+
+def edited(work: Path) -> tuple[core.Latent, core.Latent]:
+    """Latents before and after a text edit."""
+    text, neutral, seeds = EDIT
+    before = core.random_latents(core.demo_generator(), seeds, ())
+    path = work / "edited.safetensors"
+    if not path.is_file():
+        config = core.EditConfig(steps=60, learning_rate=0.05, l2_weight=0.03, views=4)
+        clip = core.demo_encoders().clip
+        result = core.edit_latents(core.demo_generator(), clip, before, text, config, neutral_text=neutral)
+        core.save_latent(result.latent, path)
+    return before, core.load_latent(path)
+
+
+def encoder_picture() -> Image.Image:
+    """How the demo's encoders judge some portraits against a target."""
+    encoders, target = core.demo_encoders(), core.demo_target()
+    others = torch.cat([core.sample(core.demo_generator(), SEEDS[:3]), core.demo_target("stained glass")])
+    with torch.no_grad():
+        likeness = encoders.clip.encode_images(others) @ encoders.clip.encode_images(target).T
+        distance = encoders.perceptual(others, target.expand_as(others))
+    labels = [
+        f"CLIP {a:.2f}, LPIPS {b:.2f}"
+        for a, b in zip(likeness.flatten().tolist(), distance.flatten().tolist(), strict=True)
+    ]
+    return core.labelled_grid([("compared with it", others)], columns=labels, lead=("target", target))
+
+
+def node_pictures(work: Path) -> dict[str, Image.Image]:
+    """One picture per node."""
+    source, water, glass = core.demo_generator(), adapted(work, "watercolour"), adapted(work, "stained glass")
+    target, reference = core.demo_target(), searched(work, "watercolour")
+    plain = core.sample(source, SEEDS)
+    latents = core.random_latents(source, SEEDS, ())
+    before, after = edited(work)
+    names = [f"seed {seed}" for seed in SEEDS]
+    whole = core.SampleConfig(psi=1.0)
+
+    def rows(*named: tuple[str, core.GeneratorBundle], of: Any = SEEDS) -> list[tuple[str, torch.Tensor]]:
+        return [(label, core.sample(bundle, of, whole)) for label, bundle in named]
+
+    steps = (10, 30, SEARCH_STEPS)
+    found = torch.cat([core.sample(source, searched(work, "watercolour", count)) for count in steps])
+    fades = (0.0, 0.25, 0.5, 0.75, 1.0)
+    blends = [core.blend_generators(source, water, fade) for fade in fades]
+    half = core.load(_half(work, water))
+    shared = rows(("source", source), ("watercolour", water), ("stained glass", glass), of=latents)
+    return {
+        "LoadStyleGAN": core.labelled_grid([("the demo's generator", plain)], columns=names),
+        "OneShotLoadEncoders": encoder_picture(),
+        "OneShotDemoTarget": core.labelled_grid(
+            [("the targets", torch.cat([core.demo_target(look) for look in core.TARGET_LOOKS]))],
+            columns=core.TARGET_LOOKS,
+        ),
+        "CLIPLatentSearch": core.labelled_grid(
+            [("reconstruction after", found)],
+            columns=[f"{count} steps" for count in steps],
+            lead=("target", target),
+        ),
+        "OneShotAdapt": core.adaptation_sheet(source, water, target, reference, SEEDS[:5]),
+        "SampleAdapted": core.labelled_grid(rows(("source", source), ("adapted", glass)), columns=names),
+        "StyleCLIPEdit": core.labelled_grid(
+            [*rows(("before", source), of=before), *rows((EDIT[0], source), ("and adapted", water), of=after)]
+        ),
+        "OneShotRandomLatents": core.labelled_grid(
+            rows(("psi 1", source)) + [("psi 0.5", core.sample(source, SEEDS, core.SampleConfig(psi=0.5)))],
+            columns=names,
+        ),
+        "OneShotBlendGenerators": core.labelled_grid(
+            [(f"seed {seed}", torch.cat([core.sample(one, (seed,), whole) for one in blends])) for seed in (1, 7)],
+            columns=[f"strength {fade:g}" for fade in fades],
+        ),
+        "OneShotSaveGenerator": core.labelled_grid(
+            rows(("before", water), ("read from a float16 file", half)), columns=names
+        ),
+        "OneShotSaveLatent": core.labelled_grid(shared[:2], columns=names),
+        "OneShotLoadLatent": core.labelled_grid(shared, columns=names),
+    }  # fmt: skip
+
+
+def _half(work: Path, bundle: core.GeneratorBundle) -> Path:
+    path = work / "half.safetensors"
+    core.save(bundle, path, dtype="float16")
+    return path
+
+
+def tiles(rows: list[torch.Tensor], side: int = 128) -> Image.Image:
+    """Pictures edge to edge, for a thumbnail."""
+    sheet = torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=2) for row in rows], dim=1)
+    values = sheet.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return Image.fromarray(values.numpy())
+
+
+def thumbnails(work: Path) -> dict[str, Image.Image]:
+    """One square picture per template."""
+    source, water, glass = core.demo_generator(), adapted(work, "watercolour"), adapted(work, "stained glass")
+    before, after = edited(work)
+    some, whole = (1, 2, 4, 7), core.SampleConfig(psi=1.0)
+    ours, theirs, third = (core.sample(one, some, whole) for one in (source, water, glass))
+    large = torch.nn.functional.interpolate(core.demo_target(), scale_factor=2, mode="bicubic")
+    start = tiles([ours, theirs, theirs.flip(0), ours.flip(0)])
+    start.paste(tiles([large]), (128, 128))
+    return {
+        "quick_start": start,
+        "own_checkpoint": tiles([ours, theirs, core.sample(source, (8, 9, 12, 16), whole), core.sample(water, (8, 9, 12, 16), whole)]),
+        "text_edit": tiles([core.sample(one, codes) for one in (source, water) for codes in (before, after)]),
+        "target_sweep": tiles([ours, theirs, third, core.sample(core.blend_generators(water, glass, 0.5), some, whole)]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Draw what is missing, then write everything."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for adaptations, kept between runs")
+    work = parser.parse_args().work
+    work.mkdir(parents=True, exist_ok=True)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, picture in node_pictures(work).items():
+        keep(picture, IMAGES / f"{name}.jpg")
+    for name, picture in thumbnails(work).items():
+        keep(picture, TEMPLATES / f"{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +87,8 @@ def file_path(key: str, name: str) -> Path:
     Raises:
         ValueError: there is no such file in the folders of that key; names cannot lead out of them.
     """
-    found = folder_paths.get_full_path(key, name) if name in names(key) else None
+    listed = {one.replace("\\", "/"): one for one in names(key)}.get(name.replace("\\", "/"))
+    found = None if listed is None else folder_paths.get_full_path(key, listed)
     if found is None and key == GENERATORS:
         found = _others().get(name)
     if found is None:
@@ -125,7 +125,7 @@ def loadable_name(path: Path, key: str) -> str:
     """Name under which a loader offers an output file; its path where no loader looks."""
     for folder in folder_paths.get_folder_paths(key):
         if path.resolve().is_relative_to(Path(folder).resolve()):
-            return path.resolve().relative_to(Path(folder).resolve()).as_posix()
+            return str(path.resolve().relative_to(Path(folder).resolve()))
     return str(path)
 
 
@@ -197,7 +197,8 @@ def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor 
     if values.shape[-2:] != (height, width):
         raise ValueError(
             f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give a "
-            "mask of the target's size"
+            "mask of the target's size. Load Image's mask is 64 x 64 for pictures without transparency, and "
+            "white where they are transparent: leave it out, or invert it"
         )
     return core.fit_mask(values.clamp(0, 1), size, fit)
 
@@ -227,25 +228,50 @@ def blocked(message: str) -> ExecutionBlocker:
 
 # Device and memory ------------------------------------------------------------------------------------
 
-_PATCHERS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+
+# What a ModelPatcher notes on its network; a copied network must not claim to be loaded.
+_NOTES = (
+    "device", "model_loaded_weight_memory", "model_offload_buffer_memory", "model_lowvram",
+    "lowvram_patch_counter", "current_weight_patches_uuid",
+)  # fmt: skip
 
 
-def place(module: nn.Module, working_bytes: int) -> torch.device:
-    """Load a network for sampling through ComfyUI's model management; ComfyUI may offload it afterwards.
+class _Patcher:
+    """A network's patcher, kept on the network itself so that both are freed together; copies have none."""
+
+    def __init__(self, patcher: Any = None) -> None:
+        self.patcher = patcher
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Patcher:
+        return _Patcher()
+
+
+def _patcher_of(module: nn.Module, device: torch.device) -> Any:
+    holder = module.__dict__.setdefault("_oneshot_patcher", _Patcher())
+    if holder.patcher is None:
+        for note in _NOTES:
+            module.__dict__.pop(note, None)
+        holder.patcher = comfy.model_patcher.ModelPatcher(module, device, mm.unet_offload_device())
+    return holder.patcher
+
+
+def place(modules: Sequence[nn.Module], working_bytes: int) -> torch.device:
+    """Load networks for sampling through ComfyUI's model management; ComfyUI may offload them afterwards.
 
     Args:
-        module: stays the same object; only where its weights are changes.
+        modules: all that the work needs at once; each stays the same object, only where its weights are
+            changes.
         working_bytes: what the work needs besides the weights.
 
     Returns:
-        The device it is on.
+        The device they are on.
     """
     device = mm.get_torch_device()
-    if module not in _PATCHERS:
-        _PATCHERS[module] = comfy.model_patcher.ModelPatcher(module, device, mm.unet_offload_device())
-    mm.load_models_gpu([_PATCHERS[module]], memory_required=working_bytes, force_full_load=True)
-    if any(value.device != device for value in (*module.parameters(), *module.buffers())):
-        module.to(device)  # partial loading leaves weights of unknown layers behind
+    patchers = [_patcher_of(module, device) for module in modules]
+    mm.load_models_gpu(patchers, memory_required=working_bytes, force_full_load=True)
+    for module in modules:
+        if any(value.device != device for value in (*module.parameters(), *module.buffers())):
+            module.to(device)  # partial loading leaves weights of unknown layers behind
     return device
 
 
@@ -353,6 +379,17 @@ def _server() -> Any:
 # Stop and keep ----------------------------------------------------------------------------------------
 
 _STOPS: dict[str, core.StopSignal] = {}
+_EARLY: list[str] = []  # nodes whose run ended early, in the order of their ends
+
+
+def count_stop(node: str) -> None:
+    """Note that a run gave what it had: queued again, it is to go on instead of coming from the cache."""
+    _EARLY.append(node)
+
+
+def stops() -> int:
+    """How many runs ended early since the server started."""
+    return len(_EARLY)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -93,8 +92,6 @@ class SampleAdapted(io.ComfyNode):
         """Draw."""
         samples = core.parse_seeds(seeds) if latent is None else latent
         config = _config(settings)
-        if latent is not None and latent.space != "z":
-            config = replace(config, psi=1.0)
         run = bridge.Run(core.count_of(samples))
         classes = core.parse_classes(settings["classes"])
 
@@ -103,9 +100,7 @@ class SampleAdapted(io.ComfyNode):
 
         with bridge.working("batch_size"):
             working = core.sampling_bytes(adapted, config.batch_size)
-            for bundle in (adapted, source):
-                if bundle is not None:
-                    bridge.place(bundle.generator, working)
+            bridge.place([bundle.generator for bundle in (adapted, source) if bundle is not None], working)
             if source is None:
                 images, codes = core.sample_with_codes(
                     adapted, samples, config, classes=classes, reference=reference, progress=progress
@@ -190,6 +185,7 @@ def _config(settings: dict[str, Any]) -> Any:
         mix_to=slot("mix_to"),
         replace_from=slot("replace_from"),
         batch_size=settings["batch_size"],
+        keep_codes=True,
     )
 
 
@@ -220,6 +216,7 @@ class OneShotRandomLatents(io.ComfyNode):
     @classmethod
     def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
         """Draw the latents."""
+        bridge.place([generator.generator], 0)
         return io.NodeOutput(
             core.random_latents(generator, core.parse_seeds(seeds), core.parse_classes(classes))
         )

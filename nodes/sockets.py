@@ -71,7 +71,7 @@ def mask_input() -> io.Input:
         "mask",
         optional=True,
         tooltip="White: counts. Black: ignored, such as bars or a background that should not leave its mark. "
-        "As large as the target.",
+        "As large as the target. Load Image's mask is the opposite (white is transparent): invert it.",
     )
 
 

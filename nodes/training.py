@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +77,11 @@ class OneShotAdapt(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, train_again: bool = False, **_: Any) -> float:
+        """Run again where the user asks for it, and after a run that ended early, which then goes on."""
+        return math.nan if train_again else float(bridge.stops())
+
+    @classmethod
     def execute(
         cls,
         generator: Any,
@@ -93,9 +99,6 @@ class OneShotAdapt(io.ComfyNode):
         source, said = _with_discriminator(generator, config.seed)
         said += bridge.said(core.encoder_notes(source, encoders.clip_name, encoders.perceptual_name))
         core.check_run(source, picture, core.reference_values(reference, source), preset)
-        if area is not None:
-            own = core.sample(source.to("cpu"), reference)  # on one device: it is part of the run's key
-            picture = core.masked_target(picture, own, area)
         run = bridge.Run(config.steps)
 
         def report(now: Any) -> None:
@@ -111,16 +114,19 @@ class OneShotAdapt(io.ComfyNode):
                 reference,
                 preset,
                 config,
+                mask=area,
                 place=lambda: bridge.make_room(core.training_bytes(source, encoders, preset)),
                 callbacks=[core.Progress(report, PREVIEW_SEEDS), core.Poll(run.check), stop],
                 poll=run.check,
                 fresh=fresh,
                 snapshot=snapshot or None,
             )
-            for bundle in (source, result.bundle):
-                bridge.place(bundle.generator, core.sampling_bytes(bundle, len(PREVIEW_SEEDS)))
+            working = core.sampling_bytes(source, len(PREVIEW_SEEDS))
+            bridge.place([source.generator, result.bundle.generator], working)
             sheet = core.adaptation_sheet(source, result.bundle, picture, reference, PREVIEW_SEEDS)
             preview = bridge.to_comfy(core.to_tensor(sheet))
+        if result.step < (snapshot or config.steps):
+            bridge.count_stop(run.node)
         text = _report(result, [*notes, *more, *said])
         shown = ui.PreviewImage(preview, cls=cls).as_dict()
         curves = bridge.finite(result.losses)
@@ -248,8 +254,10 @@ def _with_discriminator(generator: Any, seed: int) -> tuple[Any, list[str]]:
 
 def _report(result: Any, notes: list[str]) -> str:
     """What was done, as text."""
-    last = {name: curve[-1] for name, curve in bridge.finite(result.losses).items() if curve}
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if value is not None)
+    curves = {
+        name: [value for value in curve if math.isfinite(value)] for name, curve in result.losses.items()
+    }
+    losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve)
     steps = ", ".join(map(str, result.snapshots)) or "none"
     lines = [f"step {result.step} of {result.steps}", f"losses: {losses}", f"snapshots: {steps}", *notes]
     return "\n".join(lines)

@@ -37,8 +37,8 @@ def blend_generators(
         name: of the result, for records; "": made of both names.
 
     Returns:
-        A bundle of its own, without discriminators. Where both have the same mapping network, and so the
-        same latents, it and the mean latent are the first's; else they are interpolated too.
+        A bundle of its own on the CPU, without discriminators. Where both have the same mapping network, and
+        so the same latents, it and the mean latent are the first's; else they are interpolated too.
 
     Raises:
         ValueError: the two are not related or not built alike, a strength or a resolution is out of range, or
@@ -51,7 +51,7 @@ def blend_generators(
     config = first.generator.config
     strengths = _strengths(strength, config.size)
     with torch.inference_mode(False), torch.no_grad():
-        ours = {key: owned(value) for key, value in first.generator.state_dict().items()}
+        ours = {key: owned(value).cpu() for key, value in first.generator.state_dict().items()}
         theirs = {key: value.to(ours[key]) for key, value in second.generator.state_dict().items()}
         whole = _whole_strength(strength, first, second, ours, theirs)
         state = {}
@@ -59,7 +59,7 @@ def blend_generators(
             amount = whole if key.startswith(_MAPPING) else strengths[resolution_of(key)]
             state[key] = torch.lerp(value, theirs[key], amount)
         mean = torch.lerp(owned(first.mean_latent), second.mean_latent.to(first.mean_latent), whole)
-        generator = copy.deepcopy(first.generator)
+        generator = copy.deepcopy(first.generator).cpu()
         generator.load_state_dict(state, assign=True)
     return GeneratorBundle(generator.eval(), None, None, mean, _provenance(first, second, strength, name))
 

@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save
+from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save, write_tensors
 from .features import Encoders
 from .latents import Latent
 from .objective import Preset
+from .pictures import masked_target
 from .search import SearchConfig, SearchProgress, SearchResult, search_latent
 from .tensors import Images, atomic_path, gradients, rename_patiently
 from .training import STATE_FILE, AdaptResult, Callback, TrainConfig, adapt
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "oneshot-stored-run", 1
 ENGINE = 1  # raise it when the same settings give other numbers
 RECORD, RESULT, SEARCH = "run.json", "result.safetensors", "search.safetensors"
+MASKED = "masked_target.safetensors"
 SNAPSHOTS, MARK = "snapshots", "used"
 KEY_DIGITS = 32
 POLL_SECONDS = 0.2
@@ -71,8 +74,9 @@ class Run:
 
     def snapshots(self) -> tuple[int, ...]:
         """Steps whose generator is kept."""
-        found = (self.folder / SNAPSHOTS).glob("step_*.safetensors")
-        return tuple(sorted(int(path.stem.removeprefix("step_")) for path in found))
+        names = [path.name for path in (self.folder / SNAPSHOTS).glob("step_*.safetensors")]
+        found = [re.fullmatch(r"step_(\d+)\.safetensors", name) for name in names]
+        return tuple(sorted(int(match[1]) for match in found if match))
 
     def result(self, steps: int, snapshot: int | None = None) -> StoredResult | None:
         """Load what is there.
@@ -136,7 +140,11 @@ class Run:
     def clear(self) -> None:
         """Throw the run away, to start anew."""
         shutil.rmtree(self.folder)
+        self._renew()
+
+    def _renew(self) -> None:
         self.folder.mkdir()
+        (self.folder / MARK).touch()
 
     def set_aside(self, reason: object) -> None:
         """Rename a damaged folder and start anew."""
@@ -144,7 +152,7 @@ class Run:
         while (aside := self.folder.with_name(f"{self.folder.name}.damaged-{number}")).exists():
             number += 1
         rename_patiently(self.folder, aside)
-        self.folder.mkdir()
+        self._renew()
         log.warning("the kept run %s is damaged and was set aside as %s: %s", self.folder, aside.name, reason)
 
 
@@ -187,6 +195,8 @@ class RunStore:
             (folder / MARK).touch()
             yield Run(folder, values)
         finally:
+            with suppress(OSError):
+                (folder / MARK).touch()  # a run of hours was in use all the time
             lock.release()
 
     def trim(self) -> list[Path]:
@@ -246,6 +256,7 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     preset: Preset,
     config: TrainConfig,
     *,
+    mask: Tensor | None = None,
     place: Callable[[], torch.device | str] = lambda: "cpu",
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
@@ -257,9 +268,10 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     Args:
         store: where the run is kept.
         bundle: see `adapt`, as the others that are not listed.
+        mask: [1, 1, S, S] in [0, 1], 1 = counts; where it does not, the source's own picture is the target.
         place: called before training, and only then; makes room and names the device for the copies.
         poll: called while another process trains the same; it may raise.
-        fresh: throw away what is kept and train again.
+        fresh: throw away a run that has ended and train again; one that was interrupted goes on.
         snapshot: give the generator as it was after this step; it is not trained again for that.
 
     Returns:
@@ -271,13 +283,12 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     values = reference_values(reference, bundle)
     settings = {
         **run_settings(bundle, encoders, target, values, preset, config.describe()),
-        "kind": "adaptation",
-        "steps": config.steps,
-        "precision": config.precision,
-        "engine": ENGINE,
+        **{"kind": "adaptation", "steps": config.steps, "precision": config.precision, "engine": ENGINE},
+        **({} if mask is None else {"mask": fingerprint({"mask": mask})}),
     }
+    store.trim()  # also what cancelled runs left
     with store.claim(settings, poll) as run:
-        if fresh:
+        if fresh and (run.folder / RECORD).is_file():
             run.clear()
         found = _sound(run, lambda: run.result(config.steps, snapshot))
         if found is not None:
@@ -287,8 +298,9 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
         def train() -> AdaptResult:
             with gradients():
                 networks, judges = bundle.to(device), encoders.to(device)
+            wanted = _counted_target(run, networks, target, values, mask)
             return adapt(
-                networks, judges, target, values, preset, config, run_folder=run.folder, callbacks=callbacks
+                networks, judges, wanted, values, preset, config, run_folder=run.folder, callbacks=callbacks
             )
 
         kept = _kept(run, _sound(run, train) or train(), config.steps, snapshot)
@@ -296,11 +308,31 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     return kept
 
 
+def _counted_target(
+    run: Run, bundle: GeneratorBundle, target: Images, reference: Tensor, mask: Tensor | None
+) -> Images:
+    """The target, where a mask leaves it out the source's own picture, drawn once per run.
+
+    A resumed run takes the one that is kept: drawn again it might differ in its last bits.
+    """
+    if mask is None:
+        return target
+    path = run.folder / MASKED
+    if not path.is_file():
+        generator = bundle.generator
+        with torch.no_grad():
+            codes = generator.broadcast(reference.to(generator.const))
+            own = generator.synthesize(codes, generator.constant_noise())
+        picture = masked_target(target, own.to(target), mask)
+        write_tensors(path, {"target": picture}, {"format": FORMAT, "format_version": FORMAT_VERSION})
+    return read_tensors(path)[0]["target"]
+
+
 def _kept(run: Run, result: AdaptResult, steps: int, snapshot: int | None) -> StoredResult:
     """Keep what was trained where it is complete; return it, or the snapshot that is wanted."""
     if result.step == steps:
         run.complete(result)
-    if snapshot is not None and snapshot in run.snapshots():
+    if snapshot is not None and (result.step == steps or snapshot in run.snapshots()):
         chosen = run.result(steps, snapshot)
         if chosen is not None:
             return chosen
@@ -335,9 +367,11 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
         place: called before it runs, not when it is only loaded; makes room and names the device.
         poll: called while another process does the same search; it may raise.
     """
+    raw = bundle.raw_generator if config.profile.trains_raw_generator else None
     settings = {
         "kind": "search",
         "source": network_fingerprint(bundle.generator),
+        **({} if raw is None else {"raw": network_fingerprint(raw)}),
         "mean": fingerprint({"mean": bundle.mean_latent}),
         "clip": encoder_fingerprint(encoders.clip),
         "perceptual": encoder_fingerprint(encoders.perceptual),

@@ -40,6 +40,7 @@ class SampleConfig:
     mix_to: int | None = None  # slot after the last one from `mix_seeds`; None: L
     replace_from: int | None = None  # slots from here on come from the mean or the reference latent
     batch_size: int = 8  # pictures per chunk
+    keep_codes: bool = False  # draw latents in w and w+ as they are; psi is then for seeds and z alone
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mix_seeds", tuple(self.mix_seeds))
@@ -183,7 +184,8 @@ def iter_codes(
     for start in range(0, total, config.batch_size):
         part = slice(start, min(start + config.batch_size, total))
         codes = _mapped(bundle.generator, _values(samples, part), None if c is None else c[part])
-        codes = truncate(codes, bundle.mean_latent, config.psi, config.cutoff)
+        if not (config.keep_codes and isinstance(samples, Latent) and samples.space != "z"):
+            codes = truncate(codes, bundle.mean_latent, config.psi, config.cutoff)
         if config.mix_seeds:
             seeds = config.mix_seeds if len(config.mix_seeds) == 1 else config.mix_seeds[part]
             other = _mapped(bundle.generator, list(seeds), None if c is None else c[part][: len(seeds)])

@@ -189,6 +189,7 @@ class _Search:
         like = self.generator.const
         self.target = Target(owned(target).to(like), encoders)
         self.mask = None if mask is None else owned(mask).to(like)
+        self.estimated = start is None and raw is not None  # on a device, so its last bits are no key
         if start is None:  # the published code averages the mapping of the generator it searches
             start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
         check_shape(start, "start", (self.generator.config.w_dim,))
@@ -224,7 +225,7 @@ class _Search:
         """What determines the search, but for the number of steps."""
         settings = {name: value for name, value in self.config.describe().items() if name != "steps"}
         digest = hashlib.sha256(self.target.image.float().cpu().numpy().tobytes())
-        digest.update(self.mean.float().cpu().numpy().tobytes())
+        digest.update(b"estimated" if self.estimated else self.mean.float().cpu().numpy().tobytes())
         settings |= {"target_and_start": digest.hexdigest(), "family": self.bundle.family}
         if self.mask is not None:
             settings["mask"] = hashlib.sha256(self.mask.float().cpu().numpy().tobytes()).hexdigest()

@@ -165,10 +165,8 @@ def adapt(
     state = TrainState.create(
         bundle, encoders, target, values, preset, draws, config.describe(), config.precision
     )
-    every = list(callbacks)
-    if run_folder is not None:
-        every += _resumed(state, bundle, config, Path(run_folder))
-    train(state, config.steps, every)
+    before, after = ([], []) if run_folder is None else _resumed(state, bundle, config, Path(run_folder))
+    train(state, config.steps, [*before, *callbacks, *after])
     return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
 
 
@@ -182,8 +180,13 @@ def reference_values(reference: Latent | Tensor, bundle: GeneratorBundle) -> Ten
     return reference.values
 
 
-def _resumed(state: TrainState, bundle: GeneratorBundle, config: TrainConfig, folder: Path) -> list[Callback]:
-    """Continue what the folder holds; return the callbacks that keep the run there."""
+def _resumed(
+    state: TrainState, bundle: GeneratorBundle, config: TrainConfig, folder: Path
+) -> tuple[list[Callback], list[Callback]]:
+    """Continue what the folder holds; return the callbacks that keep the run there.
+
+    Snapshots come before all others: one that raises, or a state saved at the same step, must not cost one.
+    """
     remove_stale_temporaries(folder)
     path = folder / STATE_FILE
     if path.is_file():
@@ -193,10 +196,9 @@ def _resumed(state: TrainState, bundle: GeneratorBundle, config: TrainConfig, fo
                 f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
                 "many, use a snapshot of that run, or another folder"
             )
-    return [
-        Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds),
-        Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps),
-    ]
+    snapshots = Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps)
+    states = Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds)
+    return [snapshots], [states]
 
 
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:

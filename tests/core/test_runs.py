@@ -15,8 +15,18 @@ import pytest
 import torch
 from tiny_networks import tiny_bundle, tiny_encoders
 
+from oneshot_core.checkpoints import read_tensors
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.runs import RECORD, RESULT, SEARCH, RunStore, StoredResult, adapt_in_store, search_in_store
+from oneshot_core.runs import (
+    MASKED,
+    RECORD,
+    RESULT,
+    SEARCH,
+    RunStore,
+    StoredResult,
+    adapt_in_store,
+    search_in_store,
+)
 from oneshot_core.search import SearchConfig
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
 
@@ -199,6 +209,67 @@ def test_poll_ends_a_run_between_steps(tmp_path: Path, world: dict[str, Any]) ->
         run(tmp_path, world, callbacks=[Poll(check)])
     assert (folder_of(tmp_path) / STATE_FILE).is_file()
     assert run(tmp_path, world)[1] == STEPS - 2
+
+
+def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, world: dict[str, Any]) -> None:
+    for seed in (0, 1):
+        run(tmp_path, world, seed=seed)
+    run(tmp_path, world, seed=0, fresh=True)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert len(RunStore(tmp_path, size - 1).trim()) == 1
+    assert run(tmp_path, world, seed=0)[1] == 0  # the older one went
+
+
+def test_what_cancelled_runs_left_counts_towards_the_limit(tmp_path: Path, world: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, seed=0, counting=Counting(2))
+    assert run(tmp_path, world, seed=1, limit_bytes=1000)[1] == STEPS
+    assert run(tmp_path, world, seed=0)[1] == STEPS
+
+
+def test_a_cancel_on_the_step_of_a_snapshot_does_not_cost_it(tmp_path: Path, world: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2))
+    assert run(tmp_path, world)[0].snapshots == (2, 4)
+
+
+def test_a_snapshot_that_is_not_kept_is_refused_in_the_call_that_trains(
+    tmp_path: Path, world: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="keeps no snapshot of step 3"):
+        run(tmp_path, world, snapshot=3)
+
+
+def test_stray_files_among_the_snapshots_do_no_harm(tmp_path: Path, world: dict[str, Any]) -> None:
+    run(tmp_path, world)
+    (folder_of(tmp_path) / "snapshots" / "step_000002 (1).safetensors").write_bytes(b"a copy")
+    assert run(tmp_path, world)[0].snapshots == (2, 4)
+
+
+def test_an_interrupted_run_goes_on_although_a_fresh_one_is_asked_for(
+    tmp_path: Path, world: dict[str, Any]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2), fresh=True)
+    assert run(tmp_path, world, fresh=True)[1] == STEPS - 2
+
+
+def test_a_mask_belongs_to_the_run_and_its_filled_target_is_drawn_once(
+    tmp_path: Path, world: dict[str, Any]
+) -> None:
+    mask = torch.ones(1, 1, SIZE, SIZE)
+    mask[..., :16] = 0
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2), mask=mask)
+    (kept,) = tmp_path.rglob(MASKED)
+    before = kept.read_bytes()
+    masked, steps = run(tmp_path, world, mask=mask)
+    assert steps == STEPS - 2 and kept.read_bytes() == before
+    target = read_tensors(kept)[0]["target"]
+    assert torch.equal(target[..., 16:], world["target"][..., 16:])
+    assert not torch.equal(target[..., :16], world["target"][..., :16])
+    assert run(tmp_path, world)[1] == STEPS  # without a mask it is another run
+    assert run(tmp_path, world, mask=mask)[1] == 0
 
 
 def test_a_search_is_kept_and_resumed(tmp_path: Path, world: dict[str, Any]) -> None:

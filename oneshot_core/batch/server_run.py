@@ -14,7 +14,6 @@ from .comfy_client import (
     ComfyClient,
     ComfyError,
     EventStream,
-    PromptRefused,
     SavedFile,
     ServerUnreachable,
     failure,
@@ -169,7 +168,9 @@ class ServerRun:
             fields = given(one.job, image)
             workflow = filled(self._plan.workflow or {}, one.job.name, fields, one.job.inputs)
             objections = self._client.submit(workflow, one.prompt_id)
-        except PromptRefused as error:
+        except ServerUnreachable:
+            raise
+        except OSError as error:  # refused, too large, or a target that cannot be read: the others go on
             self._close(one, FAILED, error=str(error))
             return
         one.nodes, one.done = expected_steps(workflow), {}

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import queue
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -160,7 +162,7 @@ def _fetch(url: str, part: Path, sha256: str, report: _Report) -> str:
     before = _size(part)
     for left in reversed(range(TRIES)):
         try:
-            return _receive(url, part, sha256, report)
+            return _beside(lambda relay: _receive(url, part, sha256, relay), report)
         except _Cut as error:
             there = _size(part)
             if not left or there == before:  # a connection that never gave a byte is not tried again
@@ -170,6 +172,60 @@ def _fetch(url: str, part: Path, sha256: str, report: _Report) -> str:
         report(there, None)
         time.sleep(PAUSE_SECONDS)
     raise AssertionError("the last try returns or raises")
+
+
+class _Abandoned(BaseException):
+    """Ends the thread of a download that nobody waits for any more."""
+
+
+class _Relay:
+    """Hands the reports of a download's thread to the thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.sent: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.heard: queue.Queue[bool] = queue.Queue()
+
+    def __call__(self, done: int, total: int | None, now: bool = False) -> None:
+        self.sent.put(("report", (done, total, now)))
+        if not self.heard.get():
+            raise _Abandoned
+
+
+def _beside(work: Callable[[_Relay], str], report: _Report) -> str:
+    """Do some work in a thread of its own, so that a server that says nothing cannot delay a cancel.
+
+    The callback is called in this thread, also while nothing arrives; when it raises, the work ends at its
+    next report and writes nothing more.
+    """
+    relay = _Relay()
+
+    def run() -> None:
+        try:
+            relay.sent.put(("result", work(relay)))
+        except _Abandoned:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            relay.sent.put(("error", error))
+
+    threading.Thread(target=run, name="oneshot-download", daemon=True).start()
+    last: tuple[int, int | None] = (0, None)
+    while True:
+        try:
+            kind, value = relay.sent.get(timeout=REPORT_SECONDS)
+        except queue.Empty:
+            kind, value = "idle", (*last, True)
+        if kind == "result":
+            return str(value)
+        if kind == "error":
+            raise value
+        try:
+            report(*value)
+        except BaseException:
+            relay.heard.put(False)
+            raise
+        if kind == "report":
+            last = value[:2]
+            relay.heard.put(True)
 
 
 @dataclass(frozen=True)
@@ -182,7 +238,7 @@ class _Answer:
     sha256: str  # to expect, "" when unknown
 
 
-def _receive(url: str, part: Path, sha256: str, report: _Report) -> str:
+def _receive(url: str, part: Path, sha256: str, report: _Relay) -> str:
     """Write one connection's bytes to the partial file and return the hash to expect."""
     answer = _ask(url, part, sha256)
     if answer.body is None:
@@ -195,9 +251,9 @@ def _receive(url: str, part: Path, sha256: str, report: _Report) -> str:
             file = open(part, "ab" if done else "wb")  # closed by the next line
         with file:
             while block := _block(answer.body):
+                report(done, total)  # before the write: an abandoned thread must not write any more
                 _write(file, block, part)
                 done += len(block)
-                report(done, total)
     if total is not None and done != total:
         raise _Cut(f"the connection ended after {done} of {total} bytes")
     report(done, total, now=True)

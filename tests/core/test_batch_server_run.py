@@ -12,7 +12,7 @@ import pytest
 from fake_comfy import FakeComfy
 
 from oneshot_core.batch import server_run
-from oneshot_core.batch.comfy_client import ComfyClient, ServerUnreachable
+from oneshot_core.batch.comfy_client import ComfyClient, ComfyError, ServerUnreachable
 from oneshot_core.batch.manifest import Manifest
 from oneshot_core.batch.plan import Plan, plan_from_values
 from oneshot_core.batch.server_run import BatchWatcher, ServerRun, withdraw
@@ -142,6 +142,28 @@ def test_a_job_that_fails_does_not_stop_the_others(comfy, tmp_path):
     entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
     assert entries["broken"]["prompt_id"] != first
     assert len(comfy.submitted) == 3
+
+
+def test_a_target_that_cannot_be_sent_does_not_stop_the_others(comfy, tmp_path):
+    """Too large for the server (413), or gone from the disk."""
+    (tmp_path / "large.png").write_bytes(b"large")
+    (tmp_path / "gone.png").write_bytes(b"gone")
+    jobs = [{"name": "one"}, {"name": "large", "target": "large.png"}, {"name": "gone", "target": "gone.png"}]
+    plan = make_plan(tmp_path, [*jobs, {"name": "last"}])
+    run = make_run(comfy, plan, Watcher())
+    upload = run._client.upload_image
+
+    def refusing(path):
+        if path.name == "large.png":
+            raise ComfyError("the server answered 413 Request Entity Too Large")
+        if path.name == "gone.png":
+            raise FileNotFoundError(f"{path} is gone")
+        return upload(path)
+
+    run._client.upload_image = refusing
+    assert run.run() == {"one": "done", "large": "failed", "gone": "failed", "last": "done"}
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    assert "413" in entries["large"]["error"] and "gone.png" in entries["gone"]["error"]
 
 
 def test_an_interrupted_and_a_removed_prompt_count_as_cancelled(comfy, tmp_path):

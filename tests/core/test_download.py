@@ -63,7 +63,8 @@ def test_a_file_arrives_once(server, target):
     seen: list[tuple[int, int | None]] = []
     assert download(f"{server.url}/a.bin", str(target), progress=lambda *at: seen.append(at)) == target
     check_whole(target)
-    assert seen[0] == (0, len(DATA)) and seen[-1] == (len(DATA), len(DATA))
+    known = [at for at in seen if at[1] is not None]  # before the answer comes, nothing is known
+    assert known[0] == (0, len(DATA)) and known[-1] == seen[-1] == (len(DATA), len(DATA))
     assert seen == sorted(seen)
     download(f"{server.url}/a.bin", target, progress=lambda *at: pytest.fail("it is there"))
     assert server.asked == [("/a.bin", None)]
@@ -269,3 +270,19 @@ def test_the_hubs_address_follows_the_environment(monkeypatch):
     assert hub_url("a/b", "c d.bin") == "https://huggingface.co/a/b/resolve/main/c%20d.bin"
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
     assert hub_url("a/b", "c.bin") == "https://mirror.example/a/b/resolve/main/c.bin"
+
+
+def test_a_stalled_download_is_stopped_at_once(server, target, monkeypatch):
+    """ComfyUI's cancel: the server has sent half and then says nothing."""
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.05)
+    server.stalls.append(4.0)
+    asked = time.monotonic() + 0.5
+
+    def progress(done: int, total: int | None) -> None:
+        if time.monotonic() > asked:
+            raise Stop
+
+    with pytest.raises(Stop):
+        download(f"{server.url}/a.bin", target, progress=progress)
+    assert time.monotonic() - asked < 1.0
+    assert not target.exists()

@@ -138,6 +138,11 @@ def test_stop_and_keep_gives_what_is_there_and_the_next_time_goes_on(
     entry = server.wait(prompt, 30)
     assert failure(entry) == "" and entry["outputs"]["9"]["generators"]
     assert "of 2000" in entry["outputs"]["5"]["text"][0]
+    kept = int(entry["outputs"]["5"]["text"][0].split()[1])
+    again = server.queue(graph)  # the same prompt does not come from the cache: it goes on
+    assert server.watch(lambda event: event["type"] == "oneshot.loss" and event["data"]["step"] > kept, 60)
+    server.post("/interrupt", {})
+    assert failure(server.wait(again)) == "interrupted"
     with pytest.raises(PromptRefused):
         server.post("/oneshot/stop_and_keep", {"node": "5"})
     with pytest.raises(PromptRefused):

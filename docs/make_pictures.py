@@ -134,7 +134,7 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
             columns=names,
         ),
         "OneShotBlendGenerators": core.labelled_grid(
-            [(f"seed {seed}", torch.cat([core.sample(one, (seed,), whole) for one in blends])) for seed in (1, 7)],
+            [(f"seed {n}", torch.cat([core.sample(one, (n,), whole) for one in blends])) for n in (1, 7)],
             columns=[f"strength {fade:g}" for fade in fades],
         ),
         "OneShotSaveGenerator": core.labelled_grid(
@@ -162,16 +162,17 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
     """One square picture per template."""
     source, water, glass = core.demo_generator(), adapted(work, "watercolour"), adapted(work, "stained glass")
     before, after = edited(work)
-    some, whole = (1, 2, 4, 7), core.SampleConfig(psi=1.0)
+    some, others, whole = (1, 2, 4, 7), (8, 9, 12, 16), core.SampleConfig(psi=1.0)
     ours, theirs, third = (core.sample(one, some, whole) for one in (source, water, glass))
+    both = core.blend_generators(water, glass, 0.5)
     large = torch.nn.functional.interpolate(core.demo_target(), scale_factor=2, mode="bicubic")
     start = tiles([ours, theirs, theirs.flip(0), ours.flip(0)])
     start.paste(tiles([large]), (128, 128))
     return {
         "quick_start": start,
-        "own_checkpoint": tiles([ours, theirs, core.sample(source, (8, 9, 12, 16), whole), core.sample(water, (8, 9, 12, 16), whole)]),
+        "own_checkpoint": tiles([ours, theirs, *(core.sample(one, others, whole) for one in (source, water))]),
         "text_edit": tiles([core.sample(one, codes) for one in (source, water) for codes in (before, after)]),
-        "target_sweep": tiles([ours, theirs, third, core.sample(core.blend_generators(water, glass, 0.5), some, whole)]),
+        "target_sweep": tiles([ours, theirs, third, core.sample(both, some, whole)]),
     }  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
     start.paste(tiles([large]), (128, 128))
     return {
         "quick_start": start,
-        "own_checkpoint": tiles([ours, theirs, *(core.sample(one, others, whole) for one in (source, water))]),
+        "own_checkpoint": tiles([ours, theirs, *(core.sample(g, others, whole) for g in (source, water))]),
         "text_edit": tiles([core.sample(one, codes) for one in (source, water) for codes in (before, after)]),
         "target_sweep": tiles([ours, theirs, third, core.sample(both, some, whole)]),
     }  # fmt: skip

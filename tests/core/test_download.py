@@ -65,7 +65,7 @@ def test_a_file_arrives_once(server, target):
     check_whole(target)
     known = [at for at in seen if at[1] is not None]  # before the answer comes, nothing is known
     assert known[0] == (0, len(DATA)) and known[-1] == seen[-1] == (len(DATA), len(DATA))
-    assert seen == sorted(seen)
+    assert known == sorted(known)
     download(f"{server.url}/a.bin", target, progress=lambda *at: pytest.fail("it is there"))
     assert server.asked == [("/a.bin", None)]
 

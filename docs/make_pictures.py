@@ -9,6 +9,7 @@ few minutes each; they and the edit are kept in the work folder, so that an inte
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,13 @@ import torch
 from PIL import Image
 
 import oneshot_core as core
-from oneshot_core.commands.demo import (
-    SEARCH_LEARNING_RATE,
-    SEARCH_STEPS,
-    SEARCH_WEIGHTS,
-    STEPS,
-    demo_preset,
-)
 
 ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
+# As the verb demo and the templates have them.
+SEARCH_STEPS, SEARCH_LEARNING_RATE, SEARCH_WEIGHTS = 100, 0.05, {"deviation": 3.0}
+STEPS, LEARNING_RATE, SCHEDULE = 300, 0.003, core.Schedule(reference_steps=1, random_steps=1)
+LOOKS = ("watercolour", "stained glass", "oil painting")
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
 WIDEST_PX, MAX_BYTES = 640, 60_000
@@ -57,7 +55,9 @@ def adapted(work: Path, look: str) -> core.GeneratorBundle:
     """The demo's generator in a look, with the settings of the verb demo."""
     path = work / f"{look}.safetensors"
     if not path.is_file():
-        preset, _ = core.fit_crops(demo_preset("default"), core.demo_generator().size)
+        preset, _ = core.fit_crops(core.oneshot_clip(), core.demo_generator().size)
+        plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, ema_half_life_steps=STEPS / 8)
+        preset = replace(preset, optimiser=plan, schedule=SCHEDULE)
         result = core.adapt(
             core.demo_generator(), core.demo_encoders(), core.demo_target(look), searched(work, look),
             preset, core.TrainConfig(steps=STEPS), run_folder=work / f"run-{look}",
@@ -90,12 +90,15 @@ def encoder_picture() -> Image.Image:
         f"CLIP {a:.2f}, LPIPS {b:.2f}"
         for a, b in zip(likeness.flatten().tolist(), distance.flatten().tolist(), strict=True)
     ]
-    return core.labelled_grid([("compared with it", others)], columns=labels, lead=("target", target))
+    return core.labelled_grid(
+        [("compared with it", others)], columns=labels, lead=("target", target), picture_px=224
+    )
 
 
 def node_pictures(work: Path) -> dict[str, Image.Image]:
     """One picture per node."""
-    source, water, glass = core.demo_generator(), adapted(work, "watercolour"), adapted(work, "stained glass")
+    source = core.demo_generator()
+    water, glass, oil = (adapted(work, look) for look in LOOKS)
     target, reference = core.demo_target(), searched(work, "watercolour")
     plain = core.sample(source, SEEDS)
     latents = core.random_latents(source, SEEDS, ())
@@ -125,7 +128,7 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
             lead=("target", target),
         ),
         "OneShotAdapt": core.adaptation_sheet(source, water, target, reference, SEEDS[:5]),
-        "SampleAdapted": core.labelled_grid(rows(("source", source), ("adapted", glass)), columns=names),
+        "SampleAdapted": core.labelled_grid(rows(("source", source), ("adapted", oil)), columns=names),
         "StyleCLIPEdit": core.labelled_grid(
             [*rows(("before", source), of=before), *rows((EDIT[0], source), ("and adapted", water), of=after)]
         ),
@@ -160,11 +163,14 @@ def tiles(rows: list[torch.Tensor], side: int = 128) -> Image.Image:
 
 def thumbnails(work: Path) -> dict[str, Image.Image]:
     """One square picture per template."""
-    source, water, glass = core.demo_generator(), adapted(work, "watercolour"), adapted(work, "stained glass")
+    source, water = core.demo_generator(), adapted(work, "watercolour")
     before, after = edited(work)
     some, others, whole = (1, 2, 4, 7), (8, 9, 12, 16), core.SampleConfig(psi=1.0)
-    ours, theirs, third = (core.sample(one, some, whole) for one in (source, water, glass))
-    both = core.blend_generators(water, glass, 0.5)
+    ours, theirs = (core.sample(one, some, whole) for one in (source, water))
+    looks = [
+        torch.cat([core.demo_target(look), core.sample(adapted(work, look), some[1:], whole)])
+        for look in LOOKS
+    ]
     large = torch.nn.functional.interpolate(core.demo_target(), scale_factor=2, mode="bicubic")
     start = tiles([ours, theirs, theirs.flip(0), ours.flip(0)])
     start.paste(tiles([large]), (128, 128))
@@ -172,7 +178,7 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
         "quick_start": start,
         "own_checkpoint": tiles([ours, theirs, *(core.sample(g, others, whole) for g in (source, water))]),
         "text_edit": tiles([core.sample(one, codes) for one in (source, water) for codes in (before, after)]),
-        "target_sweep": tiles([ours, theirs, third, core.sample(both, some, whole)]),
+        "target_sweep": tiles([ours, *looks]),  # below the source: a target, then its generator
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfy_pack import loaded, needs_comfy
 from PIL import Image
 
 PACK = Path(__file__).resolve().parents[2]
@@ -24,6 +25,16 @@ def all_inputs(node: dict[str, Any]) -> Iterator[str]:
         yield name
         for option in (nested or {}).values():
             yield from all_inputs(option)
+
+
+def numbers(inputs: dict[str, dict[str, list[Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Number inputs as ComfyUI describes them, also those inside dynamic combos."""
+    for name, (kind, *settings) in (item for group in inputs.values() for item in group.items()):
+        if kind in ("INT", "FLOAT"):
+            yield name, settings[0]
+        elif kind == "COMFY_DYNAMICCOMBO_V3":
+            for option in settings[0]["options"]:
+                yield from numbers(option["inputs"])
 
 
 def test_pages_are_those_of_the_nodes() -> None:
@@ -47,6 +58,16 @@ def test_a_page_says_of_inputs_what_the_node_says(name: str) -> None:
     text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     for one in (*NAMES[name]["inputs"].values(), *NAMES[name]["outputs"].values()):
         assert one["tooltip"] in text, one
+
+
+@needs_comfy()
+def test_a_page_says_how_far_numbers_go() -> None:
+    for name, node in loaded()[0]["nodes"].items():
+        text = (PAGES / f"{name}.md").read_text(encoding="utf-8").replace("2^53 - 1", str(2**53 - 1))
+        for one, settings in numbers(node["inputs"]):
+            row = re.search(rf"^\| `{one}`.* Default: (\S+), from (\S+) to (\S+)\. \|$", text, flags=re.M)
+            assert row, (name, one)
+            assert [float(v) for v in row.groups()] == [float(settings[k]) for k in ("default", "min", "max")]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

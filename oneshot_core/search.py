@@ -20,12 +20,12 @@ from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
 from .checkpoints.native import read_tensors, write_tensors
-from .draws import Draws, SeededDraws, derived_generator
+from .draws import Draws, SeededDraws
 from .features import Encoders
 from .latents import Latent, drawn_noise
 from .networks import Generator
-from .objective import DEFAULT, Profile, StepContext, Target
-from .objective.presets import clip_search
+from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
+from .objective.presets import AUGMENTED, clip_search
 from .pictures import check_mask
 from .tensors import Images, check_shape, gradients, owned
 
@@ -187,7 +187,8 @@ class _Search:
         self.bundle, self.config, self.draws = bundle, config, draws
         self.generator: Generator = raw or bundle.generator
         like = self.generator.const
-        self.target = Target(owned(target).to(like), encoders)
+        self.goal = AimFeatures(Aim(target).to(like), encoders)
+        self.encoders = encoders
         self.mask = None if mask is None else owned(mask).to(like)
         self.estimated = start is None and raw is not None  # on a device, so its last bits are no key
         if start is None:  # the published code averages the mapping of the generator it searches
@@ -196,7 +197,7 @@ class _Search:
         self.mean = owned(start).to(like)
         self.latent = self.mean[None].clone().requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
-        self.objective = clip_search().reweighted(config.weights)
+        self.objective = clip_search(config.profile, config.augment).reweighted(config.weights)
         self.step = 0
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
@@ -224,7 +225,7 @@ class _Search:
     def _settings(self) -> dict[str, Any]:
         """What determines the search, but for the number of steps."""
         settings = {name: value for name, value in self.config.describe().items() if name != "steps"}
-        digest = hashlib.sha256(self.target.image.float().cpu().numpy().tobytes())
+        digest = hashlib.sha256(self.goal.targets.float().cpu().numpy().tobytes())
         digest.update(b"estimated" if self.estimated else self.mean.float().cpu().numpy().tobytes())
         settings |= {"target_and_start": digest.hexdigest(), "family": self.bundle.family}
         if self.mask is not None:
@@ -270,15 +271,17 @@ class _Search:
     def _step(self, step: int) -> tuple[Images, dict[str, float]]:
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
         image = self.generator.synthesize(self.latent, noise)
-        seen = image if self.mask is None else torch.lerp(self.target.image, image, self.mask)
-        use_views = self.config.augment and self.config.weights.get("clip", 1.0)
+        seen = image if self.mask is None else torch.lerp(self.goal.targets, image, self.mask)
         context = StepContext(
-            target=self.target,
-            adapted=seen,
-            views=self.views(seen, self.draws, step) if use_views else None,
+            goal=self.goal,
+            views={
+                MAIN: self._view(lambda: seen),
+                AUGMENTED: self._view(lambda: self.views(seen, self.draws, step)),
+            },
+            draws=StepDraws(self.draws, step, prefix="search."),
+            encode=self._encode,
             latent=self.latent,
             mean_latent=self.mean,
-            dropout=self._dropout(step),
         )
         total, values = self.objective(context)
         losses = {name: float(value) for name, value in values.items()}
@@ -290,12 +293,11 @@ class _Search:
         self.optimiser.step()
         return image.detach(), losses
 
-    def _dropout(self, step: int) -> torch.Generator | None:
-        return (
-            derived_generator(self.draws, step, "search.dropout")
-            if self.config.profile.lpips_dropout
-            else None
-        )
+    def _view(self, images: Callable[[], Images]) -> View:
+        return View(images, None, self._encode)
+
+    def _encode(self, index: int, images: Images) -> Tensor:
+        return self.encoders.clips[index][0].encode_images(images)
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
         origin = {"method": "clip_search", "settings": self.config.describe()}

@@ -13,6 +13,7 @@ from oneshot_core.checkpoints.bundle import GeneratorBundle, Provenance
 from oneshot_core.draws import SeededDraws
 from oneshot_core.features import Encoders
 from oneshot_core.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from oneshot_core.objective import Aim
 from oneshot_core.tensors import owned, seeded
 
 
@@ -53,7 +54,7 @@ class StandInPerceptual:
 
 
 def stand_in_encoders() -> Encoders:
-    return Encoders(clip=StandInClip(), perceptual=StandInPerceptual())
+    return Encoders.of(StandInClip(), StandInPerceptual())
 
 
 def randomised(network: nn.Module, seed: int) -> nn.Module:
@@ -97,6 +98,11 @@ def picture(size: int = 64, seed: int = 0) -> Tensor:
     """A smooth target [1, 3, S, S] in [-1, 1]."""
     coarse = torch.randn(1, 3, 4, 4, generator=seeded(seed, 0, "picture"))
     return torch.tanh(F.interpolate(coarse, size=(size, size), mode="bilinear"))
+
+
+def tiny_aim(bundle: GeneratorBundle) -> Aim:
+    """The smooth target, and the mean latent as its counterpart."""
+    return Aim(picture(bundle.size), bundle.mean_latent[None])
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from oneshot_core.checkpoints import GeneratorBundle, Provenance
+from oneshot_core.features import Encoders
 from oneshot_core.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 
@@ -52,6 +53,6 @@ class _Perceptual(nn.Module):
         return self.distance(self.features(x), self.features(y))
 
 
-def tiny_encoders() -> SimpleNamespace:
+def tiny_encoders() -> Encoders:
     """Stand-ins for CLIP and LPIPS: linear maps of the shrunken picture."""
-    return SimpleNamespace(clip=_Clip(), perceptual=_Perceptual())
+    return Encoders.of(_Clip(), _Perceptual())

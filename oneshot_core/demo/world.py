@@ -44,7 +44,7 @@ def demo_encoders() -> Encoders:
     """
     with gradients():
         clip = load_clip("demo", ASSETS / "clip.safetensors", ASSETS / "clip.json", allow_download=False)
-        return Encoders(
+        return Encoders.of(
             clip, load_perceptual("demo", ASSETS / "perceptual.safetensors", allow_download=False)
         )
 

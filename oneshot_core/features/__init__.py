@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -39,16 +40,45 @@ _Loaded = TypeVar("_Loaded")
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
+WeightedClips: TypeAlias = "tuple[tuple[ClipEncoder, float], ...]"  # models with their shares of a CLIP loss
+
+
 @dataclass(frozen=True)
 class Encoders:
-    """What a search, an adaptation or an evaluation sees pictures with; both frozen, on one device."""
+    """What a search, an adaptation or an evaluation sees pictures with; all frozen, on one device.
 
-    clip: ClipEncoder
+    Args:
+        clips: CLIP models with their weights: a CLIP loss is the weighted sum over them. At least one.
+        perceptual: the perceptual net.
+
+    Raises:
+        ValueError: no CLIP model, or a weight that is not positive and finite.
+    """
+
+    clips: WeightedClips
     perceptual: Perceptual
 
+    def __post_init__(self) -> None:
+        if not self.clips:
+            raise ValueError("encoders need at least one CLIP model")
+        for _, weight in self.clips:
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weight of a CLIP model must be positive, got {weight}")
+
+    @classmethod
+    def of(cls, clip: ClipEncoder, perceptual: Perceptual) -> Encoders:
+        """Encoders with one CLIP model."""
+        return cls(((clip, 1.0),), perceptual)
+
+    @property
+    def clip(self) -> ClipEncoder:
+        """The first CLIP model; searches and edits use its size and its texts."""
+        return self.clips[0][0]
+
     def to(self, device: torch.device | str) -> Encoders:
-        """Copy both to a device; the originals stay where they are."""
-        return Encoders(_copied(self.clip, device), _copied(self.perceptual, device))
+        """Copy all to a device; the originals stay where they are."""
+        clips = tuple((_copied(clip, device), weight) for clip, weight in self.clips)
+        return Encoders(clips, _copied(self.perceptual, device))
 
 
 class EncodersOnDemand:
@@ -92,6 +122,11 @@ class EncodersOnDemand:
         return self._clip.get()
 
     @property
+    def clips(self) -> WeightedClips:
+        """The CLIP model with the weight 1."""
+        return ((self.clip, 1.0),)
+
+    @property
     def perceptual(self) -> Perceptual:
         """The perceptual net, the same object at every use.
 
@@ -102,7 +137,7 @@ class EncodersOnDemand:
 
     def load(self) -> Encoders:
         """Load both now; raises EncoderError when weights are missing or do not fit."""
-        return Encoders(self.clip, self.perceptual)
+        return Encoders.of(self.clip, self.perceptual)
 
     def to(self, device: torch.device | str) -> EncodersOnDemand:
         """Return the pair whose encoders are copied to a device when they are first asked for."""

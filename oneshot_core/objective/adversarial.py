@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tensors import Images, Latents
-from . import StepContext
-
-PATHS = ("image", "patch")
+from .contract import MAIN, PATHS, Needs, StepContext, Term
 
 
 @dataclass(frozen=True)
-class Fool:
+class Fool(Term):
     """Non-saturating loss: softplus(-logit), averaged over images and places.
 
     Args:
@@ -28,6 +26,11 @@ class Fool:
     def __post_init__(self) -> None:
         if self.path not in PATHS:
             raise ValueError(f"a discriminator path is one of {', '.join(PATHS)}, got {self.path!r}")
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({MAIN}), path=self.path)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from . import DEFAULT, DiscriminatorPlan, Objective, Preset, Profile, WeightedTerm
 from .adversarial import Fool
+from .batches import Batch, Origin, Prior, Reference
+from .contract import MAIN, Objective, WeightedTerm
+from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, StepKind
+from .profile import DEFAULT, Profile
 from .terms import ClipSimilarity, LatentDeviation, Lpips, PatchConsistency, PixelMse, SemanticConsistency
+
+REFERENCE, RANDOM = "reference", "random"  # kinds of step
+AUGMENTED = "augmented"  # batch of a search
 
 
 def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
     """One-Shot Adaptation of GAN in Just One CLIP.
+
+    The paper's text says three reference steps, then one random step; its code does one reference, then three
+    random steps (methods.md B3). The table follows the code.
 
     Source: arXiv 2203.09301; weights and schedule of cyclomon/OneshotCLIP train_oneshot.py (methods.md B).
     """
@@ -20,73 +29,58 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
         crop_px=profile.crop_px,
         negatives=profile.patch_negatives,
         self_logit=profile.self_logit,
+        reaches_edge=profile.crop_reaches_edge,
     )
+    on_reference = (
+        WeightedTerm("adversarial", Fool("image"), 1.0),
+        WeightedTerm("lpips", Lpips(dropout=profile.lpips_dropout), 1.0),
+        WeightedTerm("pixel", PixelMse(), 1.0),
+    )
+    on_random = (
+        WeightedTerm("adversarial", Fool("patch"), 1.0),
+        WeightedTerm("semantic", SemanticConsistency(), 10.0),
+        WeightedTerm("patch", patch, 1.0),
+    )
+
+    def batch(latents: Origin, size: int) -> Batch:
+        return Batch(latents, size, "source", profile.shared_mixing, profile.shared_noise)
+
+    reference, random = {MAIN: batch(Reference(), 1)}, {MAIN: batch(Prior(mixing=0.9), 2)}
     return Preset(
         name="oneshot_clip",
-        on_random=Objective(
-            (
-                WeightedTerm("adversarial", Fool("patch"), 1.0),
-                WeightedTerm("semantic", SemanticConsistency(), 10.0),
-                WeightedTerm("patch", patch, 1.0),
-            )
+        kinds=(
+            StepKind(REFERENCE, Objective(on_reference), reference, 1, RealPlan()),
+            StepKind(RANDOM, Objective(on_random), random, 3, RealPlan(flips=True)),
         ),
-        on_reference=Objective(
-            (
-                WeightedTerm("adversarial", Fool("image"), 1.0),
-                WeightedTerm("lpips", Lpips(), 1.0),
-                WeightedTerm("pixel", PixelMse(), 1.0),
-            )
+        discriminator=DiscriminatorPlan(
+            r1_kind=REFERENCE if profile.r1_on_reference else None,
+            r1_keeps_score=profile.r1_keeps_score,
+            one_head_per_update=profile.one_head_per_update,
+            small="refuse" if profile.patch_needs_64px else "image",
         ),
-        discriminator=DiscriminatorPlan(),
+        optimiser=OptimiserPlan(zero_filled_grads=profile.zero_filled_grads),
+        start="raw" if profile.trains_raw_generator else "average",
         profile=profile,
     )
 
 
-def with_crops(preset: Preset, crop_px: int | None) -> Preset:
-    """Change the side of the crops that patch consistency compares, in pixels; None: an eighth of the
-    image."""
-    terms = tuple(
-        replace(item, term=replace(item.term, crop_px=crop_px))
-        if isinstance(item.term, PatchConsistency)
-        else item
-        for item in preset.on_random.terms
-    )
-    return replace(preset, on_random=Objective(terms), profile=replace(preset.profile, crop_px=crop_px))
-
-
-def fit_crops(preset: Preset, size: int, crop_px: int | None = None) -> tuple[Preset, list[str]]:
-    """Choose crops that fit a generator.
-
-    Args:
-        preset: the method.
-        size: side of the generator's images in pixels.
-        crop_px: side that the user asks for; None: the profile's.
-
-    Returns:
-        The preset, and a note where the official 128 px had to become an eighth of the image.
-    """
-    if crop_px is not None:
-        return with_crops(preset, crop_px), []
-    fixed = preset.profile.crop_px
-    if fixed is None or fixed < size:
-        return preset, []
-    note = f"crops of {fixed} px do not fit into pictures of {size} px; using {size // 8} px"
-    return with_crops(preset, None), [note]
-
-
 def with_half_life(preset: Preset, steps: float) -> Preset:
     """Change the half-life of the weights' moving average, in optimiser steps."""
-    return replace(preset, optimiser=replace(preset.optimiser, ema_half_life_steps=steps))
+    return replace(preset, optimiser=replace(preset.optimiser, average_half_life=steps))
 
 
-def clip_search() -> Objective:
-    """Objective of the CLIP-guided latent search (methods.md A); weight 0 of "clip" gives the pixel-only
-    search."""
+def clip_search(profile: Profile = DEFAULT, augment: bool = True) -> Objective:
+    """Objective of the CLIP-guided latent search (methods.md A); "clip" at weight 0: pixel-only search.
+
+    Args:
+        profile: whether LPIPS keeps its dropout.
+        augment: compare the batch of augmented views with the target; False: the picture itself.
+    """
     return Objective(
         (
-            WeightedTerm("clip", ClipSimilarity(), 1.0),
+            WeightedTerm("clip", ClipSimilarity(AUGMENTED if augment else MAIN), 1.0),
             WeightedTerm("deviation", LatentDeviation(), 0.01),
-            WeightedTerm("lpips", Lpips(), 1.0),
+            WeightedTerm("lpips", Lpips(dropout=profile.lpips_dropout), 1.0),
             WeightedTerm("pixel", PixelMse(), 1.0),
         )
     )

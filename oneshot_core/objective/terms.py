@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import StepContext
+from ..tensors import Images
+from .contract import MAIN, Needs, StepContext, Term
 
 NEGATIVES = ("image", "crop_major", "all")
 
@@ -29,8 +30,8 @@ def similarity_difference(adapted: Tensor, source: Tensor) -> Tensor:
         raise ValueError("semantic consistency compares pairs of images: the batch must be at least 2")
     adapted, source = F.normalize(adapted, dim=1), F.normalize(source, dim=1)
     difference = (adapted @ adapted.T - source @ source.T).square()
-    pairs = ~torch.eye(len(adapted), dtype=torch.bool, device=adapted.device)
-    return difference[pairs].mean()
+    own = torch.eye(len(adapted), dtype=torch.bool, device=adapted.device)
+    return difference.masked_fill(own, 0).sum() / (len(adapted) * (len(adapted) - 1))
 
 
 def patch_contrast(
@@ -100,21 +101,32 @@ def direction_distance(adapted: Tensor, source: Tensor, direction: Tensor, softn
 
 
 @dataclass(frozen=True)
-class SemanticConsistency:
+class SemanticConsistency(Term):
     """Images keep their mutual CLIP similarities (L_con)."""
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({MAIN}), pairs=frozenset({MAIN}), clip=True)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar; see `similarity_difference`."""
-        return similarity_difference(step.adapted_clip, step.source_clip)
+        view = step.view()
+        return step.over_clips(lambda i: similarity_difference(view.clip(i), view.source_clip(i)))
 
 
 @dataclass(frozen=True)
-class PatchConsistency:
+class PatchConsistency(Term):
     """Each crop stays closest to the same crop of the source image (L_patch).
 
     Args:
         crops: K locations, shared by the whole batch and both generators.
         crop_px: side of a crop; None: an eighth of the image.
+        temperature: tau of the contrast.
+        negatives: see `patch_contrast`.
+        self_logit: see `patch_contrast`.
+        reaches_edge: whether a crop may touch the last row and column.
+        purpose: of the draws of the corners.
     """
 
     crops: int = 16
@@ -122,15 +134,27 @@ class PatchConsistency:
     temperature: float = 1.0
     negatives: str = "image"
     self_logit: float | None = None
+    reaches_edge: bool = True
+    purpose: str = "crops"
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({MAIN}), clip=True)
 
     def __post_init__(self) -> None:
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
-        if self.crops < 2 or self.temperature <= 0:
+        if self.crops < 2 or not self.temperature > 0:
             raise ValueError(
                 "patch consistency needs at least 2 crops and a positive temperature, "
                 f"got {self.crops} and {self.temperature}"
             )
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """See `Term.draws`."""
+        return (self.purpose,)
 
     def side(self, size: int) -> int:
         """Side of a crop for images of `size` px; raises ValueError when it does not fit."""
@@ -139,17 +163,13 @@ class PatchConsistency:
             raise ValueError(f"crops of {side} px do not fit into images of {size} px; lower crop_px")
         return side
 
-    def places(self, size: int, reaches_edge: bool = True) -> int:
-        """Number of left (and of top) corners a crop can have.
-
-        Args:
-            size: side of the images in pixels.
-            reaches_edge: whether a crop may touch the last row and column.
+    def places(self, size: int) -> int:
+        """Number of left (and of top) corners a crop can have in images of `size` px.
 
         Raises:
             ValueError: crops of this side have no place.
         """
-        places = size - self.side(size) + int(reaches_edge)
+        places = size - self.side(size) + int(self.reaches_edge)
         if places < 1:
             raise ValueError(
                 f"crops of {self.side(size)} px have no place in images of {size} px with the official "
@@ -158,54 +178,106 @@ class PatchConsistency:
             )
         return places
 
+    def check(self, size: int) -> None:
+        """See `Term.check`."""
+        self.places(size)
+
+    def fitted(self, size: int) -> tuple[PatchConsistency, str | None]:
+        """Crops of the published 128 px become an eighth of pictures that are not larger."""
+        if self.crop_px is None or self.crop_px < size:
+            return self, None
+        note = f"crops of {self.crop_px} px do not fit into pictures of {size} px; using {size // 8} px"
+        return replace(self, crop_px=None), note
+
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar; mean of `patch_contrast` over crops and images."""
-        images = step.adapted.shape[0]
-        rows = patch_contrast(
-            step.adapted_crop_clip,
-            step.source_crop_clip,
-            images,
-            self.negatives,
-            self.temperature,
-            self.self_logit,
-        )
-        return rows.mean()
+        view = step.view()
+        images, size = view.adapted.shape[0], view.adapted.shape[-1]
+        side = self.side(size)
+        corners = step.draws.integers(self.purpose, self.places(size), (self.crops, 2)).tolist()
+        adapted = _crops(view.adapted, corners, side)
+
+        def contrast(index: int) -> Tensor:
+            with torch.no_grad():
+                source = step.encode(index, _crops(view.source, corners, side))
+            features = step.encode(index, adapted)
+            rows = patch_contrast(features, source, images, self.negatives, self.temperature, self.self_logit)
+            return rows.mean()
+
+        return step.over_clips(contrast)
+
+
+def _crops(images: Images, corners: list[list[int]], side: int) -> Images:
+    """Cut squares out of every image: [K * N, 3, side, side], crop-major; corners are (left, top)."""
+    return torch.cat([images[:, :, y : y + side, x : x + side] for x, y in corners])
 
 
 @dataclass(frozen=True)
-class Lpips:
-    """Perceptual distance to the target at full resolution."""
+class Lpips(Term):
+    """Perceptual distance to the target at full resolution.
+
+    Args:
+        dropout: LPIPS stays in training mode, as in the published code.
+    """
+
+    dropout: bool = False
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({MAIN}), target=True, perceptual=True)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar, mean over the batch."""
-        perceptual = step.target.encoders.perceptual
-        features = perceptual.features(step.adapted)
-        return perceptual.distance(features, step.target.perceptual_features, dropout=step.dropout).mean()
+        perceptual = step.goal.encoders.perceptual
+        features = perceptual.features(step.view().adapted)
+        dropout = step.draws.generator("dropout") if self.dropout else None
+        return perceptual.distance(features, step.goal.perceptual, dropout=dropout).mean()
 
 
 @dataclass(frozen=True)
-class PixelMse:
+class PixelMse(Term):
     """Mean squared difference to the target over all values."""
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({MAIN}), target=True)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""
-        return (step.adapted - step.target.image).square().mean()
+        return (step.view().adapted - step.goal.targets[:1]).square().mean()
 
 
 @dataclass(frozen=True)
-class ClipSimilarity:
-    """1 - cosine between CLIP features of the augmented views and of the target."""
+class ClipSimilarity(Term):
+    """1 - cosine between CLIP features of the pictures and of the target.
+
+    Args:
+        view: batch that is compared; a search has one of augmented pictures.
+    """
+
+    view: str = MAIN
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(views=frozenset({self.view}), target=True, clip=True)
 
     def __call__(self, step: StepContext) -> Tensor:
-        """Scalar, mean over the views."""
-        images = step.adapted if step.views is None else step.views
-        features = step.target.encoders.clip.encode_images(images)
-        return (1 - (features * step.target.clip_features).sum(dim=1)).mean()
+        """Scalar, mean over the pictures."""
+        view = step.view(self.view)
+        return step.over_clips(lambda i: (1 - (view.clip(i) * step.goal.clip[i][:1]).sum(dim=1)).mean())
 
 
 @dataclass(frozen=True)
-class LatentDeviation:
+class LatentDeviation(Term):
     """Mean squared distance of the latent from the mean latent, over dimensions."""
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(latent=True)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..features import Encoders, EncodersOnDemand
+
 _Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[_Stamp, str]] = WeakKeyDictionary()
 
@@ -43,3 +45,8 @@ def encoder_fingerprint(encoder: Any) -> str:
     """SHA-256 in hex over an encoder's weights and its preprocessing."""
     weights = network_fingerprint(encoder) if isinstance(encoder, nn.Module) else ""
     return hashlib.sha256(f"{weights}{getattr(encoder, 'preprocess', '')!r}".encode()).hexdigest()
+
+
+def clip_fingerprints(encoders: Encoders | EncodersOnDemand) -> list[list[Any]]:
+    """Fingerprint and weight of every CLIP model."""
+    return [[encoder_fingerprint(clip), weight] for clip, weight in encoders.clips]

@@ -8,19 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from ..checkpoints import GeneratorBundle, save
 from ..draws import SeededDraws
 from ..features import Encoders
-from ..latents import Latent
-from ..objective import Preset
+from ..objective import Aim, Preset
 from ..objective.presets import oneshot_clip
-from ..sampling import check_family
-from ..tensors import Images, gradients, owned, remove_stale_temporaries
+from ..tensors import gradients, owned, remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .phases import phases_due, run_phase, start_round
-from .state import StateError, TrainState, check_precision, precision_setting, private_copy
+from .state import (
+    StateError,
+    TrainState,
+    check_precision,
+    check_run,
+    precision_setting,
+    private_copy,
+    run_settings,
+)
 
 STATE_FILE = "state.safetensors"
 MAX_POINTS = 400  # of a loss curve in a file's header: 50 kB in all; ComfyUI shows headers up to 1 MiB
@@ -129,29 +135,29 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
 def adapt(
     bundle: GeneratorBundle,
     encoders: Encoders,
-    target: Images,
-    reference: Latent | Tensor,
+    aim: Aim,
     preset: Preset | None = None,
     config: TrainConfig | None = None,
     *,
     run_folder: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
+    device: torch.device | str | None = None,
 ) -> AdaptResult:
     """Adapt a generator to the look of one picture.
 
     Args:
         bundle: the source generator with its discriminator; it is not changed.
-        encoders: CLIP and perceptual net.
-        target: [1, 3, S, S] in [-1, 1], S the generator's size.
-        reference: the latent whose picture is the target's counterpart, from `search_latent`.
+        encoders: CLIP models and perceptual net, on the device.
+        aim: the target picture, and the latent whose picture is its counterpart, from `search_latent`.
         preset: the method; default `oneshot_clip()`.
         config: steps, seed, intervals.
         run_folder: where the state and snapshots are kept; a run found there with the same settings is
             resumed and gives what an uninterrupted run would have given. None: nothing is written.
         callbacks: told about every phase and step.
+        device: where to train; None: where the generator is.
 
     Returns:
-        The adapted generator and the losses.
+        The adapted generator, on that device, and the losses.
 
     Raises:
         ValueError: something does not fit.
@@ -160,24 +166,14 @@ def adapt(
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
-    values = reference_values(reference, bundle)
+    check_run(bundle, aim, preset)
+    settings = run_settings(bundle, encoders, aim, preset, config.describe())
     draws = SeededDraws(config.seed)
-    state = TrainState.create(
-        bundle, encoders, target, values, preset, draws, config.describe(), config.precision
-    )
+    state = TrainState.create(bundle, encoders, aim, preset, draws, settings, config.precision, device)
     before, after = ([], []) if run_folder is None else _resumed(state, bundle, config, Path(run_folder))
     train(state, config.steps, [*before, *callbacks, *after])
-    return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
-
-
-def reference_values(reference: Latent | Tensor, bundle: GeneratorBundle) -> Tensor:
-    """Take the tensor out of a reference latent; raises ValueError when it does not fit the generator."""
-    if not isinstance(reference, Latent):
-        return reference
-    if reference.space == "z":
-        raise ValueError("the reference latent must be in w or w+, got z; map it first with Latent.codes()")
-    check_family(reference, bundle)
-    return reference.values
+    state.freeze()  # it ends here: its networks are the result, without a copy
+    return AdaptResult(adapted_bundle(state, bundle, copied=False), dict(state.history), state.step)
 
 
 def _resumed(
@@ -204,7 +200,7 @@ def _resumed(
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
     """Keep the generator as it is now, without its discriminator."""
     path = folder / "snapshots" / f"step_{state.step:06d}.safetensors"
-    save(adapted_bundle(state, bundle), path, with_discriminator=False)
+    save(adapted_bundle(state, bundle, copied=False), path, with_discriminator=False)
 
 
 def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[float]]]:
@@ -221,12 +217,13 @@ def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[f
     return curves
 
 
-def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundle:
-    """Copy the averaged generator out of a running state, with its provenance.
+def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = True) -> GeneratorBundle:
+    """Take the averaged generator out of a state, with its provenance.
 
     Args:
-        state: the run; it goes on independently of the copy.
+        state: the run.
         source: the bundle the run started from.
+        copied: copy the networks, so that the run can go on; else they are the state's own.
     """
     history = {
         "parent": {
@@ -239,9 +236,13 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle) -> GeneratorBundl
         "losses": loss_points(state.history),
     }
     provenance = replace(source.provenance, format="adapted", sha256=None, history=history)
+
+    def taken(network: Any) -> Any:
+        return private_copy(network) if copied and network is not None else network
+
     return GeneratorBundle(
-        generator=private_copy(state.ema),
-        discriminator=None if state.discriminator is None else private_copy(state.discriminator),
+        generator=taken(state.ema),
+        discriminator=taken(state.discriminator),
         raw_generator=None,
         mean_latent=owned(source.mean_latent),
         provenance=provenance,

@@ -9,50 +9,102 @@ px was only estimated: 10.3 GB. Passes in bfloat16 keep less; for them the estim
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints import GeneratorBundle
-from ..features import ClipEncoder, Encoders
+from ..features import ClipEncoder, Encoders, EncodersOnDemand
 from ..latents import Latents
-from ..networks import Generator, PatchHeads
-from ..objective import Preset, StepContext, Target
-from ..objective.adversarial import r1_penalty
-from ..objective.terms import PatchConsistency
+from ..networks import Generator
+from ..objective import Aim, Preset
 from ..tensors import gradients
+from .phases import Round, phase_update, phases_due
+from .state import TrainState, check_run
 
 META = torch.device("meta")
 WORKING_SHARE = 1.15  # what is kept for backward, and what passes beside it: gradients of activations, copies
 OVERHEAD_BYTES = 100_000_000  # scratch space of convolution libraries, code loaded at the first step
 
 
-def training_bytes(bundle: GeneratorBundle, encoders: Encoders, preset: Preset) -> int:
-    """Estimate the peak memory of an adaptation: networks, optimisers, encoders, and its largest step.
+def training_bytes(
+    bundle: GeneratorBundle, encoders: Encoders | EncodersOnDemand, aim: Aim, preset: Preset
+) -> int:
+    """Estimate the peak memory of an adaptation: networks, optimisers, encoders, and its largest phase.
+
+    The phases are those that training runs, computed on shapes.
 
     Args:
         bundle: the source with its discriminator.
-        encoders: CLIP and perceptual net; loaded for it when they are not yet.
+        encoders: CLIP models and perceptual net; loaded for it when they are not yet.
+        aim: what is adapted to.
         preset: the method.
 
     Returns:
-        Bytes, within 25 % of the peak measured on a CPU in float32 (tests/core/test_training_memory.py).
+        Bytes on the device of the training, within 25 % of the peak measured on a CPU in float32
+        (tests/core/test_training_memory.py). Where the source generator is on that device already, it is
+        counted all the same.
+
+    Raises:
+        ValueError: aim or discriminator do not fit the preset or the generator.
     """
-    generator, judge = _on_meta(bundle.generator), _on_meta(bundle.discriminator)
-    clip, perceptual = _on_meta(encoders.clip), _on_meta(encoders.perceptual)
-    heads = None if judge is None or bundle.size < 64 else _made_on_meta(lambda: PatchHeads(judge.config))
-    trained = [p for name, p in generator.named_parameters() if not name.startswith(preset.frozen)]
-    kept = 3 * _bytes(generator) + 3 * sum(
-        map(_tensor_bytes, trained)
-    )  # source, adapted, average; gradient, Adam
-    kept += sum(4 * _bytes(module) for module in (judge, heads) if module is not None)
-    kept += _bytes(clip) + _bytes(perceptual)
+    check_run(bundle, aim, preset)
+    shapes = replace(
+        bundle,
+        generator=_on_meta(bundle.generator),
+        discriminator=_on_meta(bundle.discriminator),
+        raw_generator=_on_meta(bundle.raw_generator),
+    )
+    seen = Encoders(
+        tuple((_on_meta(clip), weight) for clip, weight in encoders.clips),
+        _on_meta(encoders.perceptual if preset.needs.perceptual else None),
+    )
     with gradients():
-        steps = _Steps(generator, judge, heads, Encoders(clip, perceptual), preset)
-        largest = max(_saved(work) for work in (steps.random, steps.reference, steps.discriminator, steps.r1))
+        state = TrainState.create(shapes, seen, aim, preset, _LargestDraws())
+        networks = {id(network): network for network in (state.source, *state.networks())}
+        kept = sum(map(_bytes, networks.values()))
+        for (
+            optimiser
+        ) in state.optimisers.values():  # a gradient and two moments of everything that is trained
+            trained = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+            kept += 3 * sum(map(_tensor_bytes, trained))
+        kept += sum(_bytes(clip) for clip, _ in seen.clips) + _bytes(seen.perceptual)
+        largest = max(_saved(work) for work in _phases(state))
     return int(OVERHEAD_BYTES + kept + WORKING_SHARE * largest)
+
+
+def _phases(state: TrainState) -> Iterator[Callable[[], Any]]:
+    """The phases that train, of a step of each kind."""
+    starts = {state.preset.kind(step).name: step for step in reversed(range(state.preset.cycle))}
+    for step in starts.values():
+        current = Round(state, step, state.preset.kind(step))
+        for name in phases_due(current):
+            if name != "average":
+                yield partial(_loss, name, current)
+
+
+def _loss(name: str, current: Round) -> Tensor:
+    return phase_update(name, current).loss
+
+
+class _LargestDraws:
+    """Draws without values, of which each decides for what needs more memory."""
+
+    def normal(self, step: int, purpose: str, shape: Sequence[int]) -> Tensor:
+        """See `Draws.normal`."""
+        return torch.zeros(1).expand(tuple(shape))
+
+    def uniform(self, step: int, purpose: str, shape: Sequence[int] = ()) -> Tensor:
+        """See `Draws.uniform`; 0, so that what has a probability happens."""
+        return torch.zeros(tuple(shape))
+
+    def integers(self, step: int, purpose: str, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """See `Draws.integers`."""
+        return torch.zeros(tuple(shape), dtype=torch.int64)
 
 
 def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) -> int:
@@ -98,59 +150,6 @@ def sampling_bytes(bundle: GeneratorBundle, batch: int) -> int:
     return int(4 * batch * 3 * max(pixels))
 
 
-class _Steps:
-    """The forward passes of a training step on the meta device."""
-
-    def __init__(
-        self, generator: Generator, judge: Any, heads: PatchHeads | None, encoders: Encoders, preset: Preset
-    ) -> None:
-        for name, parameter in generator.named_parameters():
-            parameter.requires_grad_(not name.startswith(preset.frozen))
-        self.generator, self.judge, self.heads = generator, judge, heads
-        self.encoders, self.preset, self.size = encoders, preset, generator.config.size
-
-    def _picture(self, count: int, gradient: bool = False) -> Tensor:
-        return torch.empty(count, 3, self.size, self.size, device=META, requires_grad=gradient)
-
-    def _judged(self, images: Tensor, whole: bool) -> Any:
-        if self.judge is None:
-            return None
-        self.judge.requires_grad_(True)
-        if whole or self.heads is None:
-            return self.judge.score(images)
-        return self.heads(self.judge.patch_features(images, 0), 0)
-
-    def random(self) -> Any:
-        """Adversarial, semantic and patch terms of a random batch."""
-        images = _drawn(self.generator, self.preset.batch)
-        side = next(
-            (t.side(self.size) for t in self.preset.on_random.active if isinstance(t, PatchConsistency)), 0
-        )
-        crops = sum(t.crops for t in self.preset.on_random.active if isinstance(t, PatchConsistency))
-        context = StepContext(Target(self._picture(1), self.encoders), images, crop_px=side)
-        context.crops_xy = torch.zeros(crops, 2, dtype=torch.int64) if crops else None
-        context.render_source = lambda: self._picture(self.preset.batch)
-        values = [self._judged(images, False), context.adapted_clip]
-        return [*values, context.adapted_crop_clip, context.source_crop_clip] if crops else values
-
-    def reference(self) -> Any:
-        """Terms of the reference picture."""
-        images = _drawn(self.generator, 1)
-        return self._judged(images, True), self.encoders.perceptual.features(images)
-
-    def discriminator(self) -> Any:
-        """Real and fake batch."""
-        count = self.preset.batch
-        return self._judged(self._picture(count), False), self._judged(self._picture(count), False)
-
-    def r1(self) -> Any:
-        """The penalty's two passes."""
-        if self.judge is None or self.preset.discriminator is None or not self.preset.discriminator.r1_gamma:
-            return None
-        picture = self._picture(1, gradient=True)
-        return r1_penalty(self._judged(picture, True), picture)
-
-
 def _drawn(generator: Generator, count: int) -> Tensor:
     """Pictures of a batch, with gradient."""
     config = generator.config
@@ -186,11 +185,6 @@ def _on_meta(module: Any) -> Any:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
             memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
         return copy.deepcopy(module, memo)
-
-
-def _made_on_meta(make: Callable[[], Any]) -> Any:
-    with torch.inference_mode(False), META:
-        return make()
 
 
 def _tensor_bytes(tensor: Tensor) -> int:

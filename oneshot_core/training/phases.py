@@ -1,8 +1,12 @@
-"""The phases of one optimiser round, in order: discriminator, its R1 penalty, generator, moving average."""
+"""The phases of one optimiser round, in order: discriminator, its R1 penalty, generator, moving average.
+
+A phase that trains is a loss and the networks it moves; `run_phase` takes the step. The memory estimate
+computes the same losses on shapes alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..draws import derived_generator
-from ..latents import drawn_noise, mix
+from ..latents import drawn_noise
 from ..networks import Generator
-from ..objective import StepContext
-from ..objective.adversarial import Fool, logistic, r1_penalty
-from ..objective.terms import PatchConsistency
+from ..objective import MAIN, StepContext, StepDraws, StepKind, View
+from ..objective.adversarial import logistic, r1_penalty
+from ..objective.batches import CodeRequest
 from ..tensors import Images, Latents
 from .state import PRECISIONS, TrainState
 
@@ -26,20 +29,33 @@ class Round:
 
     state: TrainState
     step: int
-    reference: bool
+    kind: StepKind
 
     @property
     def path(self) -> str | None:
         """Discriminator path that the generator must fool in this round; None: no adversarial term."""
-        for term in self.state.preset.objective(self.reference).active:
-            if isinstance(term, Fool):
-                return "image" if self.state.heads is None else term.path
-        return None
+        path = self.kind.path
+        return "image" if path is not None and self.state.heads is None else path
 
     @property
-    def batch(self) -> int:
-        """Images per generator call."""
-        return 1 if self.reference else self.state.preset.batch
+    def draws(self) -> StepDraws:
+        """Random numbers of this round."""
+        return StepDraws(self.state.draws, self.step)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a phase wants to do.
+
+    Args:
+        loss: scalar with gradient.
+        networks: names of the optimisers that step.
+        values: unweighted losses by name.
+    """
+
+    loss: Tensor
+    networks: tuple[str, ...]
+    values: Mapping[str, Tensor]
 
 
 @contextmanager
@@ -67,91 +83,103 @@ def _forward_pass(state: TrainState) -> AbstractContextManager[Any]:
     return torch.autocast(state.source.const.device.type, dtype) if dtype else nullcontext()
 
 
-def _drawn(state: TrainState, generator: Generator, codes: Latents, noise: list[Tensor]) -> Images:
+def _rendered(state: TrainState, generator: Generator, codes: Latents, noise: list[Tensor]) -> Images:
     """Render codes in the run's precision; the images have the weights' dtype."""
     styles = generator.affine(codes)
     with _forward_pass(state):
         return generator.render(styles, noise).to(styles[0].dtype)
 
 
-def _encoded(state: TrainState, images: Images) -> Tensor:
-    """Unit CLIP features, computed in the run's precision, of float32 or wider."""
+def _encoded(state: TrainState, index: int, images: Images) -> Tensor:
+    """Unit features of a CLIP model, computed in the run's precision, of float32 or wider."""
     with _forward_pass(state):
-        features = state.target.encoders.clip.encode_images(images)
+        features = state.goal.encoders.clips[index][0].encode_images(images)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def start_round(state: TrainState) -> Round:
     """Open the round of the state's current step."""
-    return Round(state, state.step, state.preset.schedule.is_reference(state.step))
+    return Round(state, state.step, state.preset.kind(state.step))
 
 
 def phases_due(current: Round) -> list[str]:
     """Name the phases of a round in order; how often each comes is data of the preset."""
-    due = ["generator", "average"]
-    plan = current.state.preset.discriminator
+    preset = current.state.preset
+    due = ["generator"] if preset.optimiser.average_half_life is None else ["generator", "average"]
+    plan = preset.discriminator
     if plan is None or current.path is None:
         return due
     return ["discriminator", *(["r1"] if plan.r1_gamma and _r1_due(current) else []), *due]
 
 
-def _r1_interval(state: TrainState) -> tuple[int, float]:
-    """How often R1 comes: every so many steps of its kind, and the same in steps of all kinds."""
-    plan, schedule = state.preset.discriminator, state.preset.schedule
+def _r1_interval(state: TrainState) -> tuple[str | None, int, float]:
+    """When R1 comes: the kind whose steps count (None: all), every so many of them, the same in all steps."""
+    plan, preset = state.preset.discriminator, state.preset
     assert plan is not None
-    if not (state.preset.profile.r1_on_reference and schedule.reference_steps):
-        return plan.r1_every, plan.r1_every
-    share = schedule.reference_steps / schedule.cycle
+    steps = {kind.name: kind.steps for kind in preset.due}
+    if plan.r1_kind not in steps:  # counted in all kinds, or in one that this schedule leaves out
+        return None, plan.r1_every, plan.r1_every
+    share = steps[plan.r1_kind] / preset.cycle
     every = max(1, round(plan.r1_every * share))
-    return every, every / share
+    return plan.r1_kind, every, every / share
 
 
 def _r1_due(current: Round) -> bool:
-    state = current.state
-    every, _ = _r1_interval(state)
-    if state.preset.profile.r1_on_reference and state.preset.schedule.reference_steps:
-        return current.reference and state.preset.schedule.references_before(current.step) % every == 0
-    return current.step % every == 0
+    kind, every, _ = _r1_interval(current.state)
+    if kind is None:
+        return current.step % every == 0
+    return current.kind.name == kind and current.state.preset.count_before(current.step, kind) % every == 0
 
 
 def run_phase(name: str, current: Round) -> dict[str, Tensor]:
     """Run one phase and return its unweighted losses by name."""
-    return _PHASES[name](current)
+    if name == "average":
+        _update_average(current.state)
+        return {}
+    update = phase_update(name, current)
+    _optimise(current, update)
+    return dict(update.values)
 
 
-def _codes(current: Round, purpose: str, plan_of: str) -> Latents:
-    """Draw the latents of a generator call, w+ [N, L, W].
+def phase_update(name: str, current: Round) -> Update:
+    """Compute the loss of a phase that trains, without taking the step."""
+    return _UPDATES[name](current)
+
+
+def _purpose(batch: str, purpose: str) -> str:
+    """Purpose of a draw for a batch; the main batch has the plain ones."""
+    return purpose if batch == MAIN else f"{batch}.{purpose}"
+
+
+def _codes(current: Round, batch: str, purpose: str, plan_of: str) -> Latents:
+    """Codes of a generator call, w+ [N, L, W].
 
     Args:
         current: the round.
+        batch: name of the batch.
         purpose: whose z and mixing decision are used.
         plan_of: whose crossover is used.
     """
-    state, step = current.state, current.step
-    generator, draws = state.source, state.draws
-    if current.reference:
-        return generator.broadcast(state.reference)
-    mixing = float(draws.uniform(step, f"{purpose}.mix")) < state.preset.mixing
-    z = draws.normal(step, f"{purpose}.z", (2 if mixing else 1, current.batch, generator.config.z_dim))
-    with torch.no_grad():
-        codes = [generator.map(part.to(generator.const)) for part in z]
-    if not mixing:
-        return codes[0]
-    crossover = 1 + int(draws.integers(step, f"{plan_of}.crossover", generator.config.num_layers - 1))
-    return mix(codes[0], codes[1], crossover)
+    state, plan = current.state, current.kind.batches[batch]
+
+    def request(mapper: Generator) -> CodeRequest:
+        purposes = _purpose(batch, purpose), _purpose(batch, plan_of)
+        return CodeRequest(mapper, state.goal.aim, current.draws, plan.size, *purposes)
+
+    return plan.codes(request, state.source, state.adapted)
 
 
-def _noise(current: Round, purpose: str) -> list[Tensor]:
-    return drawn_noise(current.state.source, current.state.draws, current.step, purpose, current.batch)
+def _noise(current: Round, batch: str, purpose: str) -> list[Tensor]:
+    state, size = current.state, current.kind.batches[batch].size
+    return drawn_noise(state.source, state.draws, current.step, _purpose(batch, purpose), size)
 
 
 def _head(current: Round, purpose: str) -> int:
-    """Draw a patch head; one per update in the default profile, one per call in the official one."""
-    state = current.state
-    assert state.preset.discriminator is not None
-    shared = state.preset.profile.one_head_per_update and purpose != "adapted"
-    heads = state.preset.discriminator.heads
-    return int(state.draws.integers(current.step, f"{'update' if shared else purpose}.head", heads))
+    """Draw a patch head; one per update, or one per call where the plan says so."""
+    plan = current.state.preset.discriminator
+    assert plan is not None
+    shared = plan.one_head_per_update and purpose != "adapted"
+    return int(current.draws.integers(f"{'update' if shared else purpose}.head", plan.heads))
 
 
 def _logits(current: Round, path: str | None, images: Images, purpose: str) -> Tensor:
@@ -172,117 +200,104 @@ def _judged(current: Round, path: str | None, images: Images, purpose: str) -> T
 
 def _real(current: Round) -> Images:
     """The target once, or a batch of it with random horizontal flips."""
-    target = current.state.target.image
-    if current.reference:
-        return target
-    flips = current.state.draws.integers(current.step, "real.flip", 2, (current.batch,)).tolist()
-    mirrored = target.flip(3)
-    return torch.cat([mirrored if flip else target for flip in flips])
+    targets, plan = current.state.goal.targets, current.kind.real
+    if plan is None or not plan.flips:
+        return targets[:1]
+    flips = current.draws.integers("real.flip", 2, (current.kind.batches[MAIN].size,)).tolist()
+    mirrored = targets[:1].flip(3)
+    return torch.cat([mirrored if flip else targets[:1] for flip in flips])
 
 
-def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
-    """Backward and one step of the named optimisers; nothing is changed when loss or gradient is not
-    finite."""
+def _optimise(current: Round, update: Update) -> None:
+    """Backward and one step of the named optimisers; nothing changes when loss or gradient is not finite."""
     state = current.state
-    if not bool(torch.isfinite(loss)):
+    if not bool(torch.isfinite(update.loss)):
         return  # the loop names the term
-    optimisers = [state.optimisers[name] for name in names if name in state.optimisers]
+    optimisers = [state.optimisers[name] for name in update.networks if name in state.optimisers]
     for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=not state.preset.profile.zero_filled_grads)
-    loss.backward()
+        optimiser.zero_grad(set_to_none=not state.preset.optimiser.zero_filled_grads)
+    update.loss.backward()
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
     if not bool(torch.isfinite(torch.stack(norms)).all()):
         raise FloatingPointError(
-            f"a gradient of {names[0]} became NaN or infinite at step {current.step}; lower the learning "
-            "rate or the weight of a term"
+            f"a gradient of {update.networks[0]} became NaN or infinite at step {current.step}; lower the "
+            "learning rate or the weight of a term"
         )
     for optimiser in optimisers:
         optimiser.step()
 
 
-def _update_discriminator(current: Round) -> dict[str, Tensor]:
+def _discriminator(current: Round) -> Update:
+    state = current.state
     with torch.no_grad():
-        codes = _codes(current, "discriminator", "discriminator")
-        fake = _drawn(current.state, current.state.adapted, codes, _noise(current, "discriminator"))
+        codes = _codes(current, MAIN, "discriminator", "discriminator")
+        fake = _rendered(state, state.adapted, codes, _noise(current, MAIN, "discriminator"))
     fake_logits = _judged(current, current.path, fake, "fake")
     real_logits = _judged(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
-    _optimise(current, ("discriminator", "heads"), loss)
-    return {
-        "discriminator": loss.detach(),
-        "real_score": real_logits.detach().mean(),
-        "fake_score": fake_logits.detach().mean(),
-    }
+    scores = {"real_score": real_logits.detach().mean(), "fake_score": fake_logits.detach().mean()}
+    return Update(loss, ("discriminator", "heads"), {"discriminator": loss.detach(), **scores})
 
 
-def _regularise_discriminator(current: Round) -> dict[str, Tensor]:
+def _r1(current: Round) -> Update:
     plan = current.state.preset.discriminator
     assert plan is not None
     real = _real(current).detach().requires_grad_(True)
     logits = _logits(current, current.path, real, "r1")
     penalty = r1_penalty(logits, real)
-    loss = plan.r1_gamma / 2 * _r1_interval(current.state)[1] * penalty
-    if current.state.preset.profile.r1_keeps_score:
+    loss = plan.r1_gamma / 2 * _r1_interval(current.state)[2] * penalty
+    if plan.r1_keeps_score:
         loss = loss + 0 * logits.flatten(1).mean(dim=1)[0]
-    _optimise(current, ("discriminator", "heads"), loss)
-    return {"r1": penalty.detach()}
+    return Update(loss, ("discriminator", "heads"), {"r1": penalty.detach()})
 
 
-def _update_generator(current: Round) -> dict[str, Tensor]:
-    state = current.state
-    profile, objective = state.preset.profile, state.preset.objective(current.reference)
-    codes, noise = _codes(current, "adapted", "adapted"), _noise(current, "adapted")
-    adapted = _drawn(state, state.adapted, codes, noise)
+def _view(current: Round, name: str) -> View:
+    """The pictures of a batch, drawn when a term first asks for them."""
+    state, batch = current.state, current.kind.batches[name]
+    codes, noise = _codes(current, name, "adapted", "adapted"), _noise(current, name, "adapted")
 
-    def render_source() -> Images:
+    def source() -> Images:
         """Draw the same latents with the source; the official profile redraws crossover and noise."""
-        same_codes = codes if profile.shared_mixing else _codes(current, "adapted", "source")
-        same_noise = noise if profile.shared_noise else _noise(current, "source")
-        return _drawn(state, state.source, same_codes, same_noise)
+        same_codes = codes if batch.shared_mixing else _codes(current, name, "adapted", "source")
+        same_noise = noise if batch.shared_noise else _noise(current, name, "source")
+        return _rendered(state, state.source, same_codes, same_noise)
 
-    use_dropout = profile.lpips_dropout and current.reference
-    context = StepContext(
-        target=state.target,
-        adapted=adapted,
-        logits=lambda path: _judged(current, path, adapted, "adapted"),
-        render_source=render_source,
-        dropout=derived_generator(state.draws, current.step, "dropout") if use_dropout else None,
-        encode=lambda images: _encoded(state, images),
+    return View(
+        lambda: _rendered(state, state.adapted, codes, noise),
+        source,
+        lambda index, images: _encoded(state, index, images),
     )
-    for term in objective.active:
-        if isinstance(term, PatchConsistency):
-            context.crops_xy, context.crop_px = _crops(current, term)
-    with _frozen(state.discriminator, state.heads):
-        total, values = objective(context)
-        _optimise(current, ("adapted",), total)
-    return {**values, "generator": total.detach()}
 
 
-def _crops(current: Round, term: PatchConsistency) -> tuple[Tensor, int]:
-    """Draw the corners of the crops, [K, 2] as (left, top), and their side."""
+def _generator(current: Round) -> Update:
     state = current.state
-    size = state.source.config.size
-    places = term.places(size, state.preset.profile.crop_reaches_edge)
-    return state.draws.integers(current.step, "crops", places, (term.crops, 2)), term.side(size)
+    views = {name: _view(current, name) for name in current.kind.batches}
+    context = StepContext(
+        goal=state.goal,
+        views=views,
+        draws=current.draws,
+        encode=lambda index, images: _encoded(state, index, images),
+        logits=lambda path: _judged(current, path, views[MAIN].adapted, "adapted"),
+    )
+    with _frozen(state.discriminator, state.heads):
+        total, values = current.kind.objective(context)
+    return Update(total, ("adapted",), {**values, "generator": total.detach()})
 
 
 @torch.no_grad()
-def _update_average(current: Round) -> dict[str, Tensor]:
+def _update_average(state: TrainState) -> None:
     """Move every parameter of the average towards the trained one; parameters only, never buffers."""
-    state = current.state
     averaged, trained = _parameters(state.ema), _parameters(state.adapted)
-    torch._foreach_lerp_(averaged, trained, 1 - state.preset.optimiser.ema_decay)
-    return {}
+    torch._foreach_lerp_(averaged, trained, 1 - state.preset.optimiser.average_decay)
 
 
 def _parameters(generator: Generator) -> list[Tensor]:
     return [parameter.data for parameter in generator.parameters()]
 
 
-_PHASES = {
-    "discriminator": _update_discriminator,
-    "r1": _regularise_discriminator,
-    "generator": _update_generator,
-    "average": _update_average,
+_UPDATES: dict[str, Callable[[Round], Update]] = {
+    "discriminator": _discriminator,
+    "r1": _r1,
+    "generator": _generator,
 }

@@ -18,11 +18,12 @@ from ..checkpoints import CheckpointError, GeneratorBundle
 from ..checkpoints.native import read_tensors, write_tensors
 from ..draws import Draws
 from ..features import Encoders
+from ..latents import Latent
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
-from ..objective import Preset, Target
-from ..objective.terms import PatchConsistency, SemanticConsistency
-from ..tensors import Images, check_shape, gradients, owned
-from .fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from ..objective import MAIN, Aim, AimFeatures, Preset
+from ..sampling import check_family
+from ..tensors import check_shape, gradients
+from .fingerprints import clip_fingerprints, encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
 STATE_VERSION = 1
@@ -41,11 +42,10 @@ class TrainState:
         preset: the method.
         source: frozen source generator.
         adapted: the generator that is trained.
-        ema: its moving average, the result.
+        ema: its moving average, the result; the trained generator itself for methods without an average.
         discriminator: None for methods without one.
         heads: patch heads; None where no patch path is used.
-        target: the picture with cached features.
-        reference: [1, W] or [1, L, W] latent of reference steps.
+        goal: what is aimed at, with cached features.
         draws: where random numbers come from.
         settings: JSON of everything that determines the result; a saved state of other settings is refused.
         step: steps done.
@@ -60,8 +60,7 @@ class TrainState:
     ema: Generator
     discriminator: Discriminator | None
     heads: PatchHeads | None
-    target: Target
-    reference: Tensor
+    goal: AimFeatures
     draws: Draws
     settings: dict[str, Any]
     step: int = 0
@@ -87,54 +86,57 @@ class TrainState:
         cls,
         bundle: GeneratorBundle,
         encoders: Encoders,
-        target: Images,
-        reference: Tensor,
+        aim: Aim,
         preset: Preset,
         draws: Draws,
         settings: Mapping[str, Any] | None = None,
         precision: str = "float32",
+        device: torch.device | str | None = None,
     ) -> TrainState:
-        """Set up a run: private copies of the networks, fresh patch heads, fresh optimisers.
+        """Set up a run: private copies of the networks that are trained, fresh patch heads, fresh optimisers.
+
+        The source generator is only read, so it is no copy where it is on the device already.
 
         Args:
             bundle: the source; it is not changed.
-            encoders: CLIP and perceptual net.
-            target: [1, 3, S, S] in [-1, 1].
-            reference: [1, W] or [1, L, W].
+            encoders: CLIP models and perceptual net, on the device.
+            aim: what the preset needs of it; see `Preset.needs`.
             preset: the method.
             draws: where random numbers come from, also the initial weights of the patch heads.
-            settings: further values that determine the result, such as the seed.
+            settings: what determines the result; a saved state of other settings is refused.
             precision: of forward passes: "float32", or "bfloat16" under autocast.
+            device: where to train; None: where the generator is.
 
         Raises:
-            ValueError: target, reference or discriminator do not fit the preset or the generator, or the
-                generator's device does not know the precision.
+            ValueError: aim or discriminator do not fit the preset or the generator, or the device does not
+                know the precision.
         """
-        check_run(bundle, target, reference, preset)
-        check_precision(precision, bundle.generator.const.device)
-        source = private_copy(_trained(bundle, preset))
-        adapted = private_copy(source)
+        check_run(bundle, aim, preset)
+        start = _trained(bundle, preset)
+        place = start.const.device if device is None else torch.device(device)
+        check_precision(precision, place)
+        source = start if start.const.device == place else private_copy(start, place)
+        adapted = private_copy(start, place)
+        trained = preset.trainable.names(adapted)
         for name, parameter in adapted.named_parameters():
-            parameter.requires_grad_(not name.startswith(preset.frozen))
-        like = source.const
+            parameter.requires_grad_(name in trained)
+        averaged = preset.optimiser.average_half_life is not None
         discriminator = heads = None
-        if preset.discriminator is not None:
+        if preset.needs.path is not None:
             assert bundle.discriminator is not None
-            discriminator = private_copy(bundle.discriminator).requires_grad_(True)
+            discriminator = private_copy(bundle.discriminator, place).requires_grad_(True)
             if _uses_heads(preset, bundle.size):
-                heads = fresh_heads(discriminator.config, draws).to(like)
-        described = run_settings(bundle, encoders, target, reference, preset, settings)
+                heads = fresh_heads(discriminator.config, draws).to(source.const)
         return cls(
             preset=preset,
             source=source,
             adapted=adapted,
-            ema=private_copy(bundle.generator),
+            ema=private_copy(bundle.generator, place) if averaged else adapted,
             discriminator=discriminator,
             heads=heads,
-            target=Target(owned(target).to(like), encoders),
-            reference=owned(reference).to(like),
+            goal=AimFeatures(aim.to(source.const), encoders),
             draws=draws,
-            settings=described | precision_setting(precision),
+            settings=dict(settings or {}) | precision_setting(precision),
             precision=precision,
         )
 
@@ -147,11 +149,22 @@ class TrainState:
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield "adapted", self.adapted
-        yield "ema", self.ema
+        if self.ema is not self.adapted:
+            yield "ema", self.ema
         if self.discriminator is not None:
             yield "discriminator", self.discriminator
         if self.heads is not None:
             yield "heads", self.heads
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that the run owns."""
+        return [module for _, module in self._modules()]
+
+    def freeze(self) -> None:
+        """End the training: no network takes gradients any more."""
+        for _, module in self._modules():
+            module.requires_grad_(False)
+            module.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by a flat name; the frozen source is not among them."""
@@ -224,7 +237,7 @@ class TrainState:
             part = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
             module.load_state_dict(part)
         for prefix, optimiser in self.optimisers.items():
-            _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.profile.zero_filled_grads)
+            _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.optimiser.zero_filled_grads)
         start = "history."
         self.history = {
             name[len(start) :]: value.tolist() for name, value in tensors.items() if name.startswith(start)
@@ -234,8 +247,7 @@ class TrainState:
 def run_settings(
     bundle: GeneratorBundle,
     encoders: Encoders,
-    target: Images,
-    reference: Tensor,
+    aim: Aim,
     preset: Preset,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -243,32 +255,32 @@ def run_settings(
 
     Args:
         bundle: the source.
-        encoders: CLIP and perceptual net.
-        target: [1, 3, S, S] in [-1, 1].
-        reference: [1, W] or [1, L, W].
+        encoders: CLIP models and perceptual net.
+        aim: pictures, reference, texts.
         preset: the method.
         settings: further values, such as the seed.
 
     Returns:
         The method in words and numbers, everything else by its fingerprint.
     """
-    judge = bundle.discriminator if preset.discriminator is not None else None
+    needs = preset.needs
+    discriminator = bundle.discriminator if needs.path is not None else None
     described = {
         "preset": preset.describe(),
         "source": network_fingerprint(_trained(bundle, preset)),
-        "discriminator": None if judge is None else network_fingerprint(judge),
-        "clip": encoder_fingerprint(encoders.clip),
-        "perceptual": encoder_fingerprint(encoders.perceptual),
-        "target": fingerprint({"target": target}),
-        "reference": fingerprint({"reference": reference}),
+        "discriminator": None if discriminator is None else network_fingerprint(discriminator),
+        "clip": clip_fingerprints(encoders),
+        "perceptual": encoder_fingerprint(encoders.perceptual) if needs.perceptual else None,
+        **{name: fingerprint({name: value}) for name, value in aim.tensors().items()},
+        **aim.texts(),
         **(settings or {}),
     }
     return json.loads(json.dumps(described))
 
 
 def _trained(bundle: GeneratorBundle, preset: Preset) -> Generator:
-    """The generator that training starts from: the profile decides between the average and the raw one."""
-    raw = bundle.raw_generator if preset.profile.trains_raw_generator else None
+    """The generator that training starts from: the average, or the raw one where method and file have it."""
+    raw = bundle.raw_generator if preset.start == "raw" else None
     return raw or bundle.generator
 
 
@@ -283,40 +295,60 @@ def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
             f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
             "classes), which cannot be adapted; give an unconditional checkpoint"
         )
-    if preset.discriminator is not None and bundle.discriminator is None:
+    needs = preset.needs
+    if needs.path is not None:
+        _check_discriminator(bundle, preset)
+    if needs.latent:
+        raise ValueError(
+            f"preset {preset.name} has a term that belongs to a latent search; leave it out of the adaptation"
+        )
+    preset.trainable.names(bundle.generator)
+    for kind in preset.due:
+        kind.check(bundle.size)
+
+
+def _check_discriminator(bundle: GeneratorBundle, preset: Preset) -> None:
+    """Refuse a missing discriminator, or batches that it cannot judge."""
+    if bundle.discriminator is None:
         raise ValueError(
             f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
             "load a checkpoint with its discriminator (key `d`, or an NVIDIA .pkl), or give the generator a "
             "fresh one (with_fresh_discriminator)"
         )
-    heads = preset.discriminator is None or _uses_heads(preset, bundle.size)
-    if not heads and bundle.discriminator is not None:
-        group = bundle.discriminator.config.mbstd_group or preset.batch
-        if preset.batch % min(group, preset.batch):
-            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {preset.batch}")
-    for term in preset.on_random.active:
-        if isinstance(term, PatchConsistency):
-            term.places(bundle.size, preset.profile.crop_reaches_edge)
-        if isinstance(term, SemanticConsistency) and preset.batch < 2:
-            raise ValueError(
-                "semantic consistency compares pairs of images: the batch must be at least 2, got 1"
-            )
-    for kind, steps in (
-        ("reference", preset.schedule.reference_steps),
-        ("random", preset.schedule.random_steps),
-    ):
-        if steps and not preset.objective(kind == "reference").active:
-            raise ValueError(f"every term of the {kind} steps has weight 0; give one of them a weight")
+    heads = _uses_heads(preset, bundle.size)
+    for kind in preset.due:
+        if kind.path is None or (heads and kind.path == "patch"):
+            continue
+        size = kind.batches[MAIN].size
+        group = bundle.discriminator.config.mbstd_group or size
+        if size % min(group, size):
+            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {size}")
 
 
-def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset: Preset) -> None:
+def check_run(bundle: GeneratorBundle, aim: Aim, preset: Preset) -> None:
     """Refuse what cannot be adapted, before any work starts; raises ValueError."""
     check_adaptable(bundle, preset)
-    config = bundle.generator.config
-    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
-    if reference.ndim == 3:
+    needs, config = preset.needs, bundle.generator.config
+    if needs.target and aim.targets is None:
+        raise ValueError(f"preset {preset.name} needs a target picture; none was given")
+    if needs.reference and aim.reference is None:
+        raise ValueError(f"preset {preset.name} needs the reference latent; search for it, or give one")
+    if needs.texts and not (aim.source_text.strip() and aim.target_text.strip()):
+        raise ValueError(f"preset {preset.name} needs a source text and a target text; give both")
+    if aim.targets is not None:
+        check_shape(aim.targets, "target", (None, 3, bundle.size, bundle.size))
+        if not len(aim.targets):
+            raise ValueError("the targets hold no picture; give at least one")
+    reference = aim.codes
+    if isinstance(aim.reference, Latent):
+        if aim.reference.space == "z":
+            raise ValueError(
+                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
+            )
+        check_family(aim.reference, bundle)
+    if reference is not None and reference.ndim == 3:
         check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
-    else:
+    elif reference is not None:
         check_shape(reference, "reference latent", (1, config.w_dim))
 
 
@@ -349,9 +381,12 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
 def _uses_heads(preset: Preset, size: int) -> bool:
     """Whether random steps go through patch heads; too small a generator is refused unless the profile
     says."""
+    if not any(kind.path == "patch" for kind in preset.due):
+        return False
     if size >= 64:
         return True
-    if preset.profile.patch_needs_64px:
+    assert preset.discriminator is not None
+    if preset.discriminator.small == "refuse":
         raise ValueError(
             f"patch heads need a generator of at least 64 px, this one makes {size} px; use the profile "
             "'official', which judges whole images instead"
@@ -368,20 +403,21 @@ def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:
     return heads
 
 
-def private_copy(module: Any) -> Any:
-    """Deep-copy a network into ordinary, frozen, contiguous tensors in evaluation mode."""
+def private_copy(module: Any, device: torch.device | str | None = None) -> Any:
+    """Copy a network into ordinary, frozen, contiguous tensors in evaluation mode, each weight once.
+
+    Args:
+        module: the network.
+        device: of the copy; None: that of the network.
+    """
+    memo: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
-        clone = copy.deepcopy(module)
-        for part in clone.modules():
-            for name, value in part._parameters.items():
-                if value is not None:
-                    part._parameters[name] = nn.Parameter(
-                        value.detach().clone().contiguous(), requires_grad=False
-                    )
-            for name, value in part._buffers.items():
-                if value is not None:
-                    part._buffers[name] = value.detach().clone().contiguous()
-        return clone.eval()
+        for value in (*module.parameters(), *module.buffers()):
+            plain = value.detach().to(device or value.device, copy=True).contiguous()
+            memo[id(value)] = (
+                nn.Parameter(plain, requires_grad=False) if isinstance(value, nn.Parameter) else plain
+            )
+        return copy.deepcopy(module, memo).eval()
 
 
 def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:

@@ -18,9 +18,8 @@ from oneshot_core.draws import RecordedDraws
 from oneshot_core.features import Encoders
 from oneshot_core.features.clip import ClipEncoder, build_clip
 from oneshot_core.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from oneshot_core.objective import OFFICIAL, DiscriminatorPlan, Schedule
+from oneshot_core.objective import OFFICIAL, Aim
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.objective.terms import PatchConsistency
 from oneshot_core.search import SearchConfig, search_latent
 from oneshot_core.training import Callback, TrainState, train
 
@@ -82,7 +81,7 @@ class Trace:
     def encoders(self) -> Encoders:
         model = build_clip(self.meta["clip_config"])
         fill_with_formula(model, "clip.", self.config["seed"], rules("clip_rules"))
-        return Encoders(clip=ClipEncoder(model.to(self.dtype)), perceptual=NoPerceptual())
+        return Encoders.of(ClipEncoder(model.to(self.dtype)), NoPerceptual())
 
     @property
     def target(self) -> torch.Tensor:
@@ -100,25 +99,16 @@ class Trace:
         preset = oneshot_clip(profile).reweighted(
             {"patch": config["lambda_patch"], "semantic": config["lambda_const"]}
         )
-        terms = tuple(
-            dataclasses.replace(
-                item,
-                term=dataclasses.replace(item.term, crops=config["ncrop"], temperature=config["tau"]),
-            )
-            if isinstance(item.term, PatchConsistency)
-            else item
-            for item in preset.on_random.terms
+        preset = preset.adjusted("patch", crops=config["ncrop"], temperature=config["tau"])
+        preset = preset.scheduled({"reference": 1, "random": config["ref_freq"] - 1})
+        plan = dataclasses.replace(
+            preset.discriminator,
+            r1_gamma=config["r1"],
+            r1_every=config["d_reg_every"],
+            heads=config["highp"],
         )
-        return dataclasses.replace(
-            preset,
-            on_random=dataclasses.replace(preset.on_random, terms=terms),
-            discriminator=DiscriminatorPlan(
-                r1_gamma=config["r1"], r1_every=config["d_reg_every"], heads=config["highp"]
-            ),
-            schedule=Schedule(1, config["ref_freq"] - 1),
-            batch=config["batch"],
-            mixing=config["mixing"],
-        )
+        preset = preset.rebatched(config["batch"], config["mixing"])
+        return dataclasses.replace(preset, discriminator=plan)
 
     def search_draws(self) -> RecordedDraws:
         table = {}
@@ -255,7 +245,11 @@ def replay(trace: Trace, steps: int) -> Recorder:
     double = trace.dtype is torch.float64
     reference = trace.tensors["ref_w_final"].to(trace.dtype)
     state = TrainState.create(
-        trace.bundle(), trace.encoders(), trace.target, reference, trace.preset(), trace.training_draws()
+        trace.bundle(),
+        trace.encoders(),
+        Aim(trace.target, reference),
+        trace.preset(),
+        trace.training_draws(),
     )
     if state.heads is not None:
         fill(state.heads, trace.weights("extra."))

@@ -9,29 +9,35 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from stand_ins import picture, stand_in_encoders
+from stand_ins import StandInClip, StandInPerceptual, picture, stand_in_encoders, tiny_generator
 
+from oneshot_core.draws import SeededDraws
+from oneshot_core.features import Encoders
 from oneshot_core.objective import (
     DEFAULT,
     OFFICIAL,
+    PARTS,
     PROFILES,
+    Aim,
+    AimFeatures,
+    Batch,
     DiscriminatorPlan,
+    Needs,
     Objective,
     OptimiserPlan,
     Preset,
-    Schedule,
+    Prior,
+    Reference,
     StepContext,
-    Target,
+    StepDraws,
+    StepKind,
+    Term,
+    Trainable,
+    View,
     WeightedTerm,
 )
 from oneshot_core.objective.adversarial import Fool
-from oneshot_core.objective.presets import (
-    PRESETS,
-    clip_search,
-    oneshot_clip,
-    with_crops,
-    with_half_life,
-)
+from oneshot_core.objective.presets import PRESETS, clip_search, oneshot_clip, with_half_life
 from oneshot_core.objective.terms import (
     NEGATIVES,
     ClipSimilarity,
@@ -50,15 +56,17 @@ def drawn(*shape: int, what: str = "x") -> torch.Tensor:
     return torch.randn(shape, generator=seeded(0, 0, what), dtype=torch.float64)
 
 
-def context(batch: int = 2, size: int = 16, **settings) -> StepContext:
+def context(batch: int = 2, size: int = 16, source: bool = True, encoders=None, **settings) -> StepContext:
     adapted = torch.cat([picture(size, seed) for seed in range(1, batch + 1)]).requires_grad_(True)
-    source = torch.cat([picture(size, seed) for seed in range(11, batch + 11)])
-    return StepContext(
-        Target(picture(size), stand_in_encoders()),
-        adapted,
-        render_source=None if source is None else lambda: source,
-        **settings,
-    )
+    other = torch.cat([picture(size, seed) for seed in range(11, batch + 11)])
+    encoders = encoders or stand_in_encoders()
+
+    def encode(index, images):
+        return encoders.clips[index][0].encode_images(images)
+
+    view = View(lambda: adapted, (lambda: other) if source else None, encode)
+    goal = AimFeatures(Aim(picture(size)), encoders)
+    return StepContext(goal, {"main": view}, StepDraws(SeededDraws(0), 0), encode, **settings)
 
 
 # ---- semantic consistency
@@ -140,13 +148,13 @@ def test_side_of_a_crop():
 
 
 def test_patch_consistency_cuts_crops_in_crop_major_order():
-    corners = torch.tensor([[1, 2], [5, 0], [8, 8]])  # (left, top)
-    step = context(crops_xy=corners, crop_px=4)
-    PatchConsistency(crops=3)(step)
-    crops = step.target.encoders.clip.seen[0]
+    step = context()
+    PatchConsistency(crops=3, crop_px=4)(step)
+    corners = step.draws.integers("crops", 13, (3, 2))  # (left, top)
+    crops = step.goal.encoders.clip.seen[-1]
     assert crops.shape == (6, 3, 4, 4)
     for row, (x, y) in enumerate(corners.repeat_interleave(2, dim=0).tolist()):
-        assert torch.equal(crops[row], step.adapted[row % 2, :, y : y + 4, x : x + 4])
+        assert torch.equal(crops[row], step.view().adapted[row % 2, :, y : y + 4, x : x + 4])
 
 
 # ---- the other terms
@@ -154,24 +162,27 @@ def test_patch_consistency_cuts_crops_in_crop_major_order():
 
 def test_pixel_mse():
     step = context(batch=1)
-    wanted = ((step.adapted - step.target.image) ** 2).mean()
+    wanted = ((step.view().adapted - step.goal.targets) ** 2).mean()
     assert abs(float((PixelMse()(step) - wanted).detach())) < 1e-7
 
 
 def test_lpips_is_the_mean_over_the_batch():
     step = context(batch=2)
-    perceptual = step.target.encoders.perceptual
-    wanted = perceptual.distance(perceptual.features(step.adapted), step.target.perceptual_features)
+    perceptual = step.goal.encoders.perceptual
+    wanted = perceptual.distance(perceptual.features(step.view().adapted), step.goal.perceptual)
     assert torch.equal(Lpips()(step), wanted.mean())
 
 
 def test_clip_similarity_compares_views_or_the_image_itself():
     step = context(batch=1)
-    clip = step.target.encoders.clip
-    wanted = 1 - F.cosine_similarity(clip.encode_images(step.adapted), clip.encode_images(step.target.image))
+    clip = step.goal.encoders.clip
+    wanted = 1 - F.cosine_similarity(
+        clip.encode_images(step.view().adapted), clip.encode_images(step.goal.targets)
+    )
     assert torch.allclose(ClipSimilarity()(step), wanted.mean())
-    step.views = torch.cat([step.adapted, step.target.image])
-    assert torch.allclose(ClipSimilarity()(step), wanted.mean() / 2, atol=1e-6)
+    both = torch.cat([step.view().adapted, step.goal.targets])
+    step.views = {**step.views, "augmented": View(lambda: both, None, step.encode)}
+    assert torch.allclose(ClipSimilarity("augmented")(step), wanted.mean() / 2, atol=1e-6)
 
 
 def test_latent_deviation_is_a_mean_over_dimensions():
@@ -182,23 +193,27 @@ def test_latent_deviation_is_a_mean_over_dimensions():
 
 
 def test_terms_say_what_their_step_lacks():
-    bare = context()
-    bare.render_source = None
     with pytest.raises(ValueError, match="renders none"):
-        SemanticConsistency()(bare)
-    with pytest.raises(ValueError, match="draws none"):
-        PatchConsistency()(context())
+        SemanticConsistency()(context(source=False))
+    with pytest.raises(ValueError, match="reads the batch 'augmented'; this step has main"):
+        ClipSimilarity("augmented")(context())
+    with pytest.raises(ValueError, match="needs a discriminator plan"):
+        Fool("image")(context())
+    bare = context()
+    bare.goal = AimFeatures(Aim(), stand_in_encoders())
+    with pytest.raises(ValueError, match="target picture, but none was given"):
+        PixelMse()(bare)
 
 
 def test_gradient_flows_into_the_adapted_images_only():
-    step = context(crops_xy=torch.tensor([[0, 0], [4, 4]]), crop_px=8)
-    step.source.requires_grad_(True)
+    step = context()
+    step.view().source.requires_grad_(True)
     objective = Objective(
         (WeightedTerm("s", SemanticConsistency()), WeightedTerm("p", PatchConsistency(crops=2)))
     )
     objective(step)[0].backward()
-    assert float(step.adapted.grad.abs().max()) > 0
-    assert step.source.grad is None
+    assert float(step.view().adapted.grad.abs().max()) > 0
+    assert step.view().source.grad is None
 
 
 # ---- step context and target
@@ -206,20 +221,35 @@ def test_gradient_flows_into_the_adapted_images_only():
 
 def test_shared_features_are_computed_once():
     step = context()
-    clip = step.target.encoders.clip
-    assert step.adapted_clip is step.adapted_clip and step.source_clip is step.source_clip
+    clip = step.goal.encoders.clip
+    view = step.view()
+    assert view.clip() is view.clip() and view.source_clip() is view.source_clip()
     assert len(clip.seen) == 2
-    assert not step.source_clip.requires_grad and step.adapted_clip.requires_grad
-    assert step.target.clip_features is step.target.clip_features
+    assert not view.source_clip().requires_grad and view.clip().requires_grad
+    assert step.goal.clip is step.goal.clip
     assert len(clip.seen) == 3
-    assert step.target.perceptual_features is step.target.perceptual_features
+    assert step.goal.perceptual is step.goal.perceptual
+
+
+def test_clip_terms_add_up_over_models_by_weight():
+    one, other = StandInClip(dim=12), StandInClip(dim=7)
+    both = Encoders(((one, 0.5), (other, 2.0)), StandInPerceptual())
+    for term in (SemanticConsistency(), PatchConsistency(crops=3, crop_px=4), ClipSimilarity()):
+        alone = [
+            term(context(encoders=Encoders.of(clip, StandInPerceptual()))).item() for clip in (one, other)
+        ]
+        assert term(context(encoders=both)).item() == pytest.approx(0.5 * alone[0] + 2 * alone[1], rel=1e-5)
+    with pytest.raises(ValueError, match="at least one CLIP"):
+        Encoders((), StandInPerceptual())
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        Encoders(((one, 0.0),), StandInPerceptual())
 
 
 # ---- objectives
 
 
 @dataclasses.dataclass(frozen=True)
-class Always:
+class Always(Term):
     """A term of a given value that fails when it must not be computed."""
 
     value: float
@@ -255,12 +285,16 @@ def test_reweighting_leaves_other_terms_alone():
 def test_the_weights_of_the_method():
     preset = oneshot_clip()
     weights = lambda objective: {item.name: item.weight for item in objective.terms}  # noqa: E731
-    assert weights(preset.on_random) == {"adversarial": 1.0, "semantic": 10.0, "patch": 1.0}
-    assert weights(preset.on_reference) == {"adversarial": 1.0, "lpips": 1.0, "pixel": 1.0}
+    reference, random = preset.kinds
+    assert weights(random.objective) == {"adversarial": 1.0, "semantic": 10.0, "patch": 1.0}
+    assert weights(reference.objective) == {"adversarial": 1.0, "lpips": 1.0, "pixel": 1.0}
     assert weights(clip_search()) == {"clip": 1.0, "deviation": 0.01, "lpips": 1.0, "pixel": 1.0}
-    assert (preset.batch, preset.mixing, preset.frozen) == (2, 0.9, ("mapping.", "to_rgbs."))
-    assert preset.discriminator == DiscriminatorPlan(r1_gamma=10.0, r1_every=16, heads=1)
-    patch = preset.on_random.terms[2].term
+    assert random.batches == {"main": Batch(Prior(mixing=0.9), size=2)}
+    assert reference.batches == {"main": Batch(Reference(), size=1)}
+    assert preset.trainable.parts == ("constant", "affine", "convolution", "noise")
+    plan = preset.discriminator
+    assert plan == DiscriminatorPlan(r1_gamma=10.0, r1_every=16, r1_kind="reference", heads=1)
+    patch = random.objective.terms[2].term
     assert (patch.crops, patch.temperature) == (16, 1.0)
 
 
@@ -271,25 +305,29 @@ def test_the_optimisers_of_the_method():
     assert generator == {"lr": pytest.approx(0.0016), "betas": (0.0, pytest.approx(0.9919920))}
     assert judge == {"lr": pytest.approx(0.00188235, rel=1e-5), "betas": (0.0, pytest.approx(0.9905855))}
     assert DiscriminatorPlan(r1_every=3).ratio == 3 / 4
-    assert plan.ema_decay == pytest.approx(0.99778439)
+    assert plan.average_decay == pytest.approx(0.99778439)
 
 
 def test_presets_describe_themselves_as_json():
     for make in PRESETS.values():
         for profile in PROFILES.values():
             values = json.loads(json.dumps(make(profile).describe()))
-            assert values["profile"]["name"] == profile.name
-            assert values["on_random"]["semantic"] == {"term": "SemanticConsistency", "weight": 10.0}
+            assert values["profile"] == profile.name
+            terms = values["kinds"]["random"]["terms"]
+            assert terms["semantic"] == {"term": "SemanticConsistency", "weight": 10.0}
 
 
 def test_descriptions_tell_settings_apart():
     plain = oneshot_clip().describe()
     others = [
         oneshot_clip(OFFICIAL),
-        oneshot_clip(dataclasses.replace(DEFAULT, views=4)),
+        oneshot_clip(dataclasses.replace(DEFAULT, shared_noise=False)),
         oneshot_clip().reweighted({"semantic": 5.0}),
-        dataclasses.replace(oneshot_clip(), schedule=Schedule(3, 1)),
-        dataclasses.replace(oneshot_clip(), batch=3),
+        oneshot_clip().scheduled({"reference": 3}),
+        oneshot_clip().rebatched(3),
+        oneshot_clip().rebatched(mixing=0.5),
+        oneshot_clip().adjusted("patch", crop_px=9),
+        dataclasses.replace(oneshot_clip(), trainable=Trainable(("affine",))),
     ]
     for other in others:
         assert other.describe() != plain
@@ -297,65 +335,152 @@ def test_descriptions_tell_settings_apart():
 
 def test_ablations_are_settings():
     without = oneshot_clip().reweighted({"semantic": 0.0, "patch": 0.0, "adversarial": 2.0})
-    assert [type(term).__name__ for term in without.on_random.active] == ["Fool"]
-    assert [o.terms[0].weight for o in (without.on_random, without.on_reference)] == [2.0, 2.0]
+    assert [type(term).__name__ for term in without.kinds[1].objective.active] == ["Fool"]
+    assert [kind.objective.terms[0].weight for kind in without.kinds] == [2.0, 2.0]
     with pytest.raises(
-        ValueError, match=r"no term \['style'\]; its terms: adversarial, semantic, patch, lpips"
+        ValueError, match=r"no term \['style'\]; its terms: adversarial, lpips, pixel, semantic, patch"
     ):
         oneshot_clip().reweighted({"style": 1.0})
 
 
+def crops_of(preset: Preset) -> PatchConsistency:
+    return preset.kinds[1].objective.terms[2].term
+
+
 def test_crop_side_and_half_life_are_settings():
-    preset = with_crops(oneshot_clip(OFFICIAL), 16)
-    assert preset.on_random.terms[2].term == dataclasses.replace(
-        oneshot_clip(OFFICIAL).on_random.terms[2].term, crop_px=16
-    )
-    assert preset.profile.crop_px == 16 and with_crops(preset, None).profile.crop_px is None
+    preset = oneshot_clip(OFFICIAL).adjusted("patch", crop_px=16)
+    assert crops_of(preset) == dataclasses.replace(crops_of(oneshot_clip(OFFICIAL)), crop_px=16)
     plan = with_half_life(preset, 50).optimiser
-    assert plan.ema_decay**50 == pytest.approx(0.5)
+    assert plan.average_decay**50 == pytest.approx(0.5)
     with pytest.raises(ValueError, match="must be positive, got 0.002 and 0"):
         with_half_life(preset, 0)
+    with pytest.raises(ValueError, match=r"no term \['crops'\]"):
+        preset.adjusted("crops", crop_px=16)
+
+
+def test_published_crops_become_an_eighth_where_they_do_not_fit():
+    fitted, notes = oneshot_clip(OFFICIAL).fitted(64)
+    assert crops_of(fitted).crop_px is None and notes == [
+        "crops of 128 px do not fit into pictures of 64 px; using 8 px"
+    ]
+    assert oneshot_clip(OFFICIAL).fitted(256) == (oneshot_clip(OFFICIAL), [])
+    assert oneshot_clip().fitted(64) == (oneshot_clip(), [])
 
 
 def test_crops_that_have_no_place_are_refused():
-    term = PatchConsistency(crop_px=128)
-    assert [term.places(128, True), term.places(129, False), term.places(256, False)] == [1, 1, 128]
+    places = [PatchConsistency(crop_px=128, reaches_edge=edge).places for edge in (True, False)]
+    assert [places[0](128), places[1](129), places[1](256)] == [1, 1, 128]
     with pytest.raises(ValueError, match="crops of 128 px have no place in images of 128 px"):
-        term.places(128, False)
+        places[1](128)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "pattern"),
-    [
-        (Schedule(), "RrrrRrrr"),
-        (Schedule(3, 1), "RRRrRRRr"),
-        (Schedule(1, 3, reference_first=False), "rrrRrrrR"),
-        (Schedule(0, 1), "rrrrrrrr"),
-        (Schedule(1, 0), "RRRRRRRR"),
-    ],
+    ("steps", "pattern"),
+    [((1, 3), "RrrrRrrr"), ((3, 1), "RRRrRRRr"), ((0, 1), "rrrrrrrr"), ((1, 0), "RRRRRRRR")],
 )
-def test_schedules(schedule, pattern):
-    kinds = "".join("R" if schedule.is_reference(step) else "r" for step in range(8))
+def test_kinds_follow_each_other(steps, pattern):
+    preset = oneshot_clip().scheduled({"reference": steps[0], "random": steps[1]})
+    kinds = "".join("R" if preset.kind(step).name == "reference" else "r" for step in range(8))
     assert kinds == pattern
     for step in range(8):
-        assert schedule.references_before(step) == pattern[:step].count("R")
+        assert preset.count_before(step, "reference") == pattern[:step].count("R")
+    reversed_ = dataclasses.replace(oneshot_clip(), kinds=oneshot_clip().kinds[::-1])
+    assert [reversed_.kind(step).name for step in (0, 3, 4)] == ["random", "reference", "random"]
+
+
+# ---- what a method may not be
+
+
+def objective(*terms: WeightedTerm) -> Objective:
+    return Objective(terms)
+
+
+def kind(*terms: WeightedTerm, name: str = "free", **batches: Batch) -> StepKind:
+    return StepKind(name, Objective(terms), batches or {"main": Batch(Prior(), 2)})
+
+
+TWO_SIZES = (
+    WeightedTerm("coarse", PatchConsistency(crop_px=8, purpose="coarse")),
+    WeightedTerm("fine", PatchConsistency(crop_px=4, purpose="fine")),
+)
+
+
+def test_two_terms_of_one_name_are_refused():
+    """They were both added and one of them twice: 8.34 instead of 0.76."""
+    with pytest.raises(ValueError, match="two terms named 'pixel'"):
+        objective(WeightedTerm("pixel", PixelMse()), WeightedTerm("pixel", Lpips()))
+
+
+def test_two_patch_terms_keep_their_own_crops():
+    step = context()
+    values = Objective(TWO_SIZES)(step)[1]
+    sides = [seen.shape[-1] for seen in step.goal.encoders.clip.seen]
+    assert sides == [8, 8, 4, 4]
+    for item in TWO_SIZES:
+        assert torch.equal(values[item.name], item.term(context()).detach())
+
+
+def test_two_terms_that_would_share_their_draws_are_refused():
+    same = [WeightedTerm(name, PatchConsistency(crop_px=px)) for name, px in (("coarse", 8), ("fine", 4))]
+    with pytest.raises(ValueError, match="draw random numbers for 'crops'"):
+        kind(*same).check(16)
+    kind(*TWO_SIZES).check(16)
+
+
+def test_a_term_that_fools_needs_a_discriminator_plan():
+    with pytest.raises(ValueError, match="free steps of preset x have a term that fools"):
+        Preset("x", (kind(WeightedTerm("adversarial", Fool("image"))),))
+    silent = kind(WeightedTerm("adversarial", Fool("image"), 0.0), WeightedTerm("s", SemanticConsistency()))
+    assert Preset("x", (silent,)).needs == Needs(
+        views=frozenset({"main"}), pairs=frozenset({"main"}), clip=True
+    )
+
+
+def test_terms_of_one_step_fool_one_path():
+    with pytest.raises(ValueError, match="on the paths image and patch"):
+        kind(WeightedTerm("a", Fool("image")), WeightedTerm("b", Fool("patch")))
+
+
+def test_unknown_parts_are_refused_and_each_parameter_has_one():
+    with pytest.raises(ValueError, match="one or more of mapping, .*got 'maping'"):
+        Trainable(("maping",))
+    with pytest.raises(ValueError, match="got none"):
+        Trainable(())
+    generator = tiny_generator()
+    names = [Trainable((part,)).names(generator) for part in PARTS]
+    assert all(names) and sum(map(len, names)) == len(list(generator.named_parameters()))
+    assert set().union(*names) == {name for name, _ in generator.named_parameters()}
+
+
+def test_a_term_reads_only_batches_that_its_step_draws():
+    with pytest.raises(ValueError, match="reads the batch 'augmented'; they draw main"):
+        kind(WeightedTerm("clip", ClipSimilarity("augmented")))
+
+
+def test_pairs_need_two_pictures():
+    lonely = kind(WeightedTerm("s", SemanticConsistency()), main=Batch(Prior(), 1))
+    with pytest.raises(ValueError, match="batch must be at least 2, got 1"):
+        lonely.check(64)
 
 
 def test_settings_are_checked():
     for build, text in (
-        (lambda: Schedule(0, 0), "not both 0"),
-        (lambda: Schedule(-1, 3), "0 or more"),
+        (lambda: oneshot_clip().scheduled({"reference": 0, "random": 0}), "comes 0 times"),
+        (lambda: oneshot_clip().scheduled({"random": -1}), "0 or more times, got -1"),
+        (lambda: oneshot_clip().scheduled({"anchor": 1}), "no 'anchor' steps; its kinds: reference, random"),
         (lambda: DiscriminatorPlan(heads=5), "heads must be 1 to 4"),
         (lambda: DiscriminatorPlan(r1_every=0), "r1_every at least 1"),
-        (lambda: dataclasses.replace(oneshot_clip(), batch=0), "batch must be at least 1"),
-        (lambda: dataclasses.replace(oneshot_clip(), mixing=1.5), "probability from 0 to 1"),
+        (lambda: DiscriminatorPlan(small="guess"), "small must be one of refuse, image"),
+        (lambda: oneshot_clip().rebatched(0), "at least 1 picture"),
+        (lambda: oneshot_clip().rebatched(mixing=1.5), "probability from 0 to 1"),
+        (lambda: Batch(Prior(), mapping="both"), "one of source, adapted, got 'both'"),
         (lambda: Fool("pixel"), "one of image, patch, got 'pixel'"),
+        (lambda: dataclasses.replace(oneshot_clip(), start="middle"), "one of average, raw"),
+        (
+            lambda: dataclasses.replace(oneshot_clip(), discriminator=DiscriminatorPlan(r1_kind="anchor")),
+            "R1 counts steps of the kind 'anchor'",
+        ),
+        (lambda: dataclasses.replace(oneshot_clip(), kinds=oneshot_clip().kinds[:1] * 2), "of one name"),
     ):
         with pytest.raises(ValueError, match=text):
             build()
-
-
-def test_objective_of_a_kind_of_step():
-    preset = oneshot_clip()
-    assert isinstance(preset, Preset)
-    assert preset.objective(True) is preset.on_reference and preset.objective(False) is preset.on_random

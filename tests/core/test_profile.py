@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
+from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_aim, tiny_bundle
 
+import oneshot_core
 from oneshot_core.augmentation import ViewAugmentation
 from oneshot_core.draws import RecordedDraws, SeededDraws
-from oneshot_core.objective import DEFAULT, OFFICIAL, PROFILES, DiscriminatorPlan, Schedule
+from oneshot_core.objective import DEFAULT, OFFICIAL, PROFILES
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.objective.terms import PatchConsistency, patch_contrast
 from oneshot_core.search import SearchConfig, search_latent
 from oneshot_core.training import TrainState
 from oneshot_core.training.phases import phases_due, run_phase, start_round
 
+PACKAGE = Path(oneshot_core.__file__).parent
 SIZE = 64
 
 
@@ -26,14 +29,16 @@ def published(name: str):
     return dataclasses.replace(DEFAULT, **{name: getattr(OFFICIAL, name)})
 
 
-def run(profile, size: int = SIZE, draws=None, raw: bool = False, **settings) -> TrainState:
-    """A fresh run; `settings` replace those of the preset."""
-    preset = dataclasses.replace(oneshot_clip(profile), **{"mixing": 1.0, **settings})
+def run(profile, size: int = SIZE, draws=None, raw: bool = False, steps=None, **plan) -> TrainState:
+    """A fresh run that always mixes; `steps` per kind and the discriminator's `plan` replace the preset's."""
+    preset = oneshot_clip(profile).rebatched(mixing=1.0).scheduled(steps or {})
+    preset = dataclasses.replace(preset, discriminator=dataclasses.replace(preset.discriminator, **plan))
     bundle = tiny_bundle(size, raw=raw)
-    reference = bundle.mean_latent[None]
-    return TrainState.create(
-        bundle, stand_in_encoders(), picture(size), reference, preset, draws or SeededDraws(0)
-    )
+    return TrainState.create(bundle, stand_in_encoders(), tiny_aim(bundle), preset, draws or SeededDraws(0))
+
+
+def patch_term(profile) -> PatchConsistency:
+    return oneshot_clip(profile).kinds[1].objective.terms[2].term
 
 
 def step_to(state: TrainState, step: int):
@@ -125,8 +130,8 @@ def influences(row: int, negatives: str) -> list[int]:
 def test_patch_negatives_are_the_15_other_crops_of_the_own_image(row):
     """Q3: the published grouping of crop-major rows mixes the images."""
     own_image = [r for r in range(CROPS * IMAGES) if r % IMAGES == row % IMAGES]
-    assert influences(row, oneshot_clip(DEFAULT).on_random.terms[2].term.negatives) == own_image
-    official = oneshot_clip(published("patch_negatives")).on_random.terms[2].term
+    assert influences(row, patch_term(DEFAULT).negatives) == own_image
+    official = patch_term(published("patch_negatives"))
     published_group = influences(row, official.negatives)
     assert published_group == [r for r in range(CROPS * IMAGES) if r // CROPS == row // CROPS]
     assert sum(r % IMAGES != row % IMAGES for r in published_group) == 8  # half of them show the other image
@@ -141,7 +146,7 @@ def test_self_logit_leaves_a_crop_out_of_its_own_negatives():
         (published("self_logit"), 1.0, 16 + math.exp(-11)),
         (published("self_logit"), 100.0, 16 + math.exp(-0.11)),
     ):
-        term = oneshot_clip(profile).on_random.terms[2].term
+        term = patch_term(profile)
         rows = patch_contrast(same, same, IMAGES, term.negatives, tau, term.self_logit)
         assert (rows - math.log(wanted)).abs().max() < 1e-12
 
@@ -155,14 +160,14 @@ def test_crop_reaches_edge(profile, gap, monkeypatch):
     monkeypatch.setattr(state.adapted, "render", lambda *a: images.append(plain(*a)) or images[-1])
     run_phase("generator", step_to(state, 1))
     side = SIZE // 8
-    crops = next(seen for seen in state.target.encoders.clip.seen if seen.shape[-1] == side)
+    crops = next(seen for seen in state.goal.encoders.clip.seen if seen.shape[-1] == side)
     last = SIZE - gap
     assert torch.equal(crops[0], images[0][0, :, last - side : last, last - side : last].detach())
 
 
 def test_crop_px_is_an_eighth_of_the_image():
     """Q6: 128 px whatever the size, which is an eighth at 1024 px only."""
-    repaired, official = (oneshot_clip(p).on_random.terms[2].term for p in (DEFAULT, published("crop_px")))
+    repaired, official = (patch_term(p) for p in (DEFAULT, published("crop_px")))
     assert [repaired.side(size) for size in (64, 128, 256, 1024)] == [8, 16, 32, 128]
     assert [official.side(size) for size in (128, 256, 1024)] == [128, 128, 128]
     with pytest.raises(ValueError, match="crops of 128 px do not fit"):
@@ -172,7 +177,7 @@ def test_crop_px_is_an_eighth_of_the_image():
 def test_one_head_per_update_judges_fake_and_real_alike(monkeypatch):
     """Q8: with several heads, the published code compares a fake's score of one with a real's of another."""
     for profile, alike in ((DEFAULT, True), (published("one_head_per_update"), False)):
-        state = run(profile, discriminator=DiscriminatorPlan(heads=4))
+        state = run(profile, heads=4)
         seen: list[int] = []
         plain = state.discriminator.patch_features
         monkeypatch.setattr(
@@ -202,7 +207,7 @@ def test_r1_on_reference_keeps_to_the_image_path(every):
     """Q10: 16 happens to be a multiple of 4; with 3 the published code regularises whichever path is due."""
     due = {}
     for profile in (DEFAULT, published("r1_on_reference")):
-        state = run(profile, discriminator=DiscriminatorPlan(r1_every=every))
+        state = run(profile, r1_every=every)
         rounds = [step_to(state, step) for step in range(96)]
         due[profile] = [(now.step, now.path) for now in rounds if "r1" in phases_due(now)]
     repaired, official = due.values()
@@ -214,11 +219,11 @@ def test_r1_on_reference_keeps_to_the_image_path(every):
 
 def test_r1_on_reference_counts_reference_steps():
     """So that the share of regularised steps stays near one in `r1_every` under other ratios."""
-    for schedule in (Schedule(3, 1), Schedule(1, 7), Schedule(1, 3, reference_first=False)):
-        state = run(DEFAULT, schedule=schedule)
+    for reference, random in ((3, 1), (1, 7), (1, 3)):
+        state = run(DEFAULT, steps={"reference": reference, "random": random})
         rounds = [step_to(state, step) for step in range(160)]
         due = [now for now in rounds if "r1" in phases_due(now)]
-        assert all(now.reference for now in due)
+        assert all(now.kind.name == "reference" for now in due)
         assert 9 <= len(due) <= 11
 
 
@@ -254,7 +259,7 @@ def test_lpips_dropout_is_off_in_training_and_search():
     for profile, on in ((DEFAULT, False), (published("lpips_dropout"), True)):
         state = run(profile)
         losses = [float(run_phase("generator", step_to(state, 0))["lpips"])]
-        perceptual = state.target.encoders.perceptual
+        perceptual = state.goal.encoders.perceptual
         encoders = stand_in_encoders()
         search_latent(tiny_bundle(), encoders, picture(), SearchConfig(steps=2, profile=profile))
         given = perceptual.dropouts + encoders.perceptual.dropouts
@@ -266,7 +271,7 @@ def test_lpips_dropout_masks_change_from_step_to_step():
     state = run(dataclasses.replace(published("lpips_dropout")))
     for step in (0, 4):
         run_phase("generator", step_to(state, step))
-    first, second = (torch.rand(4, generator=g) for g in state.target.encoders.perceptual.dropouts)
+    first, second = (torch.rand(4, generator=g) for g in state.goal.encoders.perceptual.dropouts)
     assert not torch.equal(first, second)
 
 
@@ -342,14 +347,20 @@ def test_trains_raw_generator_only_where_there_is_one():
     assert torch.equal(state.source.const, state.ema.const)
 
 
-def test_the_official_preset_differs_in_its_profile_and_patch_term_only():
-    repaired, official = oneshot_clip(DEFAULT), oneshot_clip(OFFICIAL)
-    assert official.on_random.terms[2].term == PatchConsistency(
-        crops=16, crop_px=128, negatives="crop_major", self_logit=-10.0
+def test_the_official_preset_differs_in_its_rows_and_not_in_code():
+    official = oneshot_clip(OFFICIAL)
+    assert patch_term(OFFICIAL) == PatchConsistency(
+        crops=16, crop_px=128, negatives="crop_major", self_logit=-10.0, reaches_edge=False
     )
-    changed = [
-        field.name
-        for field in dataclasses.fields(repaired)
-        if getattr(repaired, field.name) != getattr(official, field.name)
-    ]
-    assert changed == ["on_random", "profile"]
+    plan = official.discriminator
+    assert (plan.r1_kind, plan.r1_keeps_score, plan.one_head_per_update, plan.small) == (
+        None,
+        True,
+        False,
+        "image",
+    )
+    assert official.start == "raw" and official.optimiser.zero_filled_grads
+    batches = [kind.batches["main"] for kind in official.kinds]
+    assert not any(batch.shared_mixing or batch.shared_noise for batch in batches)
+    for module in ("training/phases.py", "training/state.py", "training/memory.py", "training/loop.py"):
+        assert ".profile" not in (PACKAGE / module).read_text(encoding="utf-8"), module

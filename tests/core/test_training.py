@@ -17,7 +17,7 @@ from tiny_networks import tiny_bundle, tiny_encoders
 from oneshot_core.checkpoints import CheckpointError, load, save
 from oneshot_core.draws import SeededDraws
 from oneshot_core.latents import Latent
-from oneshot_core.objective import OFFICIAL, Schedule
+from oneshot_core.objective import OFFICIAL, Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.sampling import check_family
 from oneshot_core.training import (
@@ -49,7 +49,9 @@ def inputs():
 def run(steps: int, preset=None, folder: Path | None = None, callbacks=(), seed: int = 3):
     bundle, encoders, target, reference = inputs()
     config = TrainConfig(steps=steps, seed=seed, snapshot_every_steps=2, checkpoint_every_steps=2)
-    return adapt(bundle, encoders, target, reference, preset, config, run_folder=folder, callbacks=callbacks)
+    return adapt(
+        bundle, encoders, Aim(target, reference), preset, config, run_folder=folder, callbacks=callbacks
+    )
 
 
 def assert_same(first, second) -> None:
@@ -73,7 +75,7 @@ def test_inputs_are_untouched_and_work_in_inference_mode() -> None:
     before = {name: value.clone() for name, value in bundle.generator.state_dict().items()}
     with torch.inference_mode():
         made_inside = target.clone(), reference.clone()
-        result = adapt(bundle, encoders, *made_inside, config=TrainConfig(steps=5))
+        result = adapt(bundle, encoders, Aim(*made_inside), config=TrainConfig(steps=5))
     assert all(torch.equal(before[name], value) for name, value in bundle.generator.state_dict().items())
     assert not any(value.is_inference() for value in result.bundle.generator.state_dict().values())
     moved = [
@@ -103,7 +105,7 @@ def test_a_run_resumes_inside_inference_mode(tmp_path: Path) -> None:
     with torch.inference_mode():
         for steps in (3, 7):
             config = TrainConfig(steps=steps, seed=3)
-            resumed = adapt(bundle, encoders, target, reference, config=config, run_folder=tmp_path)
+            resumed = adapt(bundle, encoders, Aim(target, reference), config=config, run_folder=tmp_path)
     assert_same(whole, resumed)
 
 
@@ -251,11 +253,11 @@ def test_damaged_state_is_a_checkpoint_error(tmp_path: Path) -> None:
 def test_bad_inputs_are_refused_before_any_work() -> None:
     bundle, encoders, target, reference = inputs()
     with pytest.raises(ValueError, match="target must have shape"):
-        adapt(bundle, encoders, target[:, :, :32], reference)
+        adapt(bundle, encoders, Aim(target[:, :, :32], reference))
     with pytest.raises(ValueError, match="reference latent must have shape"):
         adapt(bundle, encoders, target, reference[:, :4])
     with pytest.raises(ValueError, match="trains a discriminator"):
-        adapt(dataclasses.replace(bundle, discriminator=None), encoders, target, reference)
+        adapt(dataclasses.replace(bundle, discriminator=None), encoders, Aim(target, reference))
     with pytest.raises(ValueError, match="family"):
         adapt(bundle, encoders, target, Latent("w", reference, family="another"))
     with pytest.raises(ValueError, match="at least 64 px"):
@@ -269,7 +271,7 @@ def test_ablations_and_schedules_are_settings() -> None:
     ablated = oneshot_clip().reweighted({"semantic": 0.0, "patch": 0.0})
     result = run(5, ablated)
     assert not {"semantic", "patch"} & set(result.losses)
-    paper = dataclasses.replace(oneshot_clip(), schedule=Schedule(3, 1, reference_first=True))
+    paper = oneshot_clip().scheduled({"reference": 3, "random": 1})
     result = run(5, paper)
     is_reference = [value == value for value in result.losses["pixel"]]
     assert is_reference == [True, True, True, False, True]

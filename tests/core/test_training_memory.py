@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
+from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
 
+AIM = Aim(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128))
 MEASURE = """
 import lpips, open_clip, torch, torchvision
 torch.set_num_threads(1)
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.draws import SeededDraws
+from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.training import TrainState, train
 def status(key):
@@ -26,9 +28,8 @@ def status(key):
 bundle = demo_generator()
 before = status("VmRSS")
 encoders = demo_encoders()
-state = TrainState.create(
-    bundle, encoders, torch.zeros(1, 3, 128, 128), bundle.mean_latent[None], oneshot_clip(), SeededDraws(0)
-)
+aim = Aim(torch.zeros(1, 3, 128, 128), bundle.mean_latent[None])
+state = TrainState.create(bundle, encoders, aim, oneshot_clip(), SeededDraws(0))
 train(state, 5)
 print(status("VmHWM") - before)
 """
@@ -36,7 +37,7 @@ print(status("VmHWM") - before)
 
 def test_more_pictures_need_more_memory() -> None:
     bundle, encoders = demo_generator(), demo_encoders()
-    small, large = (training_bytes(bundle, encoders, replace(oneshot_clip(), batch=n)) for n in (2, 4))
+    small, large = (training_bytes(bundle, encoders, AIM, oneshot_clip().rebatched(n)) for n in (2, 4))
     assert small < large < 2 * small
     assert 0 < search_bytes(bundle, encoders) < small
     one, two = (editing_bytes(bundle, encoders.clip, codes) for codes in (1, 2))
@@ -46,7 +47,7 @@ def test_more_pictures_need_more_memory() -> None:
 
 def test_nothing_of_the_networks_is_changed() -> None:
     bundle, encoders = demo_generator(), demo_encoders()
-    training_bytes(bundle, encoders, oneshot_clip())
+    training_bytes(bundle, encoders, AIM, oneshot_clip())
     networks = (bundle.generator, bundle.discriminator, encoders.clip)
     assert all(p.device.type == "cpu" and not p.requires_grad for net in networks for p in net.parameters())
 
@@ -54,8 +55,11 @@ def test_nothing_of_the_networks_is_changed() -> None:
 def test_it_works_where_comfyui_runs_nodes() -> None:
     bundle, encoders = demo_generator(), demo_encoders()
     with torch.inference_mode():
-        inside = training_bytes(bundle.to("cpu"), encoders, oneshot_clip()), search_bytes(bundle, encoders)
-    assert inside == (training_bytes(bundle, encoders, oneshot_clip()), search_bytes(bundle, encoders))
+        inside = (
+            training_bytes(bundle.to("cpu"), encoders, AIM, oneshot_clip()),
+            search_bytes(bundle, encoders),
+        )
+    assert inside == (training_bytes(bundle, encoders, AIM, oneshot_clip()), search_bytes(bundle, encoders))
 
 
 @pytest.mark.slow
@@ -66,6 +70,6 @@ def test_the_estimate_is_within_a_quarter_of_the_measured_peak() -> None:
         [sys.executable, "-c", MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=600
     )
     measured = int(answer.stdout.split()[-1])
-    assert training_bytes(demo_generator(), demo_encoders(), oneshot_clip()) == pytest.approx(
+    assert training_bytes(demo_generator(), demo_encoders(), AIM, oneshot_clip()) == pytest.approx(
         measured, rel=0.25
     )

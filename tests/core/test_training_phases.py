@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
+from stand_ins import NotedDraws, stand_in_encoders, tiny_aim, tiny_bundle
 
 from oneshot_core.draws import RecordedDraws, SeededDraws
-from oneshot_core.objective import DEFAULT, DiscriminatorPlan, Objective, Schedule, WeightedTerm
+from oneshot_core.objective import DEFAULT, Objective, Preset, Trainable, WeightedTerm
 from oneshot_core.objective.adversarial import logistic, r1_penalty
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.objective.terms import PixelMse
@@ -20,13 +20,20 @@ SIZE = 64
 REFERENCE, RANDOM = 0, 1  # a step of each kind under the default schedule
 
 
-def fresh(draws=None, preset=None, **settings) -> TrainState:
+def fresh(draws=None, preset: Preset | None = None, steps=None, **plan) -> TrainState:
+    """A fresh run; `steps` per kind and `plan` of the discriminator replace the preset's."""
     bundle = tiny_bundle(SIZE)
-    preset = dataclasses.replace(preset or oneshot_clip(), **settings)
-    reference = bundle.mean_latent[None]
-    return TrainState.create(
-        bundle, stand_in_encoders(), picture(SIZE), reference, preset, draws or SeededDraws(0)
-    )
+    preset = (preset or oneshot_clip()).scheduled(steps or {})
+    if plan:
+        preset = dataclasses.replace(preset, discriminator=dataclasses.replace(preset.discriminator, **plan))
+    return TrainState.create(bundle, stand_in_encoders(), tiny_aim(bundle), preset, draws or SeededDraws(0))
+
+
+def pixel_only(**settings) -> Preset:
+    """A method of one kind of step and one term, without discriminator."""
+    objective = Objective((WeightedTerm("pixel", PixelMse()),))
+    kind = dataclasses.replace(oneshot_clip().kinds[0], objective=objective, real=None)
+    return Preset("pixel", (kind,), **settings)
 
 
 def at(state: TrainState, step: int):
@@ -64,13 +71,12 @@ def test_phases_come_in_the_methods_order():
 
 
 def test_a_penalty_of_weight_zero_is_never_due():
-    state = fresh(discriminator=DiscriminatorPlan(r1_gamma=0.0))
+    state = fresh(r1_gamma=0.0)
     assert not any("r1" in phases_due(at(state, step)) for step in range(32))
 
 
 def test_a_method_without_discriminator_trains_the_generator_only():
-    pixel = Objective((WeightedTerm("pixel", PixelMse()),))
-    state = fresh(discriminator=None, on_random=pixel, on_reference=pixel)
+    state = fresh(preset=pixel_only())
     assert state.discriminator is None and state.heads is None and set(state.optimisers) == {"adapted"}
     assert phases_due(at(state, 0)) == ["generator", "average"]
     state.step = 0
@@ -79,14 +85,14 @@ def test_a_method_without_discriminator_trains_the_generator_only():
 
 
 def test_kind_path_and_batch_of_a_round():
-    state = fresh(batch=3)
-    for step, (reference, path, batch) in {
-        0: (True, "image", 1),
-        1: (False, "patch", 3),
-        4: (True, "image", 1),
+    state = fresh(preset=oneshot_clip().rebatched(3))
+    for step, wanted in {
+        0: ("reference", "image", 1),
+        1: ("random", "patch", 3),
+        4: ("reference", "image", 1),
     }.items():
         now = at(state, step)
-        assert (now.reference, now.path, now.batch) == (reference, path, batch)
+        assert (now.kind.name, now.path, now.kind.batches["main"].size) == wanted
 
 
 def test_the_discriminator_rests_where_nothing_is_to_be_fooled():
@@ -96,16 +102,15 @@ def test_the_discriminator_rests_where_nothing_is_to_be_fooled():
         assert now.path is None and phases_due(now) == ["generator", "average"]
 
 
-@pytest.mark.parametrize(
-    ("schedule", "factor"), [(Schedule(), 16), (Schedule(3, 1), 16), (Schedule(1, 2), 15)]
-)
-def test_r1_weighs_as_much_as_the_steps_it_stands_for(schedule, factor, monkeypatch):
+@pytest.mark.parametrize(("steps", "factor"), [((1, 3), 16), ((3, 1), 16), ((1, 2), 15)])
+def test_r1_weighs_as_much_as_the_steps_it_stands_for(steps, factor, monkeypatch):
     """Lazy regularisation: its gradient is multiplied by the interval, in steps of all kinds."""
-    state = fresh(schedule=schedule, discriminator=DiscriminatorPlan(r1_gamma=4.0, r1_every=16))
+    kinds = {"reference": steps[0], "random": steps[1]}
+    state = fresh(steps=kinds, r1_gamma=4.0, r1_every=16)
     monkeypatch.setattr(state.optimisers["discriminator"], "step", lambda: None)
     penalty = run_phase("r1", at(state, REFERENCE))["r1"]
     weight = state.discriminator.output.weight
-    images = state.target.image.clone().requires_grad_(True)
+    images = state.goal.targets.clone().requires_grad_(True)
     alone = r1_penalty(state.discriminator.score(images), images)
     (gradient,) = torch.autograd.grad(alone, weight)
     assert torch.allclose(penalty, alone.detach(), rtol=1e-4)
@@ -115,7 +120,7 @@ def test_r1_weighs_as_much_as_the_steps_it_stands_for(schedule, factor, monkeypa
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"batch": 1}, "batch must be at least 2"),
+        ({"preset": oneshot_clip().rebatched(1)}, "batch must be at least 2"),
         (
             {"preset": oneshot_clip().reweighted({"adversarial": 0, "lpips": 0, "pixel": 0})},
             "reference steps has",
@@ -163,7 +168,11 @@ def test_generator_phase_changes_exactly_the_trainable_parameters(step):
 
 def test_other_layers_can_be_trained():
     """Trainable layers are data."""
-    names = changed(fresh(frozen=("mapping.", "convs.", "const")), "generator", REFERENCE)
+    names = changed(
+        fresh(preset=dataclasses.replace(oneshot_clip(), trainable=Trainable(("rgb",)))),
+        "generator",
+        REFERENCE,
+    )
     assert names and all(name.startswith("adapted.to_rgbs.") for name in names)
 
 
@@ -174,7 +183,7 @@ def test_average_moves_every_parameter_and_no_buffer():
             value += 1
     before = {name: value.clone() for name, value in state.ema.state_dict().items()}
     run_phase("average", at(state, RANDOM))
-    decay = state.preset.optimiser.ema_decay
+    decay = state.preset.optimiser.average_decay
     for name, value in state.ema.state_dict().items():
         moved = 0.0 if name.endswith("noise_const") else 1 - decay
         assert torch.allclose(value, before[name] + moved, atol=1e-5), name
@@ -187,7 +196,7 @@ def test_networks_pass_gradients_through_without_keeping_them():
         assert all(parameter.grad is None for parameter in module.parameters())
     assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
     run_phase("discriminator", at(state, RANDOM))
-    frozen = [p for n, p in state.adapted.named_parameters() if n.startswith(state.preset.frozen)]
+    frozen = [p for n, p in state.adapted.named_parameters() if n.startswith(("mapping.", "to_rgbs."))]
     assert frozen and all(p.grad is None for p in frozen)
 
 
@@ -202,8 +211,8 @@ def test_discriminator_losses_are_those_of_its_logits():
         for i, shape in enumerate(state.source.noise_shapes())
     ]
     with torch.no_grad():
-        fake = judge.score(state.adapted.synthesize(state.reference, noise))
-        real = judge.score(state.target.image)
+        fake = judge.score(state.adapted.synthesize(state.goal.aim.reference, noise))
+        real = judge.score(state.goal.targets)
     losses = run_phase("discriminator", at(state, REFERENCE))
     assert torch.allclose(losses["discriminator"], logistic(real, fake), atol=1e-5)
     assert torch.allclose(losses["real_score"], real.mean(), atol=1e-5)
@@ -211,12 +220,12 @@ def test_discriminator_losses_are_those_of_its_logits():
 
 
 def test_real_images_are_the_target_with_random_flips(monkeypatch):
-    state = fresh(batch=6)
+    state = fresh(preset=oneshot_clip().rebatched(6))
     seen = []
     plain = state.discriminator.patch_features
     monkeypatch.setattr(state.discriminator, "patch_features", lambda x, i: seen.append(x) or plain(x, i))
     run_phase("discriminator", at(state, RANDOM))
-    real, target = seen[1], state.target.image
+    real, target = seen[1], state.goal.targets
     flips = state.draws.integers(RANDOM, "real.flip", 2, (6,)).tolist()
     assert set(flips) == {0, 1}
     for image, flip in zip(real, flips, strict=True):
@@ -232,14 +241,14 @@ def test_reference_steps_render_the_reference_latent(monkeypatch):
     for phase in ("discriminator", "generator"):
         run_phase(phase, at(state, REFERENCE))
     assert len(codes) == len(noises) == 2
-    assert all(torch.equal(w, state.source.broadcast(state.reference)) for w in codes)
+    assert all(torch.equal(w, state.source.broadcast(state.goal.aim.reference)) for w in codes)
     assert all(m.shape[0] == 1 for noise in noises for m in noise)
     assert not torch.equal(noises[0][0], noises[1][0])  # fresh noise per call
 
 
 @pytest.mark.parametrize(("chance", "mixed"), [(0.0, False), (1.0, True)])
 def test_random_steps_mix_styles_by_chance(chance, mixed, monkeypatch):
-    state = fresh(mixing=chance, batch=2)
+    state = fresh(preset=oneshot_clip().rebatched(2, chance))
     codes = []
     plain = state.adapted.affine
     monkeypatch.setattr(state.adapted, "affine", lambda w: codes.append(w) or plain(w))
@@ -267,7 +276,7 @@ def test_generator_reports_unweighted_terms_and_their_weighted_sum():
     ):
         losses = run_phase("generator", at(state, step))
         assert set(losses) == names | {"generator"}
-        objective = state.preset.objective(step == REFERENCE)
+        objective = state.preset.kind(step).objective
         total = sum(item.weight * losses[item.name] for item in objective.terms)
         assert torch.allclose(losses["generator"], total, atol=1e-5)
 
@@ -275,7 +284,7 @@ def test_generator_reports_unweighted_terms_and_their_weighted_sum():
 def test_crops_are_shared_by_the_batch_and_both_generators():
     state = fresh(preset=oneshot_clip(dataclasses.replace(DEFAULT, crop_px=16)))
     run_phase("generator", at(state, RANDOM))
-    crops = [seen for seen in state.target.encoders.clip.seen if seen.shape[-1] == 16]
+    crops = [seen for seen in state.goal.encoders.clip.seen if seen.shape[-1] == 16]
     assert [len(seen) for seen in crops] == [32, 32]
     # before any training both generators draw the same picture, so every crop pair is one picture
     assert torch.allclose(crops[0], crops[1], atol=1e-5)
@@ -342,7 +351,7 @@ def test_stopping_early_ends_normally():
 
 
 def test_history_has_one_value_per_step_and_gaps_are_nan():
-    state = fresh(schedule=Schedule(1, 1))
+    state = fresh(steps={"reference": 1, "random": 1})
     train(state, 4)
     known = {name: [value == value for value in values] for name, values in state.history.items()}
     assert known["generator"] == known["discriminator"] == [True] * 4
@@ -352,7 +361,7 @@ def test_history_has_one_value_per_step_and_gaps_are_nan():
 
 def test_a_loss_that_is_not_finite_names_term_step_and_phase():
     state = fresh()
-    state.target.image[0, 0, 0, 0] = float("inf")
+    state.goal.targets[0, 0, 0, 0] = float("inf")
     with pytest.raises(FloatingPointError, match=r"'\w+' became (nan|inf) at step 0 \(phase \w+\)"):
         train(state, 2)
 
@@ -365,8 +374,7 @@ def test_training_runs_inside_inference_mode():
 
 
 def test_training_reduces_the_distance_to_the_target():
-    pixel = Objective((WeightedTerm("pixel", PixelMse()),))
-    state = fresh(discriminator=None, on_random=pixel, on_reference=pixel, schedule=Schedule(1, 0))
+    state = fresh(preset=pixel_only())
     train(state, 30)
     values = state.history["pixel"]
     assert values[-1] < 0.7 * values[0]

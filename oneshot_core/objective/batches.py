@@ -1,0 +1,154 @@
+"""Where the latents of a batch come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from ..latents import mix
+from ..networks import Generator
+from ..tensors import Latents
+from .aim import Aim
+from .contract import Needs, StepDraws
+
+MAPPINGS = ("source", "adapted")
+
+
+class Origin(Protocol):
+    """A source of codes, as data."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it takes from the aim."""
+        ...
+
+    def remixed(self, mixing: float) -> Origin:
+        """The same with another probability of style mixing, where it has one."""
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every step has other latents."""
+        ...
+
+    def codes(self, request: CodeRequest) -> Latents:
+        """W+ codes [N, L, W] for one generator call."""
+        ...
+
+
+@dataclass(frozen=True)
+class CodeRequest:
+    """One generator call that wants codes.
+
+    Args:
+        mapper: the generator whose mapping network turns z into w.
+        aim: for origins that read it.
+        draws: of the step.
+        size: number of codes N.
+        purpose: whose z and mixing decision are used.
+        plan_of: whose crossover is used; another than `purpose` where two calls share z but not that.
+    """
+
+    mapper: Generator
+    aim: Aim
+    draws: StepDraws
+    size: int
+    purpose: str
+    plan_of: str
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Fresh z from N(0, 1), mapped; sometimes two of them share a code from a drawn slot on.
+
+    Args:
+        mixing: probability of style mixing.
+
+    Source: rosinality stylegan2-pytorch train.py mixing_noise and Generator.forward, with the plan passed in.
+    """
+
+    mixing: float = 0.0
+    needs: ClassVar[Needs] = Needs()
+    fresh: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mixing <= 1:
+            raise ValueError(f"mixing is a probability from 0 to 1, got {self.mixing}")
+
+    def remixed(self, mixing: float) -> Prior:
+        """See `Origin.remixed`."""
+        return Prior(mixing)
+
+    def codes(self, request: CodeRequest) -> Latents:
+        """See `Origin.codes`."""
+        mapper, draws, purpose = request.mapper, request.draws, request.purpose
+        mixes = float(draws.uniform(f"{purpose}.mix")) < self.mixing
+        z = draws.normal(f"{purpose}.z", (2 if mixes else 1, request.size, mapper.config.z_dim))
+        codes = [mapper.map(part.to(mapper.const)) for part in z]
+        if not mixes:
+            return codes[0]
+        crossover = 1 + int(draws.integers(f"{request.plan_of}.crossover", mapper.config.num_layers - 1))
+        return mix(codes[0], codes[1], crossover)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The aim's reference latent, in every place of the batch."""
+
+    needs: ClassVar[Needs] = Needs(reference=True)
+    fresh: ClassVar[bool] = False
+
+    def remixed(self, mixing: float) -> Reference:
+        """See `Origin.remixed`; a fixed latent is never mixed."""
+        return self
+
+    def codes(self, request: CodeRequest) -> Latents:
+        """See `Origin.codes`."""
+        reference = request.aim.codes
+        if reference is None:
+            raise ValueError("this method draws the reference latent, but none was given; search for one")
+        return request.mapper.broadcast(reference).expand(request.size, -1, -1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that a step draws.
+
+    Args:
+        latents: where the codes come from.
+        size: number of pictures N.
+        mapping: whose mapping network maps z: "source", without gradient, or "adapted", with it.
+        shared_mixing: source and adapted generator use the same crossover.
+        shared_noise: and the same noise maps.
+    """
+
+    latents: Origin
+    size: int = 1
+    mapping: str = "source"
+    shared_mixing: bool = True
+    shared_noise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a batch must have at least 1 picture, got {self.size}")
+        if self.mapping not in MAPPINGS:
+            raise ValueError(f"mapping must be one of {', '.join(MAPPINGS)}, got {self.mapping!r}")
+
+    def codes(
+        self, request: Callable[[Generator], CodeRequest], source: Generator, adapted: Generator
+    ) -> Tensor:
+        """W+ codes for one generator call, mapped by the generator that the batch names.
+
+        Args:
+            request: makes the request for a mapper.
+            source: the frozen generator.
+            adapted: the trained one.
+        """
+        if self.mapping == "adapted":
+            return self.latents.codes(request(adapted))
+        with torch.no_grad():
+            return self.latents.codes(request(source))

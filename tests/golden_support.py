@@ -156,3 +156,14 @@ def check_weights(state: Mapping[str, Tensor], checks: Mapping[str, Any], relati
         )
         assert abs(float(flat.mean()) - check["mean"]) <= relative * size, name
         assert abs(float(flat.std(correction=0)) - check["std"]) <= relative * size, name
+
+
+def assert_checks(tensor: Tensor, check: dict, tolerance: float, what: str) -> None:
+    """Compare a tensor with recorded checks: size, mean, deviation and eight of its entries."""
+    values = tensor.detach().double().reshape(-1)
+    assert values.numel() == check["numel"], what
+    sample = values[torch.tensor(check["sample_index"])]
+    worst = (sample - torch.tensor(check["sample"], dtype=torch.float64)).abs().max()
+    assert worst <= tolerance * max(1.0, max(abs(v) for v in check["sample"])), f"{what}: {worst:.3g}"
+    assert abs(float(values.mean()) - check["mean"]) <= tolerance, what
+    assert abs(float(values.std(unbiased=False)) - check["std"]) <= tolerance * max(1.0, check["std"]), what

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 from ..latents import mix
 from ..networks import Generator
@@ -15,7 +14,7 @@ from ..tensors import Latents
 from .aim import Aim
 from .contract import Needs, StepDraws
 
-MAPPINGS = ("source", "adapted")
+MAPPINGS = ("source", "own")
 
 
 class Origin(Protocol):
@@ -121,7 +120,8 @@ class Batch:
     Args:
         latents: where the codes come from.
         size: number of pictures N.
-        mapping: whose mapping network maps z: "source", without gradient, or "adapted", with it.
+        mapping: whose mapping network maps z: "source": the source's for both generators, without gradient;
+            "own": that of the generator that draws.
         shared_mixing: source and adapted generator use the same crossover.
         shared_noise: and the same noise maps.
     """
@@ -138,17 +138,22 @@ class Batch:
         if self.mapping not in MAPPINGS:
             raise ValueError(f"mapping must be one of {', '.join(MAPPINGS)}, got {self.mapping!r}")
 
+    @property
+    def shared_codes(self) -> bool:
+        """Whether source and adapted generator draw the very same codes."""
+        return self.shared_mixing and self.mapping == "source"
+
     def codes(
-        self, request: Callable[[Generator], CodeRequest], source: Generator, adapted: Generator
-    ) -> Tensor:
-        """W+ codes for one generator call, mapped by the generator that the batch names.
+        self, request: Callable[[Generator], CodeRequest], drawing: Generator, source: Generator
+    ) -> Latents:
+        """W+ codes [N, L, W] for one generator call.
 
         Args:
             request: makes the request for a mapper.
+            drawing: the generator that is to draw them.
             source: the frozen generator.
-            adapted: the trained one.
         """
-        if self.mapping == "adapted":
-            return self.latents.codes(request(adapted))
+        if self.mapping == "own" and drawing is not source:
+            return self.latents.codes(request(drawing))
         with torch.no_grad():
             return self.latents.codes(request(source))

@@ -151,12 +151,13 @@ def _purpose(batch: str, purpose: str) -> str:
     return purpose if batch == MAIN else f"{batch}.{purpose}"
 
 
-def _codes(current: Round, batch: str, purpose: str, plan_of: str) -> Latents:
+def _codes(current: Round, batch: str, drawing: Generator, purpose: str, plan_of: str) -> Latents:
     """Codes of a generator call, w+ [N, L, W].
 
     Args:
         current: the round.
         batch: name of the batch.
+        drawing: the generator that is called.
         purpose: whose z and mixing decision are used.
         plan_of: whose crossover is used.
     """
@@ -166,7 +167,7 @@ def _codes(current: Round, batch: str, purpose: str, plan_of: str) -> Latents:
         purposes = _purpose(batch, purpose), _purpose(batch, plan_of)
         return CodeRequest(mapper, state.goal.aim, current.draws, plan.size, *purposes)
 
-    return plan.codes(request, state.source, state.adapted)
+    return plan.codes(request, drawing, state.source)
 
 
 def _noise(current: Round, batch: str, purpose: str) -> list[Tensor]:
@@ -231,7 +232,7 @@ def _optimise(current: Round, update: Update) -> None:
 def _discriminator(current: Round) -> Update:
     state = current.state
     with torch.no_grad():
-        codes = _codes(current, MAIN, "discriminator", "discriminator")
+        codes = _codes(current, MAIN, state.adapted, "discriminator", "discriminator")
         fake = _rendered(state, state.adapted, codes, _noise(current, MAIN, "discriminator"))
     fake_logits = _judged(current, current.path, fake, "fake")
     real_logits = _judged(current, current.path, _real(current), "real")
@@ -255,13 +256,15 @@ def _r1(current: Round) -> Update:
 def _view(current: Round, name: str) -> View:
     """The pictures of a batch, drawn when a term first asks for them."""
     state, batch = current.state, current.kind.batches[name]
-    codes, noise = _codes(current, name, "adapted", "adapted"), _noise(current, name, "adapted")
+    codes = _codes(current, name, state.adapted, "adapted", "adapted")
+    noise = _noise(current, name, "adapted")
 
     def source() -> Images:
         """Draw the same latents with the source; the official profile redraws crossover and noise."""
-        same_codes = codes if batch.shared_mixing else _codes(current, name, "adapted", "source")
-        same_noise = noise if batch.shared_noise else _noise(current, name, "source")
-        return _rendered(state, state.source, same_codes, same_noise)
+        plan_of = "adapted" if batch.shared_mixing else "source"
+        own_codes = codes if batch.shared_codes else _codes(current, name, state.source, "adapted", plan_of)
+        own_noise = noise if batch.shared_noise else _noise(current, name, "source")
+        return _rendered(state, state.source, own_codes, own_noise)
 
     return View(
         lambda: _rendered(state, state.adapted, codes, noise),

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_support import cases, describe, fill_with_formula, formula_weights, rules, tensors_of
+from golden_support import (
+    assert_checks,
+    cases,
+    describe,
+    fill_with_formula,
+    formula_weights,
+    rules,
+    tensors_of,
+)
 from rosinality_names import fill, original_state
 from torch import nn
 
@@ -155,16 +163,6 @@ class Trace:
 @pytest.fixture(scope="module", params=TRACES)
 def trace(request) -> Trace:
     return Trace(request.param)
-
-
-def assert_checks(tensor: torch.Tensor, check: dict, tolerance: float, what: str) -> None:
-    values = tensor.detach().double().reshape(-1)
-    assert values.numel() == check["numel"], what
-    sample = values[torch.tensor(check["sample_index"])]
-    worst = (sample - torch.tensor(check["sample"], dtype=torch.float64)).abs().max()
-    assert worst <= tolerance * max(1.0, max(abs(v) for v in check["sample"])), f"{what}: {worst:.3g}"
-    assert abs(float(values.mean()) - check["mean"]) <= tolerance, what
-    assert abs(float(values.std(unbiased=False)) - check["std"]) <= tolerance * max(1.0, check["std"]), what
 
 
 @pytest.mark.parametrize("trace", SEARCHES, indirect=True)

@@ -473,7 +473,7 @@ def test_settings_are_checked():
         (lambda: DiscriminatorPlan(small="guess"), "small must be one of refuse, image"),
         (lambda: oneshot_clip().rebatched(0), "at least 1 picture"),
         (lambda: oneshot_clip().rebatched(mixing=1.5), "probability from 0 to 1"),
-        (lambda: Batch(Prior(), mapping="both"), "one of source, adapted, got 'both'"),
+        (lambda: Batch(Prior(), mapping="both"), "one of source, own, got 'both'"),
         (lambda: Fool("pixel"), "one of image, patch, got 'pixel'"),
         (lambda: dataclasses.replace(oneshot_clip(), start="middle"), "one of average, raw"),
         (

@@ -12,7 +12,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
 PYTEST := $(TEST_ENV) $(RUN) -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-slow test-golden test-live lint format setup clean
+.PHONY: demo test test-slow test-gpu test-golden test-live lint format setup clean
 
 demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
@@ -25,6 +25,10 @@ test-slow: $(READY)
 
 test-golden: $(READY)
 	$(PYTEST) -m golden tests/core
+
+# Needs a CUDA device; without one every test is skipped, and the summary says so.
+test-gpu: $(READY)
+	$(TEST_ENV) $(RUN) -m pytest -v tests/gpu
 
 # On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
 test-live: $(READY)

@@ -182,8 +182,8 @@ def optional_discriminator(
         raise
     except CheckpointError as error:
         notes.append(
-            f"the discriminator was left out: {error}. Pictures can be drawn; to adapt the generator, give it "
-            "a fresh discriminator or take a file that holds a standard one"
+            f"the discriminator was left out: {error}. Pictures can be drawn; to adapt the generator, "
+            "give it a fresh discriminator or take a file that holds a standard one"
         )
         return None
     return found
@@ -212,8 +212,8 @@ def check_constant(label: str, shape: Shape, levels: int) -> None:
     if height != width:
         raise CheckpointError(
             f"{label} is not square: it grows from {height} x {width} points to pictures of "
-            f"{height << min(levels, 16)} x {width << min(levels, 16)} px (height x width); only square networks are "
-            "supported"
+            f"{height << min(levels, 16)} x {width << min(levels, 16)} px (height x width); only square "
+            "networks are supported"
         )
     if height != 4:  # noqa: PLR2004 - every side is 4 doubled
         raise CheckpointError(f"{label} grows from {height} x {width} points; StyleGAN2 starts from 4 x 4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 
 MAX_TENSOR_BYTES = 2 * 1024**3  # the largest tensor of any known network file has about 0.3 GB
 MAX_DIMENSIONS = 8
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CheckpointError(ValueError):
@@ -149,7 +151,8 @@ class StoredTensor:
             )
         if self.offset < 0 or min((*self.shape, *self.strides, 0)) < 0:
             raise CheckpointError("a tensor declares a negative offset, size or stride")
-        if math.prod(self.shape) * self.storage.dtype.itemsize > MAX_TENSOR_BYTES:
+        # the largest size is looked at alone: beside a 0 it would vanish from the product
+        if max((math.prod(self.shape), *self.shape)) * self.storage.dtype.itemsize > MAX_TENSOR_BYTES:
             raise CheckpointError(
                 f"a tensor declares shape {list(self.shape)}; "
                 f"at most {MAX_TENSOR_BYTES // 1024**3} GiB per tensor are allowed"
@@ -175,7 +178,9 @@ class StoredTensor:
         if raw.numel():
             position = self.offset * self.storage.dtype.itemsize
             self.storage.data.read_into(position, raw.numpy().data)
-        return raw.view(self.storage.dtype).as_strided(self.shape, self.strides)
+        # a step along one element or none is never taken, and may be a number that torch cannot hold
+        steps = [step if size > 1 else 1 for size, step in zip(self.shape, self.strides, strict=True)]
+        return raw.view(self.storage.dtype).as_strided(self.shape, steps if raw.numel() else [1] * len(steps))
 
     def source(self, name: str) -> Source:
         """The tensor under the name that the file gives it."""
@@ -183,7 +188,7 @@ class StoredTensor:
 
 
 def describe(value: Any) -> str:
-    """Say in a few words what a value is; never walks into it, since nested values can be endless."""
+    """Say in a user's words what a value is; never walks into it, since nested values can be endless."""
     if isinstance(value, StoredTensor):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, str):
@@ -192,7 +197,14 @@ def describe(value: Any) -> str:
         return repr(value)[:60]
     if isinstance(value, dict | list | tuple | set):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+    if isinstance(value, Storage | ByteRange | Latin1Bytes):
+        return "raw data"
+    return getattr(value, "described", "an object")
+
+
+def printable(text: str) -> str:
+    """Replace what moves a terminal's cursor or turns its text around; the texts come from files."""
+    return _CONTROLS.sub("?", text)
 
 
 @contextmanager

@@ -365,7 +365,6 @@ class TestTensorFlow:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"wings": 2}, "setting the text 'wings', which is not known"),
             ({"architecture": "orig"}, "architecture the text 'orig'"),
             ({"architecture": "resnet"}, "architecture 'resnet'"),
             ({"nonlinearity": "relu"}, "nonlinearity the text 'relu'"),

@@ -16,7 +16,7 @@ MAX_OPCODES = 400_000  # the largest known files, training snapshots with optimi
 MAX_TEXT_BYTES = 4_096  # longer texts (embedded source code, binary data as text) stay in the file
 MAX_NAME_BYTES = 256
 MAX_INTEGER_BYTES = 16
-Instruction = tuple[str, Any, int]
+Instruction = tuple[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,20 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         begin = self.position - self._base
         if begin + count > len(self._window):
-            if self.position + count > self.data.size:
-                raise CheckpointError(
-                    f"the pickle stream ends at byte {self.data.size} in the middle of an instruction; "
-                    "the file is truncated: copy or download it again"
-                )
-            size = min(max(count, self._step), self.data.size - self.position)
-            self._window, self._base, begin = self.data.read(self.position, size), self.position, 0
-            self._step = min(2 * self._step, 65_536)
+            self._fill(count)
+            begin = 0
         self.position += count
         return self._window[begin : begin + count]
+
+    def _fill(self, count: int) -> None:
+        if self.position + count > self.data.size:
+            raise CheckpointError(
+                f"the pickle stream ends at byte {self.data.size} in the middle of an instruction; "
+                "the file is truncated: copy or download it again"
+            )
+        size = min(max(count, self._step), self.data.size - self.position)
+        self._window, self._base = self.data.read(self.position, size), self.position
+        self._step = min(2 * self._step, 65_536)
 
     def number(self, layout: str) -> Any:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
@@ -87,42 +91,36 @@ def _decoded(raw: bytes) -> str:
         raise CheckpointError(f"a text in the pickle is not UTF-8: {error}") from error
 
 
-def _nothing(_: _Cursor) -> None:
-    return None
-
-
 def _number(layout: str) -> Callable[[_Cursor], Any]:
     return lambda cursor: cursor.number(layout)
 
 
 # fmt: off
+_PLAIN: dict[bytes, Instruction] = {  # without an operand
+    code: (name, None) for code, name in {
+        b"(": "MARK",          b"N": "NONE",          b"\x88": "NEWTRUE",     b"\x89": "NEWFALSE",
+        b"}": "EMPTY_DICT",    b"]": "EMPTY_LIST",    b")": "EMPTY_TUPLE",    b"\x8f": "EMPTY_SET",
+        b"t": "TUPLE",         b"\x85": "TUPLE1",     b"\x86": "TUPLE2",      b"\x87": "TUPLE3",
+        b"a": "APPEND",        b"e": "APPENDS",       b"s": "SETITEM",        b"u": "SETITEMS",
+        b"\x90": "ADDITEMS",   b"\x94": "MEMOIZE",    b"\x93": "STACK_GLOBAL", b"R": "REDUCE",
+        b"\x81": "NEWOBJ",     b"b": "BUILD",         b"Q": "BINPERSID",
+    }.items()
+}
 _OPCODES: dict[bytes, tuple[str, Callable[[_Cursor], Any]]] = {
     b"\x80": ("PROTO", _number("<B")),           b"\x95": ("FRAME", _number("<Q")),
-    b".": ("STOP", _nothing),                    b"(": ("MARK", _nothing),
-    b"N": ("NONE", _nothing),                    b"\x88": ("NEWTRUE", _nothing),
-    b"\x89": ("NEWFALSE", _nothing),             b"G": ("NUMBER", _number(">d")),
-    b"K": ("NUMBER", _number("<B")),             b"M": ("NUMBER", _number("<H")),
-    b"J": ("NUMBER", _number("<i")),
+    b"G": ("NUMBER", _number(">d")),             b"K": ("NUMBER", _number("<B")),
+    b"M": ("NUMBER", _number("<H")),             b"J": ("NUMBER", _number("<i")),
     b"\x8a": ("NUMBER", lambda c: c.integer("<B")),  b"\x8b": ("NUMBER", lambda c: c.integer("<i")),
     b"\x8c": ("TEXT", lambda c: c.text("<B")),   b"X": ("TEXT", lambda c: c.text("<I")),
     b"\x8d": ("TEXT", lambda c: c.text("<Q")),
     b"C": ("DATA", lambda c: c.blob("<B")),      b"B": ("DATA", lambda c: c.blob("<I")),
     b"\x8e": ("DATA", lambda c: c.blob("<Q")),   b"\x96": ("DATA", lambda c: c.blob("<Q")),
-    b"}": ("EMPTY_DICT", _nothing),              b"]": ("EMPTY_LIST", _nothing),
-    b")": ("EMPTY_TUPLE", _nothing),             b"\x8f": ("EMPTY_SET", _nothing),
-    b"t": ("TUPLE", _nothing),                   b"\x85": ("TUPLE1", _nothing),
-    b"\x86": ("TUPLE2", _nothing),               b"\x87": ("TUPLE3", _nothing),
-    b"a": ("APPEND", _nothing),                  b"e": ("APPENDS", _nothing),
-    b"s": ("SETITEM", _nothing),                 b"u": ("SETITEMS", _nothing),
-    b"\x90": ("ADDITEMS", _nothing),
     b"h": ("GET", _number("<B")),                b"j": ("GET", _number("<I")),
     b"q": ("PUT", _number("<B")),                b"r": ("PUT", _number("<I")),
-    b"\x94": ("MEMOIZE", _nothing),
-    b"c": ("GLOBAL", lambda c: (c.line(), c.line())),  b"\x93": ("STACK_GLOBAL", _nothing),
-    b"R": ("REDUCE", _nothing),                  b"\x81": ("NEWOBJ", _nothing),
-    b"b": ("BUILD", _nothing),                   b"Q": ("BINPERSID", _nothing),
+    b"c": ("GLOBAL", lambda c: (c.line(), c.line())),
 }
 # fmt: on
+NAMES = frozenset(name for name, _ in (*_PLAIN.values(), *_OPCODES.values()))
 _REFUSED = {
     b"i": "INST (imports and calls)",
     b"o": "OBJ (calls a class)",
@@ -144,8 +142,8 @@ def instructions(data: ByteRange, start: int = 0, max_opcodes: int = MAX_OPCODES
         max_opcodes: how many instructions the stream may have.
 
     Yields:
-        (name, operand, position behind the instruction). Texts above 4 KiB and all binary data are yielded
-        as ranges of the file, unread.
+        (name, operand); the operand of STOP is the position behind it. Texts above 4 KiB and all binary data
+        are yielded as ranges of the file, unread.
 
     Raises:
         CheckpointError: unknown opcode, truncated stream, a length beyond the data, too many instructions.
@@ -154,21 +152,33 @@ def instructions(data: ByteRange, start: int = 0, max_opcodes: int = MAX_OPCODES
     cursor = _Cursor(data, start)
     for _ in range(max_opcodes):
         code = cursor.take(1)
-        if code in _REFUSED:
-            raise UnsafePickleError(
-                f"the pickle uses the opcode {_REFUSED[code]} at byte {cursor.position - 1}; network files "
-                "do not need it, so the file is refused and nothing in it was run"
-            )
-        if code not in _OPCODES:
-            raise CheckpointError(
-                f"byte {cursor.position - 1} of the pickle is {code!r}, which is no instruction of a network "
-                "file; the file is damaged or of another kind"
-            )
-        name, operand = _OPCODES[code]
-        value = operand(cursor)
-        if name == "FRAME":
-            data.part(cursor.position, value)
-        yield name, value, cursor.position
-        if name == "STOP":
+        plain = _PLAIN.get(code)
+        if plain is not None:
+            yield plain
+        elif code == b".":
+            yield "STOP", cursor.position
             return
+        elif code in _OPCODES:
+            name, operand = _OPCODES[code]
+            value = operand(cursor)
+            if name == "FRAME":
+                data.part(cursor.position, value)
+            yield name, value
+        else:
+            raise _unknown(cursor)
     raise CheckpointError(f"the pickle has more than {max_opcodes} instructions, far beyond any network file")
+
+
+def _unknown(cursor: _Cursor) -> CheckpointError:
+    """Say what the byte before the cursor is: an instruction that calls by itself, or none at all."""
+    place = cursor.position - 1
+    code = cursor.data.read(place, 1)
+    if code in _REFUSED:
+        return UnsafePickleError(
+            f"the pickle uses the opcode {_REFUSED[code]} at byte {place}; network files "
+            "do not need it, so the file is refused and nothing in it was run"
+        )
+    return CheckpointError(
+        f"byte {place} of the pickle is {code!r}, which is no instruction of a network "
+        "file; the file is damaged or of another kind"
+    )

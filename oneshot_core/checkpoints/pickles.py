@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .opcodes import MAX_OPCODES, instructions
+from .opcodes import MAX_OPCODES, NAMES, Instruction, instructions
 from .stored import ByteRange, CheckpointError, UnsafePickleError, describe
 
 _PYTHONS_OWN = sys.stdlib_module_names | {"__builtin__", "commands", "copy_reg", "exceptions", "os2emxpath"}
@@ -76,7 +76,7 @@ class Rules:
         return parts[0] not in _PYTHONS_OWN and all(part.isidentifier() for part in (*parts, attribute))
 
 
-def scan(data: ByteRange, rules: Rules, start: int = 0) -> int:
+def scan(data: ByteRange, rules: Rules, start: int = 0) -> list[Instruction]:
     """Check a whole stream without building anything.
 
     Args:
@@ -85,37 +85,41 @@ def scan(data: ByteRange, rules: Rules, start: int = 0) -> int:
         start: first byte of the stream within `data`.
 
     Returns:
-        Position behind the STOP instruction.
+        Its instructions; the operand of the last one is the position behind the stream.
 
     Raises:
         UnsafePickleError: a name outside the allow-list, or one that is computed instead of written out.
         CheckpointError: see `instructions`; also a memo index larger than the number of instructions.
     """
+    program: list[Instruction] = []
     memo: dict[int, Any] = {}
     recent: list[Any] = [None, None]  # the last two pushes: a text, a foreign name, None for all else
     use = _ForeignUse()
-    end = start
-    for count, (name, operand, position) in enumerate(instructions(data, start, rules.max_opcodes)):
-        end = position
-        use.follow(name)
+    nothing = recent
+    for instruction in instructions(data, start, rules.max_opcodes):
+        name, operand = instruction
+        if use.name is not None:
+            use.follow(name)
         if name == "TEXT":
             recent = [recent[1], operand]
         elif name == "GET":
             recent = [recent[1], memo.get(operand)]
+            use.begin(recent)
         elif name in ("PUT", "MEMOIZE"):
             index = len(memo) if name == "MEMOIZE" else operand
-            if index > count:
+            if index > len(program):
                 raise CheckpointError(
-                    f"the pickle writes memo slot {index} as instruction {count}; it is damaged or hostile"
+                    f"the pickle writes memo slot {index} as instruction {len(program)}; it is damaged or "
+                    "hostile"
                 )
             memo[index] = recent[1]
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             recent = [recent[1], _checked_name(tuple(operand or recent), rules)]
+            use.begin(recent)
         elif name not in ("PROTO", "FRAME"):
-            recent = [None, None]
-        if isinstance(recent[1], Global) and name in ("GET", "GLOBAL", "STACK_GLOBAL"):
-            use.begin(recent[1], recent[0] == "module")
-    return end
+            recent = nothing
+        program.append(instruction)
+    return program
 
 
 _AS_CLASS = ("EMPTY_TUPLE", "NEWOBJ")
@@ -130,23 +134,25 @@ class _ForeignUse:
     """
 
     def __init__(self) -> None:
-        self._name: Global | None = None
+        self.name: Global | None = None  # whose use is not complete yet
         self._ways: list[tuple[str, ...]] = []
 
-    def begin(self, name: Global, after_module: bool) -> None:
-        """Expect a use of this name in the next instructions."""
-        self._name, self._ways = name, [_AS_CLASS, _AS_MODULE] if after_module else [_AS_CLASS]
+    def begin(self, recent: list[Any]) -> None:
+        """Look at the last two pushes: a name from outside the list must be used by the next instructions."""
+        if isinstance(recent[1], Global):
+            self.name = recent[1]
+            self._ways = [_AS_CLASS, _AS_MODULE] if recent[0] == "module" else [_AS_CLASS]
 
     def follow(self, instruction: str) -> None:
         """Refuse the name if the instruction is not the expected one."""
-        if self._name is None or instruction in ("PUT", "MEMOIZE", "FRAME"):
+        if self.name is None or instruction in ("PUT", "MEMOIZE", "FRAME"):
             return
         step = "SOURCE" if instruction in ("NONE", "TEXT", "GET") else instruction
         self._ways = [way[1:] for way in self._ways if way[0] == step]
         if not self._ways:
-            raise _refused(self._name)
+            raise _refused(self.name)
         if not all(self._ways):
-            self._name = None
+            self.name = None
 
 
 def _refused(name: Global) -> UnsafePickleError:
@@ -180,16 +186,15 @@ class Machine:
         self._memo: dict[int, Any] = {}
         self._calls = 0
 
-    def run(self, data: ByteRange, start: int = 0) -> Any:
-        """Return the stream's value; `scan` must have passed it."""
-        for name, operand, _ in instructions(data, start, self._rules.max_opcodes):
-            if name == "STOP":
-                value = self._pop()
-                if self._stack:
-                    raise CheckpointError("the pickle leaves values behind; it is damaged or hostile")
-                return value
-            getattr(self, f"_{name.lower()}")(operand)
-        raise AssertionError("instructions ends with STOP")
+    def run(self, program: list[Instruction]) -> Any:
+        """Return the value of a stream that `scan` has passed."""
+        handlers = {name: getattr(self, f"_{name.lower()}") for name in NAMES}
+        for name, operand in program[:-1]:
+            handlers[name](operand)
+        value = self._pop()
+        if self._stack:
+            raise CheckpointError("the pickle leaves values behind; it is damaged or hostile")
+        return value
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
@@ -388,5 +393,5 @@ def load(data: ByteRange, rules: Rules, start: int = 0) -> tuple[Any, int]:
         UnsafePickleError: it names or calls something outside `rules`.
         CheckpointError: it is damaged, truncated or too large.
     """
-    end = scan(data, rules, start)
-    return Machine(rules).run(data, start), end
+    program = scan(data, rules, start)
+    return Machine(rules).run(program), program[-1][1]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..texts import printable
 from . import native, nvidia, rosinality, tensorflow
 from .assemble import (
     CheckpointPlan,
@@ -31,7 +32,7 @@ from .bundle import (
 )
 from .native import read_tensors, write_tensors
 from .restricted import KNOWN_FILES, container, read_contents, read_state_dict
-from .stored import CheckpointError, UnsafePickleError, describe, naming, opened, printable
+from .stored import CheckpointError, UnsafePickleError, describe, naming, opened
 
 __all__ = [
     "CheckpointError",

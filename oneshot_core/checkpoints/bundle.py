@@ -15,7 +15,7 @@ from torch import Tensor
 from ..json_values import Fields, JsonError, told
 from ..networks import Discriminator, Generator
 from ..tensors import seeded
-from .stored import printable
+from ..texts import printable
 
 MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
 MEAN_LATENT_SEED = 0

@@ -49,9 +49,9 @@ class _Module:
     """All tensors and the settings of one network, by dotted path."""
 
     label: str
-    kind: str  # name of its class
     tensors: dict[str, Source] = field(default_factory=dict)
     settings: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    kind: str = ""  # name of its class
 
     def setting(self, name: str, *paths: str) -> Any:
         """Return an attribute that the modules at `paths` must agree on; None where no one states it."""
@@ -148,7 +148,7 @@ def collect(record: Any, label: str) -> _Module:
     """Gather the tensors of a module tree; parameters and buffers alike (frozen layers are buffers)."""
     if not isinstance(record, Record):
         raise CheckpointError(f"{label} is {describe(record)}, not a network module")
-    found = _Module(label, record.kind)
+    found = _Module(label, kind=record.kind)
     entries = 0
     for path, module in _walk(record, label):
         if isinstance(module, ForeignRecord):
@@ -185,6 +185,11 @@ def _walk(record: Record, label: str) -> Iterator[tuple[str, Record]]:
             raise CheckpointError(f"{label} has more than {MAX_MODULES} layers; that is no StyleGAN2 network")
         yield path, module
         waiting += [(f"{path}{name}.", child) for name, child in children.items()]
+
+
+def state_dict(label: str, tensors: dict[str, Source]) -> _Module:
+    """A network of which only the tensors are known, by its state dict's names; no layer states a setting."""
+    return _Module(label, tensors)
 
 
 def _part(module: Record, kind: str, label: str) -> dict[str, Any]:
@@ -289,7 +294,8 @@ def _architecture(label: str, found: str, supported: str) -> CheckpointError:
 
 
 def _dense(module: _Module) -> list[str]:
-    return sorted(path for path in module.settings if re.fullmatch(r"mapping\.fc\d+", path))
+    names = (name.removesuffix(".weight") for name in module.tensors)
+    return sorted(path for path in names if re.fullmatch(r"mapping\.fc\d+", path))
 
 
 def _mapping(module: _Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..texts import printable
 from .opcodes import LongText
 from .pickles import Global, Inert, Name, Rules, scalar
 from .stored import (
@@ -21,7 +22,6 @@ from .stored import (
     Storage,
     StoredTensor,
     describe,
-    printable,
 )
 
 _Value = TypeVar("_Value")

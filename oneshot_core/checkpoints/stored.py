@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch import Tensor
 
 MAX_TENSOR_BYTES = 2 * 1024**3  # the largest tensor of any known network file has about 0.3 GB
 MAX_DIMENSIONS = 8
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CheckpointError(ValueError):
@@ -200,11 +198,6 @@ def describe(value: Any) -> str:
     if isinstance(value, Storage | ByteRange | Latin1Bytes):
         return "raw data"
     return getattr(value, "described", "an object")
-
-
-def printable(text: str) -> str:
-    """Replace what moves a terminal's cursor or turns its text around; the texts come from files."""
-    return _CONTROLS.sub("?", text)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..networks import DiscriminatorConfig, GeneratorConfig
+from ..texts import printable
 from .assemble import (
     CheckpointPlan,
     Layout,
@@ -29,7 +30,7 @@ from .assemble import (
 )
 from .rebuild import TF_NETWORK, NumpyArray, Record
 from .rosinality import channel_multiplier
-from .stored import CheckpointError, Source, describe, printable
+from .stored import CheckpointError, Source, describe
 
 SUPPORTED_VERSION = 4
 MAX_VARIABLES = 2_000

@@ -203,3 +203,29 @@ def tf_discriminator(**settings: Any) -> Network:
     for name, shape in shapes.items():
         variables[f"{name}/weight"], variables[f"{name}/bias"] = draw(*shape).numpy(), draw(shape[-1]).numpy()
     return tf_network("D", variables, resolution=SIZE, **settings)
+
+
+def foreign_class(monkeypatch: pytest.MonkeyPatch, dotted: str, *bases: type, **more: Any) -> type:
+    """A class that pickles under a foreign name with its attributes, as undecorated modules do."""
+    module, _, name = dotted.rpartition(".")
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        if ".".join(parts[:end]) not in sys.modules:
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+    made = type(name, bases, {"__module__": module, "__qualname__": name, **more})
+    monkeypatch.setattr(sys.modules[module], name, made, raising=False)
+    return made
+
+
+def foreign_module(kind: type, children: Tree | None = None, **tensors: Tensor) -> Any:
+    """An object of that class with the attributes of a torch module."""
+    made = kind()
+    parameters = {name: torch.nn.Parameter(value) for name, value in tensors.items()}
+    made.__dict__.update(
+        training=False,
+        _parameters=parameters,
+        _buffers={},
+        _modules=children or {},
+        _non_persistent_buffers_set=set(),
+    )
+    return made

@@ -81,13 +81,13 @@ def _is_module(value: Any) -> bool:
     return isinstance(value, Record) and value.kind != TF_NETWORK
 
 
-def _by_role(root: Any) -> dict[str, Any]:
-    """The networks of a file under the names G_ema, G and D, without those that are missing."""
+def _by_role(root: Any) -> dict[str, tuple[str, Any]]:
+    """The networks of a file under the names G_ema, G and D, each with the file's own name for it."""
     if isinstance(root, Record):
-        return {"D" if _is_discriminator(root) else "G_ema": root}
+        return {"D": ("D", root)} if _is_discriminator(root) else {"G_ema": ("the generator", root)}
     found = {}
     for role, names in _ROLES.items():
-        values = [root[name] for name in names if root.get(name) is not None]
+        values = [(name, root[name]) for name in names if root.get(name) is not None]
         if values:
             found[role] = values[0]
     return found
@@ -116,16 +116,19 @@ def read_plan(root: dict[Any, Any] | Record) -> CheckpointPlan:
     if main not in modules:
         raise CheckpointError("holds a discriminator only; a file with G_ema or G is needed")
     notes: list[str] = []
-    module = collect(modules[main], main)
-    plan = CheckpointPlan("nvidia", _kind(modules[main]), plan_generator(module, notes), notes=notes)
+    label, record = modules[main]
+    module = collect(record, label)
+    plan = CheckpointPlan("nvidia", _kind(record), plan_generator(module, notes), notes=notes)
     config = plan.generator.config
     if main == "G_ema" and "G" in modules:
+        name, raw = modules["G"]
         plan.raw_generator = optional_raw_generator(
-            lambda: plan_generator(collect(modules["G"], "G"), []), config, notes
+            lambda: plan_generator(collect(raw, name), []), config, notes
         )
     if "D" in modules:
+        title, judge = modules["D"]
         plan.discriminator = optional_discriminator(
-            lambda: plan_discriminator(collect(modules["D"], "D")), config, notes
+            lambda: plan_discriminator(collect(judge, title)), config, notes
         )
     average = module.tensors.get("mapping.w_avg")
     if average is not None:

@@ -14,8 +14,15 @@ from typing import Any, Literal
 
 import torch
 
+from ..texts import printable
 from . import native, nvidia, rosinality, tensorflow
-from .assemble import CheckpointPlan, build_discriminator, build_generator, with_fresh_discriminator
+from .assemble import (
+    CheckpointPlan,
+    build_discriminator,
+    build_generator,
+    in_three_colours,
+    with_fresh_discriminator,
+)
 from .bundle import (
     MEAN_LATENT_SAMPLES,
     MEAN_LATENT_SEED,
@@ -52,20 +59,24 @@ def _opened_plan(path: Path) -> Iterator[CheckpointPlan]:
             size = data.size
             if container(data) != "safetensors":
                 root = read_contents(data).root
-                plan = _plan(root)
-                plan.check(size)
-                yield plan
+                yield _checked(_plan(root), size)
                 return
         with native.opened_plan(path) as plan:
-            plan.check(size)
-            yield plan
+            yield _checked(plan, size)
+
+
+def _checked(plan: CheckpointPlan, file_bytes: int) -> CheckpointPlan:
+    plan.check(file_bytes)
+    in_three_colours(plan)
+    plan.notes = [printable(note) for note in plan.notes]
+    return plan
 
 
 def _plan(root: Any) -> CheckpointPlan:
-    if nvidia.is_network_file(root):
-        return nvidia.read_plan(root)
     if tensorflow.is_network_file(root):
         return tensorflow.read_plan(root)
+    if nvidia.is_network_file(root):
+        return nvidia.read_plan(root)
     if isinstance(root, dict):
         return rosinality.read_plan(root)
     raise CheckpointError(f"holds {describe(root)}, no networks; {KNOWN_FILES}")
@@ -129,7 +140,9 @@ def load(path: Path | str, *, expected_sha256: str | None = None) -> GeneratorBu
             mean = plan.mean_latent.read().float().clone()
         if not bool(mean.isfinite().all()):
             raise CheckpointError("the mean latent is not finite (NaN or infinity); use an earlier snapshot")
-    provenance = Provenance(plan.format, path.name, sha256, inferred, tuple(plan.notes), plan.history)
+    provenance = Provenance(
+        plan.format, printable(path.name), sha256, inferred, tuple(plan.notes), plan.history
+    )
     return GeneratorBundle(generator, discriminator, raw, mean, provenance)
 
 

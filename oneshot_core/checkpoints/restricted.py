@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from . import pickles
-from .pickles import Rules
-from .rebuild import NDARRAY, Record, expect, new_dict, numpy_calls, torch_calls
+from .rebuild import STORAGE_TYPES, Record, expect, object_rules, whole_object
 from .stored import (
     ByteRange,
     CheckpointError,
@@ -26,7 +25,7 @@ from .stored import (
     naming,
     opened,
 )
-from .torchfile import LEGACY_START, ZIP_START, nested_storages, read_legacy, read_zip
+from .torchfile import LEGACY_START, ZIP_START, nested_storages, read_legacy, read_zip, refuse_reference
 
 __all__ = [
     "CheckpointError",
@@ -86,39 +85,14 @@ def read_contents(data: ByteRange) -> Contents:
     if kind == "torch-legacy":
         return Contents(kind, read_legacy(data))
     if kind == "pickle":
-        root, end = pickles.load(data, _network_rules(data.size))
+        embedded = {("torch.storage", "_load_from_bytes"): nested_storages(data.size)}
+        root, end = pickles.load(data, object_rules(refuse_reference, embedded, STORAGE_TYPES))
         if end != data.size:
             raise CheckpointError(
                 f"{data.size - end} bytes follow the end of the pickle, where network files end; refused"
             )
         return Contents(kind, root)
     raise CheckpointError("a safetensors file where a torch file or a pickle was expected")
-
-
-def _network_rules(file_bytes: int) -> Rules:
-    """Names used by NVIDIA's and by the legacy TensorFlow network pickles (checkpoints.md B.2 and C)."""
-    return Rules(
-        calls={
-            **torch_calls(),
-            **numpy_calls(),
-            ("torch.storage", "_load_from_bytes"): nested_storages(file_bytes),
-            ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
-        },
-        makes={
-            ("dnnlib.util", "EasyDict"): new_dict,
-            ("dnnlib.tflib.network", "Network"): lambda: Record("dnnlib.tflib.network.Network"),
-        },
-        tokens=frozenset({NDARRAY}),
-    )
-
-
-def _persistent_object(description: Any) -> Record:
-    """Take class name and attributes of a module; its embedded source code is not even decoded."""
-    values: dict[Any, Any] = expect(description, dict, "description of a module")
-    if values.get("type") != "class":
-        raise CheckpointError(f"the file describes a module of type {describe(values.get('type'))}")
-    name = expect(values.get("class_name"), str, "class name of a module")
-    return Record(name, expect(values.get("state"), dict, f"state of {name}"))
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
@@ -138,6 +112,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     with torch.inference_mode(False), naming(path), opened(path) as data:
         root = read_contents(data).root
         values = root.get("state_dict", root) if isinstance(root, dict) else root
+        if isinstance(values, Record):
+            raise whole_object(values)
         tensors = {}
         total = 0
         for key, value in expect(values, dict, "a state dict file").items():

@@ -34,6 +34,7 @@ from .stored import CheckpointError, Source, StoredTensor, describe
 log = logging.getLogger(__name__)
 
 MAX_TENSORS = 5_000
+MAX_MEAN_ROWS = 64  # of a mean latent; one per layer
 FAMILY_LR_MULTIPLIER = 0.01  # never stored; fixed in every program of the family
 _NETWORK_KEYS = ("g_ema", "g", "d")
 _KERNEL = re.compile(r".*(blur\.kernel|upsample\.kernel|conv2\.0\.kernel|skip\.0\.kernel)")
@@ -141,7 +142,8 @@ def _mean_latent(value: Any, generator: NetworkPlan[GeneratorConfig]) -> Source 
     if not isinstance(value, StoredTensor):
         raise CheckpointError(f"latent_avg is {describe(value)}, not a tensor")
     width = generator.config.w_dim
-    if len(value.shape) not in (1, 2) or value.shape[-1] != width or 0 in value.shape:
+    rows = value.shape[0] if len(value.shape) == 2 else 1  # noqa: PLR2004 - one row per layer
+    if len(value.shape) not in (1, 2) or value.shape[-1] != width or not 1 <= rows <= MAX_MEAN_ROWS:
         raise CheckpointError(
             f"latent_avg has shape {list(value.shape)}, expected [{width}] or [layers, {width}]"
         )

@@ -15,7 +15,7 @@ from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorC
 from ..tensors import seeded
 from .bundle import GeneratorBundle
 from .restricted import MAX_EXPANSION_BYTES
-from .stored import CheckpointError, Source
+from .stored import CheckpointError, Source, UnsafePickleError
 
 Config: TypeAlias = GeneratorConfig | DiscriminatorConfig
 Shape: TypeAlias = tuple[int, ...]
@@ -157,6 +157,66 @@ def _mismatch(label: str, config: Config, missing: list[str], unexpected: list[s
         f"({'; '.join(parts)}). The file is damaged or holds another "
         "architecture; use a StyleGAN2 network with the standard layers"
     )
+
+
+def optional_discriminator(
+    plan: Callable[[], NetworkPlan[DiscriminatorConfig]], generator: GeneratorConfig, notes: list[str]
+) -> NetworkPlan[DiscriminatorConfig] | None:
+    """Plan a discriminator, which drawing does not need: one that cannot be used is left out with a note.
+
+    Args:
+        plan: makes the plan; its CheckpointError says why there is none.
+        generator: what the discriminator would judge.
+        notes: gets one line when it is left out.
+
+    Returns:
+        The plan, or None.
+
+    Raises:
+        UnsafePickleError: as `plan`; what could run something is refused wherever it stands.
+    """
+    try:
+        found = plan()
+        _check_judges(found, generator)
+    except UnsafePickleError:
+        raise
+    except CheckpointError as error:
+        notes.append(
+            f"the discriminator was left out: {error}. Pictures can be drawn; to adapt the generator, "
+            "give it a fresh discriminator or take a file that holds a standard one"
+        )
+        return None
+    return found
+
+
+def _check_judges(plan: NetworkPlan[DiscriminatorConfig], generator: GeneratorConfig) -> None:
+    """Refuse a discriminator for other pictures than the generator draws."""
+    for name, unit in (("size", "px"), ("image_channels", "colour channels"), ("c_dim", "classes")):
+        judged, drawn = getattr(plan.config, name), getattr(generator, name)
+        if judged != drawn:
+            raise CheckpointError(f"{plan.label} is made for {judged} {unit}, the generator for {drawn}")
+
+
+def check_constant(label: str, shape: Shape, levels: int) -> None:
+    """Refuse networks that draw no squares, by the learnt constant that their pictures grow from.
+
+    Args:
+        label: how the file calls the network, for messages.
+        shape: of the constant; the last two are its height and width.
+        levels: how often the sides are doubled.
+
+    Raises:
+        CheckpointError: height and width differ, or are not 4.
+    """
+    height, width = shape[-2:]
+    if height != width:
+        raise CheckpointError(
+            f"{label} is not square: it grows from {height} x {width} points to pictures of "
+            f"{height << min(levels, 16)} x {width << min(levels, 16)} px (height x width); only square "
+            "networks are supported"
+        )
+    if height != 4:  # noqa: PLR2004 - every side is 4 doubled
+        raise CheckpointError(f"{label} grows from {height} x {width} points; StyleGAN2 starts from 4 x 4")
 
 
 def require(tensors: Mapping[str, Source], name: str, label: str, dimensions: int) -> Shape:

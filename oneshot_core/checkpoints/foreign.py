@@ -109,15 +109,15 @@ PROGRAMS = (
     _other("ESRGAN or another enlarger", r"RRDB_trunk\.|\S*(?:RDB|rdb)[123]\.conv\d"),
     _other("SwinIR or another enlarger", r"layers\.\d+\.residual_group\.blocks\.\d+\."),
     # Diffusion.
-    _other("LoRA weights of a diffusion model", r"lora_(?:unet|te\d?|transformer)_|\S*lora_(?:up|down|[AB])\b"),
+    _other("LoRA weights (diffusion)", r"lora_(?:unet|te\d?|transformer)_|\S*lora_(?:up|down|[AB])\b"),
     _other("ControlNet (diffusion)", r"(?:control_model|controlnet_\w+|input_hint_block|zero_convs)\."),
     _other("IP-Adapter (diffusion)", r"ip_adapter\.\d+\.|\S*to_[kv]_ip\b"),
     _other("AnimateDiff (diffusion)", r"\S*motion_modules\.\d+\."),
-    _other("a diffusion model (Stable Diffusion)", r"(?:model\.diffusion_model|cond_stage_model|conditioner)\."),
+    _other("Stable Diffusion", r"(?:model\.diffusion_model|cond_stage_model|conditioner)\."),
     _other("a diffusion model", r"(?:double_blocks|single_blocks|joint_blocks|transformer_blocks)\.\d+\."),
     _other("a diffusion model (U-Net)", r"(?:down|up)_blocks\.\d+\.(?:resnets|attentions)\.", r"\S*time_emb"),
     _other("a diffusion model (U-Net)", r"(?:input_blocks|output_blocks)\.\d+\.\d+\.", r"time_embed\."),
-    _other("a VAE of a diffusion model", r"(?:de|en)coder\.(?:mid|mid_block|up|up_blocks|down)\b", r"\S*conv_in\."),
+    _other("a VAE (diffusion)", r"(?:de|en)coder\.(?:mid|up|down|mid_block|up_blocks)\b", r"\S*conv_in"),
     _other("a VAE of a diffusion model", r"first_stage_model\."),
     # Encoders, judges and others that draw nothing.
     _other("SigLIP", r"vision_model\.head\.(?:probe|attention)", do=f"{_ENCODER}; {_INSTEAD}"),

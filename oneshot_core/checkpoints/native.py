@@ -18,8 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import json_values
+from ..json_values import Fields, JsonError
 from ..networks import DiscriminatorConfig, GeneratorConfig
 from ..tensors import atomic_path, owned
+from . import layouts
 from .assemble import CheckpointPlan, Layout, NetworkPlan, expected_shapes, match
 from .bundle import GeneratorBundle, Provenance
 from .stored import CheckpointError, Source, describe, naming, opened
@@ -30,6 +33,15 @@ FORMAT_VERSION = 1
 HEADER_KEY = "oneshot"
 MAX_HEADER_BYTES = 16 * 1024**2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_OTHER_FILES = {  # format in the header: what it is, and who reads it
+    "oneshot-latent": "a latent of this project; `sample --latent` and the node Load Latent read it",
+    "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
+    "oneshot-run": "the state of an unfinished training; `train` with the same --out goes on from it",
+    "oneshot-stored-run": "a part of a stored run; the folder that it lies in is read as a whole",
+    "oneshot-perceptual": "weights of the perceptual loss; --lpips reads them",
+    "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
+    "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",
+}
 _STORED_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -97,12 +109,28 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def opened_file(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, Any]]]:
-    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block."""
+    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block.
+
+    Raises:
+        CheckpointError: missing, damaged, or a safetensors file of another origin.
+    """
+    with _opened(path) as (sources, text):
+        if text is None:
+            raise CheckpointError(
+                "is a safetensors file without this project's header: another program wrote it, or a tool "
+                "that saved it again dropped the header (metadata); give the original file"
+            )
+        yield sources, _header(text)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Source], str | None]]:
+    """Open a safetensors file: its tensors, unread, and the text of this project's header, if any."""
     _check_start(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            yield {name: _source(file, name) for name in file.keys()}, header  # noqa: SIM118 - no mapping
+            text = (file.metadata() or {}).get(HEADER_KEY)
+            yield {name: _source(file, name) for name in file.keys()}, text  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
@@ -120,57 +148,55 @@ def _check_start(path: Path) -> None:
             )
 
 
-def _header(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(HEADER_KEY)
-    if text is None:
-        raise CheckpointError(
-            f"is a safetensors file without the header {HEADER_KEY!r}, not one of this program; "
-            "load the original checkpoint (.pt or .pkl) and convert it"
-        )
+def _header(text: str) -> dict[str, Any]:
+    """Parse this project's header; raises CheckpointError where it is not the JSON object that it must be."""
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"has a damaged header: {str(error)[:200]}") from error
-    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
-        raise CheckpointError(f"has the header {describe(header)} without a format")
+        header: dict[str, Any] = json_values.parse(text, "the header")
+        fields = Fields(header, "the header")
+        fields.text("format")
+        fields.whole("format_version", 0)
+    except JsonError as error:
+        raise CheckpointError(f"has a damaged header ({error}); copy or download the file again") from error
     return header
 
 
 def _source(file: Any, name: str) -> Source:
     part = file.get_slice(name)
-    dtype = _STORED_TYPES.get(part.get_dtype())
+    kind = part.get_dtype()
+    dtype = _STORED_TYPES.get(kind)
     if dtype is None:
-        raise CheckpointError(f"tensor {name[:80]} has the type {part.get_dtype()}, which is not supported")
+        raise CheckpointError(f"tensor {name[:80]} has the type {kind}, which is not supported")
     return Source(name, tuple(part.get_shape()), dtype, lambda: file.get_tensor(name))
 
 
 @contextmanager
 def opened_plan(path: Path) -> Iterator[CheckpointPlan]:
-    """Plan the networks of a generator file; the plan can be built inside the block.
+    """Plan the networks of a safetensors file; the plan can be built inside the block.
 
     Raises:
-        CheckpointError: another format or version, unknown settings, missing or ill-shaped weights.
+        CheckpointError: of another kind or version, unknown settings, missing or ill-shaped weights.
     """
-    with opened_file(path) as (sources, header):
-        yield _plan(sources, header)
+    with _opened(path) as (sources, text):
+        yield layouts.read_flat_plan(sources) if text is None else _plan(sources, _header(text))
 
 
 def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> CheckpointPlan:
     if header["format"] != FORMAT:
-        raise CheckpointError(f"has the format {describe(header['format'])}; a generator has {FORMAT!r}")
-    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(other_file(header["format"]))
+    if header["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"has format_version {describe(header.get('format_version'))}; this program knows "
-            f"{FORMAT_VERSION}. Update it, or write the file again with this version"
+            f"has format_version {header['format_version']}; this program knows {FORMAT_VERSION}. Update it, "
+            "or write the file again with this version"
         )
     try:
-        provenance = Provenance.from_dict(header["provenance"])
-        generator = GeneratorConfig.from_dict(header["generator"])
+        fields = Fields(header, "the header")
+        provenance = Provenance.from_dict(fields.value("provenance"))
+        generator = GeneratorConfig.from_dict(fields.value("generator"))
         discriminator = None
-        if header.get("discriminator") is not None:
-            discriminator = DiscriminatorConfig.from_dict(header["discriminator"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"has a damaged header: {type(error).__name__} {str(error)[:200]}") from error
+        if "discriminator" in fields:
+            discriminator = DiscriminatorConfig.from_dict(fields.value("discriminator"))
+    except ValueError as error:
+        raise CheckpointError(f"has a damaged header ({str(error)[:200]}); copy the file again") from error
     plan = CheckpointPlan(FORMAT, FORMAT, _network(generator, sources, "generator"))
     if any(name.startswith("raw_generator.") for name in sources):
         plan.raw_generator = _network(generator, sources, "raw_generator")
@@ -183,6 +209,18 @@ def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> Checkpoin
     origin = {"format": provenance.format, "file_name": provenance.file_name, "sha256": provenance.sha256}
     plan.history = {"origin": origin, **provenance.history}
     return plan
+
+
+def other_file(kind: str) -> str:
+    """Say what a file of this project's other formats is, and who reads it.
+
+    Args:
+        kind: the header's format.
+    """
+    known = _OTHER_FILES.get(kind)
+    if known is None:
+        return f"has the format {describe(kind)}; a generator of this project has {FORMAT!r}"
+    return f"is {known}, no generator"
 
 
 def _network(config: _Config, sources: Mapping[str, Source], label: str) -> NetworkPlan[_Config]:

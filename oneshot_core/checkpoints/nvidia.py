@@ -118,6 +118,11 @@ def collect(record: Any, label: str) -> _Module:
     return found
 
 
+def state_dict(label: str, tensors: dict[str, Source]) -> _Module:
+    """A network of which only the tensors are known, by its state dict's names; no layer states a setting."""
+    return _Module(label, tensors)
+
+
 def _part(module: Record, kind: str, label: str) -> dict[str, Any]:
     values = module.state.get(kind, {})
     if not isinstance(values, dict) or not all(isinstance(name, str) and len(name) <= 100 for name in values):
@@ -189,7 +194,8 @@ def _architecture(label: str, found: str, supported: str) -> CheckpointError:
 
 
 def _dense(module: _Module) -> list[str]:
-    return sorted(path for path in module.settings if re.fullmatch(r"mapping\.fc\d+", path))
+    names = (name.removesuffix(".weight") for name in module.tensors)
+    return sorted(path for path in names if re.fullmatch(r"mapping\.fc\d+", path))
 
 
 def _mapping(module: _Module) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Network files: detect, inspect, load and save; no file that is opened here can run code.
 
 Reads the own safetensors format, state dicts of StyleGAN2 generators in the layouts of all known programs
-(torch files, pickles, safetensors), NVIDIA `.pkl` of StyleGAN2 networks and legacy TensorFlow `.pkl`; writes the
-own format and rosinality `.pt`.
+(torch files, pickles, safetensors), NVIDIA `.pkl` of StyleGAN2 networks and legacy TensorFlow `.pkl`; writes
+the own format and rosinality `.pt`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class NamedTensors:
         }
 
     def unused(self, prefixes: Iterable[str], names: Iterable[str]) -> list[str]:
-        """Parts of the file, by their shortest paths, without anything below the prefixes or among the names."""
+        """Parts of the file, by their shortest paths, with nothing below the prefixes or among the names."""
         starts, wanted = tuple(prefixes), set(names)
         everything: set[str] = set()
         used: set[str] = set()

@@ -34,7 +34,7 @@ HEADER_KEY = "oneshot"
 MAX_HEADER_BYTES = 16 * 1024**2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OTHER_FILES = {  # format in the header: what it is, and who reads it
-    "oneshot-latent": "a latent of this project; `sample --latent` and the node Load Latent read it",
+    "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
     "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
     "oneshot-run": "the state of an unfinished training; `train` with the same --out goes on from it",
     "oneshot-stored-run": "a part of a stored run; the folder that it lies in is read as a whole",
@@ -47,6 +47,12 @@ _STORED_TYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -195,7 +201,7 @@ def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> Checkpoin
         discriminator = None
         if "discriminator" in fields:
             discriminator = DiscriminatorConfig.from_dict(fields.value("discriminator"))
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"has a damaged header ({str(error)[:200]}); copy the file again") from error
     plan = CheckpointPlan(FORMAT, FORMAT, _network(generator, sources, "generator"))
     if any(name.startswith("raw_generator.") for name in sources):
@@ -220,7 +226,7 @@ def other_file(kind: str) -> str:
     known = _OTHER_FILES.get(kind)
     if known is None:
         return f"has the format {describe(kind)}; a generator of this project has {FORMAT!r}"
-    return f"is {known}, no generator"
+    return f"is no generator but {known}"
 
 
 def _network(config: _Config, sources: Mapping[str, Source], label: str) -> NetworkPlan[_Config]:

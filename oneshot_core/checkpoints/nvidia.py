@@ -17,6 +17,7 @@ from .assemble import (
     CheckpointPlan,
     Layout,
     NetworkPlan,
+    check_constant,
     expected_shapes,
     make_config,
     match,
@@ -156,6 +157,7 @@ def plan_generator(module: _Module, notes: list[str]) -> NetworkPlan[GeneratorCo
     _refuse_stylegan3(module)
     tensors, label = module.tensors, module.label
     sides = _resolutions(module, "synthesis.")
+    check_constant(label, require(tensors, "synthesis.b4.const", label, 3), len(sides) - 1)
     if any(f"synthesis.b{side}.skip.weight" in tensors for side in sides):
         raise _architecture(label, "resnet", "skip")
     if any(f"synthesis.b{side}.torgb.weight" not in tensors for side in sides):

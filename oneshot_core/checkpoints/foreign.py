@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-MAX_NAMES = 5_000  # more are not looked at
+MAX_CHARACTERS = 200_000  # of all names; more are not looked at
 MAX_NAME = 200  # characters of a name that are looked at
+_ANYWHERE = r"\S*"
+_NUMBER = re.compile(r"\.\d+\.(?=\D)")  # layers are alike: their number tells nothing
 _INSTEAD = "use a StyleGAN2 network (rosinality's .pt or NVIDIA's .pkl)"
 _ENCODER = "it encodes pictures and draws none"
 _JUDGE = f"it judges pictures and draws none; {_INSTEAD}"
@@ -32,8 +34,13 @@ class Program:
 
     @cached_property
     def patterns(self) -> tuple[re.Pattern[str], ...]:
-        """The compiled signs."""
-        return tuple(re.compile(rf"(?m)(?:^|\.)(?:{sign})") for sign in self.signs)
+        """The compiled signs; those that may stand anywhere are searched without a start, which is faster."""
+        return tuple(
+            re.compile(
+                sign.removeprefix(_ANYWHERE) if sign.startswith(_ANYWHERE) else rf"(?:^|\.)(?:{sign})", re.M
+            )
+            for sign in self.signs
+        )
 
     def wrote(self, text: str) -> bool:
         """Whether a text of one name per line has all signs."""
@@ -61,15 +68,15 @@ PROGRAMS = (
     _wrapper("StyleNeRF (a 3-D generator)", r"synthesis\.(?:fg_nerf|bg_nerf|nerf_)"),
     _wrapper("StyleSDF (a 3-D generator)", r"renderer\.network\.(?:pts_linears|views_linears)"),
     _wrapper("GANformer", r"synthesis\.b\d+\.\w+\.(?:transformer|attention)\."),
-    _wrapper("StyleGAN-T", r"synthesis\.input\.(?:basis|affine)", r"synthesis\.L\d+\.(?:conv|c0|affine)"),
     # StyleGAN's other versions and its relatives.
+    _other("StyleGAN-T", r"synthesis\.input\.freqs$", r"\S*affine\.proj\."),
     _other(
         "StyleGAN3",
         r"(?:synthesis\.)?input\.(?:freqs|phases)$|synthesis\.L\d+_\d+_\d+\.",
         do="it cannot be converted; use a StyleGAN2 network (the stylegan3 repository trains them with "
         "--cfg=stylegan2)",
     ),
-    _other("StyleGAN 1", r"\w*(?:epi[12]|lod_?\w*|epilogue)\.(?:style_mod|top_epi|noise|apply_noise)"),
+    _other("StyleGAN 1", r"\w*(?:epi[12]|lod_?\w*|epilogue)\.(?:style_mod|top_epi|pre_style_op|\w*noise)"),
     _other("StyleGAN 1", r"\S*(?:adain\d?|ada_?in\w*)\.(?:style|norm)"),
     _other("StyleGAN 1 (progressive growing)", r"generator\.progression\.\d+\."),
     _other("ALAE", r"(?:decode_block|decoder\.layer_to_resolution|mapping_tl|mapping_fl)\b"),
@@ -78,9 +85,9 @@ PROGRAMS = (
     _other("SemanticStyleGAN", r"local_nets\.\d+\.", r"render_net\."),
     _other("StyleSwin", r"layers\.\d+\.blocks\.\d+\.attn", r"(?:to_rgbs|style)\.\d+\."),
     _other("CIPS", r"(?:lff\.ffm|emb\.input)\b"),
-    _other("FastGAN", r"\w*FastganSynthesis\b|\S*networks_fastgan\."),
+    _other("FastGAN", r"\S*(?:FastganSynthesis\b|networks_fastgan\.)"),
     _other("FastGAN", r"(?:feat_\d+|se_\d+)\.", r"(?:init\.|to_(?:big|\d+)\b)"),
-    _other("projected GAN (its discriminator)", r"\S*pg_modules\.|feature_network\.pretrained\."),
+    _other("projected GAN (its discriminator)", r"\S*(?:pg_modules\.|feature_network\.pretrained\.)"),
     _other("lucidrains' stylegan2-pytorch", r"S\.net\.\d+\.", r"G\.(?:initial_block|blocks\.\d+\.to_style)"),
     _other("lucidrains' stylegan2-pytorch", r"(?:GE?|GAN)\.(?:blocks\.\d+\.to_style1|initial_block)"),
     _other("lucidrains' lightweight-gan", r"GE?\.(?:sle\w*|initial_conv|layers\.\d+\.\d+)\.", r"GE?\."),
@@ -98,20 +105,20 @@ PROGRAMS = (
     _other("ProGAN or StyleGAN 1 of genforce", r"(?:synthesis\.)?(?:lod$|layer0\.wscale)", r"\S*output\d+\."),
     _other("ProGAN", r"(?:progression_\d+|progress\.\d+|initial_block)\.", r"(?:to_rgb\w*|toRGB\w*)\."),
     _other("MSG-GAN", r"rgb_converters\.\d+\."),
-    _other("BigGAN", r"\S*bn[12_]\w*\.(?:gain|bias|scale|offset)", r"(?:\S*(?:linear|gen_z|shared)\.)"),
+    _other("BigGAN", r"\S*bn[12_]\w*\.(?:gain|bias|scale|offset)", r"\S*(?:linear|gen_z|shared)\."),
     _other("StarGAN v2", r"(?:decode|encode)\.\d+\.(?:norm[12]\.fc|conv1x1|conv[12])\b"),
     _other("SPADE / GauGAN", r"\S*norm_[01s]\.mlp_shared\."),
     _other("U-GAT-IT", r"(?:UpBlock1_\d|rho)\b", r"DownBlock\."),
     _other("AnimeGAN", r"block_[a-e]\.\d+\."),
     _other("TransGAN", r"(?:tRGB_\d|upsample_blocks\.\d+\.block)"),
-    _other("VQGAN", r"quantize\.embedding\.weight$", do=f"{_INSTEAD}; VQGAN draws from codes"),
     _other("CodeFormer (a restorer of faces)", r"(?:fuse_convs_dict|quantize)\.", r"ft_layers\."),
-    _other("ESRGAN or another enlarger", r"RRDB_trunk\.|\S*(?:RDB|rdb)[123]\.conv\d"),
+    _other("VQGAN", r"quantize\.embedding\.weight$", do=f"{_INSTEAD}; VQGAN draws from codes"),
+    _other("ESRGAN or another enlarger", r"\S*(?:RRDB_trunk\.|(?:RDB|rdb)[123]\.conv\d)"),
     _other("SwinIR or another enlarger", r"layers\.\d+\.residual_group\.blocks\.\d+\."),
     # Diffusion.
-    _other("LoRA weights (diffusion)", r"lora_(?:unet|te\d?|transformer)_|\S*lora_(?:up|down|[AB])\b"),
+    _other("LoRA weights (diffusion)", r"\S*lora[_.](?:unet_|te\d?_|transformer_|(?:up|down|[AB])\b)"),
     _other("ControlNet (diffusion)", r"(?:control_model|controlnet_\w+|input_hint_block|zero_convs)\."),
-    _other("IP-Adapter (diffusion)", r"ip_adapter\.\d+\.|\S*to_[kv]_ip\b"),
+    _other("IP-Adapter (diffusion)", r"\S*(?:ip_adapter\.\d+\.|to_[kv]_ip\b)"),
     _other("AnimateDiff (diffusion)", r"\S*motion_modules\.\d+\."),
     _other("Stable Diffusion", r"(?:model\.diffusion_model|cond_stage_model|conditioner)\."),
     _other("a diffusion model", r"(?:double_blocks|single_blocks|joint_blocks|transformer_blocks)\.\d+\."),
@@ -140,11 +147,11 @@ PROGRAMS = (
     _other("a hypernetwork without its decoder", r"hypernet\.", do=_WHOLE),
     _other(
         "ArcFace / InsightFace (a face recogniser)",
-        r"(?:\S*\.)?(?:output_layer|body)\.\d+\.|layer1\.0\.prelu\.",
-        r"(?:\S*\.)?(?:input_layer\.\d+|bn2|prelu)\.",
+        r"(?:output_layer|body)\.\d+\.|layer1\.0\.prelu\.",
+        r"(?:input_layer\.\d+|bn2|prelu)\.",
         do=f"it compares faces and draws none; {_INSTEAD}",
     ),
-    _other("LPIPS", r"lin\d\.model\.1\.weight$", do=_JUDGE),
+    _other("LPIPS", r"lin\d\.model\.\d+\.weight$", do=_JUDGE),
     _other("Inception (the network of FID)", r"Mixed_\d[a-e]\.", do=_JUDGE),
     _other("VGG or AlexNet", r"features\.0\.weight$", do=_JUDGE),
     _other("DINO or another vision transformer", r"patch_embed\.proj\.", r"blocks\.\d+\.attn\.qkv\."),
@@ -153,16 +160,20 @@ PROGRAMS = (
     _other("a language model", r"(?:lm_head|embed_tokens|layers\.\d+\.self_attn|encoder\.layer\.\d+)\b"),
     _other("a language model (T5)", r"encoder\.block\.\d+\.layer\.\d+\."),
     _other("CycleGAN or pix2pix", r"model\.\d+\.conv_block\.\d+\.|model\.model\.\d+\."),
-    _other("DCGAN", r"(?:main|net)\.0\.weight$", r"(?:main|net)\.[36]\.weight$"),
+    _other("DCGAN", r"(?:main|net)\.\d+\.weight$", r"(?:main|net)\.\d+\.running_mean$"),
 )  # fmt: skip
 
 
 def _text(names: Iterable[str]) -> str:
-    chosen = []
-    for count, name in enumerate(names):
-        if count >= MAX_NAMES:
-            break
-        chosen.append(str(name)[:MAX_NAME].replace("\n", " "))
+    chosen: dict[str, None] = {}
+    left = MAX_CHARACTERS
+    for name in names:
+        text = _NUMBER.sub(".0.", str(name)[:MAX_NAME].replace("\n", " "))
+        if text not in chosen:
+            chosen[text] = None
+            left -= len(text)
+            if left < 0:
+                break
     return "\n".join(chosen)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import BadInput, Failed, Interrupted, note, one_line
+from .console import BadInput, Failed, Interrupted, LogLines, note, one_line
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 PROFILES = ("default", "official")
@@ -440,7 +440,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.DEBUG if options.debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         module, function = VERBS[options.verb].split(":")
         getattr(import_module(f".commands.{module}", __package__), function)(options)
@@ -455,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: Exception, debug: bool) -> int:
     """Say an error in one line and choose the exit code."""
     if debug:
-        traceback.print_exc()
+        note(traceback.format_exc())
     if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         note(f"error: {one_line(error)}")
         return EXIT_BAD_INPUT

@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 HEADER_KEY = "oneshot"
 MAX_HEADER_BYTES = 16 * 1024**2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_OTHER_FILES = {  # format in the header: what it is, and who reads it
+OTHER_FILES = {  # format in the header: what it is, and who reads it
     "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
     "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
     "oneshot-run": "the state of an unfinished training; `train` with the same --out goes on from it",
@@ -120,27 +120,13 @@ def opened_file(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, Any]]
     Raises:
         CheckpointError: missing, damaged, or a safetensors file of another origin.
     """
-    with _opened(path) as (sources, text):
-        if text is None:
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY not in texts:
             raise CheckpointError(
                 "is a safetensors file without this project's header: another program wrote it, or a tool "
                 "that saved it again dropped the header (metadata); give the original file"
             )
-        yield sources, _header(text)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Source], str | None]]:
-    """Open a safetensors file: its tensors, unread, and the text of this project's header, if any."""
-    _check_start(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER_KEY)
-            yield {name: _source(file, name) for name in file.keys()}, text  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
-        ) from error
+        yield sources, _header(texts[HEADER_KEY])
 
 
 def _check_start(path: Path) -> None:
@@ -182,8 +168,11 @@ def opened_plan(path: Path) -> Iterator[CheckpointPlan]:
     Raises:
         CheckpointError: of another kind or version, unknown settings, missing or ill-shaped weights.
     """
-    with _opened(path) as (sources, text):
-        yield layouts.read_flat_plan(sources) if text is None else _plan(sources, _header(text))
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY in texts:
+            yield _plan(sources, _header(texts[HEADER_KEY]))
+        else:
+            yield layouts.read_flat_plan(sources)
 
 
 def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> CheckpointPlan:
@@ -218,12 +207,12 @@ def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> Checkpoin
 
 
 def other_file(kind: str) -> str:
-    """Say what a file of this project's other formats is, and who reads it.
+    """Say what a file of another format than the generators' is, and who reads it.
 
     Args:
         kind: the header's format.
     """
-    known = _OTHER_FILES.get(kind)
+    known = OTHER_FILES.get(kind)
     if known is None:
         return f"has the format {describe(kind)}; a generator of this project has {FORMAT!r}"
     return f"is no generator but {known}"
@@ -233,6 +222,23 @@ def _network(config: _Config, sources: Mapping[str, Source], label: str) -> Netw
     table = {name: Layout(f"{label}.{name}") for name in expected_shapes(config)}
     own = {name: source for name, source in sources.items() if name.startswith(f"{label}.")}
     return match(label, config, table, own)
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, str]]]:
+    """Open any safetensors file: its tensors, unread, and its texts, valid inside the block.
+
+    Raises:
+        CheckpointError: another container, damaged, or with a type of numbers that is not known here.
+    """
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield {name: _source(file, name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
+        ) from error
 
 
 def write(

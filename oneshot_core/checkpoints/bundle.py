@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..networks import Discriminator, Generator
 from ..tensors import seeded
-from ..texts import printable
 
 MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
 MEAN_LATENT_SEED = 0
@@ -87,8 +86,7 @@ class GeneratorBundle:
         config, origin = self.generator.config, self.provenance
         widths = " ".join(map(str, config.channels))
         parameters = sum(value.numel() for value in self.generator.parameters())
-        parent = origin.history.get("parent")
-        parent = parent.get("file_name") if isinstance(parent, dict) else None
+        parent = origin.history.get("parent", {}).get("file_name")
         lines = [
             f"StyleGAN2 generator, {self.size} px, {parameters / 1e6:.1f} M parameters",
             f"widths from 4 px on: {widths}; z {config.z_dim}, w {config.w_dim}, {self.num_layers} slots",
@@ -97,7 +95,7 @@ class GeneratorBundle:
             f"source: {origin.file_name} ({origin.format})" + (f", adapted from {parent}" if parent else ""),
             f"family: {self.family[:12]}",
         ]
-        return "\n".join(printable(line) for line in [*lines, *origin.notes])
+        return "\n".join([*lines, *origin.notes])
 
     def to(self, device: torch.device | str) -> GeneratorBundle:
         """Copy the networks to a device; the original, and the mean latent, stay where they are."""

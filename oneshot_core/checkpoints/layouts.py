@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from .assemble import (
     make_config,
     match,
     optional_discriminator,
+    optional_raw_generator,
     require,
 )
 from .dialects import Dialect
@@ -107,7 +109,9 @@ def _plan(named: NamedTensors) -> CheckpointPlan:
     used = [main.prefix]
     for found in generators[1:]:
         if plan.raw_generator is None and _is_raw(found, main):
-            plan.raw_generator = _raw(named, found, others, plan)
+            plan.raw_generator = optional_raw_generator(
+                partial(_generator, named, found, others, []), plan.generator.config, notes
+            )
             used.append(found.prefix)
     plan.discriminator = _discriminator(named, judges, plan)
     plan.mean_latent = _mean_latent(named, main, plan.generator.config.w_dim)
@@ -146,20 +150,6 @@ def _is_raw(found: _Found, main: _Found) -> bool:
         return found.prefix.endswith("raw_generator.")
     copy, plain, _ = rank(found.prefix)
     return plain and not copy and not rank(main.prefix)[1]
-
-
-def _raw(
-    named: NamedTensors, found: _Found, others: list[str], plan: CheckpointPlan
-) -> NetworkPlan[GeneratorConfig] | None:
-    """Plan the generator without averaging, which drawing does not need."""
-    try:
-        raw = _generator(named, found, others, [])
-        if raw.config != plan.generator.config:
-            raise CheckpointError(f"{raw.label} and {plan.generator.label} differ in shape")
-    except CheckpointError as error:
-        plan.notes.append(f"the generator without averaging was left out: {error}")
-        return None
-    return raw
 
 
 def _judges(named: NamedTensors, generators: list[str]) -> list[_Found]:

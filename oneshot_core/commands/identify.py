@@ -1,4 +1,4 @@
-"""What a file is that `info` is given and that is no generator: this project's other files and their readers."""
+"""What a file is that `info` is given and that is no generator: this project's other files, their readers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import run_folder
 _JSON_FILES = {  # format in a JSON file: what it is, and who reads it
     plan.FORMAT: "a batch plan; `batch` runs it",
     manifest.FORMAT: "the manifest of a batch; `batch` with the same --out goes on from it",
-    run_folder.FORMAT: "the settings of a training; `train` with the same --out goes on from them",
+    run_folder.FORMAT: "the settings of a training; `adapt` with the same --out goes on from them",
     "oneshot-stored-run": "the record of a stored run; the folder that it lies in is read as a whole",
 }
 _FIRST_BYTES = 4_096
 _FOLDERS = {  # a file that a folder of this project holds: what the folder is
-    "settings.json": "a folder of results of `train`; its generator is adapted.safetensors",
+    "settings.json": "a folder of results of `adapt`; its generator is adapted.safetensors",
     manifest.FILE_NAME: "a folder of results of `batch`; its manifest.json says what became of every job",
     "run.json": "a stored run; its generator is result.safetensors",
 }

@@ -25,7 +25,6 @@ from .tensors import Images, Latents, Noise, Styles, check_shape
 
 NORM_EPS = 1e-8
 MAX_LEVELS, MAX_WIDTH = 9, 4_096  # 4 to 1024 px; the widest known layers have 1,024 channels
-IMAGE_CHANNELS = (1, 3, 4)
 _RANGES = {  # far beyond any known network
     "z_dim": (1, MAX_WIDTH), "w_dim": (1, MAX_WIDTH), "c_dim": (0, 32_768), "mapping_layers": (1, 64),
     "mapping_width": (1, MAX_WIDTH), "label_width": (1, MAX_WIDTH), "cmap_dim": (1, MAX_WIDTH),
@@ -81,9 +80,9 @@ def _check_ranges(config: Any) -> None:
         value = getattr(config, name, None)
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} must be from {low} to {high}, got {value}")
-    if config.image_channels not in IMAGE_CHANNELS:
+    if config.image_channels not in (1, 3, 4):
         raise ValueError(
-            f"pictures have 3 channels (colour), 1 (grey) or 4 (colour and transparency), these would have "
+            "pictures have 3 channels (colour), 1 (grey) or 4 (colour and transparency), these would have "
             f"{config.image_channels}"
         )
 

@@ -32,6 +32,7 @@ from .named import NamedTensors, gather, label, of_sources, rank
 from .restricted import KNOWN_FILES
 from .stored import CheckpointError, Source
 
+MAX_MEAN_ROWS = 64  # of a mean latent; one per layer
 _NVIDIA_SIGNS = ("synthesis.b4.const", "synthesis.b4.conv1.noise_const", "synthesis.b4.torgb.affine.weight")
 _JUDGE_SIGNS = {  # layout: names of a discriminator
     "rosinality": ("convs.0.0.weight", "final_linear.1.weight"),
@@ -217,7 +218,8 @@ def _mean_latent(named: NamedTensors, main: _Found, width: int) -> Source | None
     value = named.mean_of(main.prefix, () if inside is None else (inside,))
     if value is None:
         return None
-    if len(value.shape) not in (1, 2) or value.shape[-1] != width or 0 in value.shape:
+    rows = value.shape[0] if len(value.shape) == 2 else 1
+    if len(value.shape) not in (1, 2) or value.shape[-1] != width or not 1 <= rows <= MAX_MEAN_ROWS:
         raise CheckpointError(
             f"{value.name} has shape {list(value.shape)}, expected [{width}] or [layers, {width}]"
         )

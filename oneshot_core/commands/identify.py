@@ -19,6 +19,7 @@ _JSON_FILES = {  # format in a JSON file: what it is, and who reads it
     run_folder.FORMAT: "the settings of a training; `adapt` with the same --out goes on from them",
     "oneshot-stored-run": "the record of a stored run; the folder that it lies in is read as a whole",
 }
+_LATENT_READERS = OTHER_FILES["oneshot-latent"].split("; ", 1)[1]
 _FIRST_BYTES = 4_096
 _FOLDERS = {  # a file that a folder of this project holds: what the folder is
     "settings.json": "a folder of results of `adapt`; its generator is adapted.safetensors",
@@ -73,8 +74,11 @@ def _latents(path: Path) -> dict[str, Any] | None:
     except CheckpointError:
         return None
     notes = latent.origin.get("notes", [])
-    details = {"space": latent.space, "shape": list(latent.values.shape), "family": latent.family[:12]}
+    details: dict[str, Any] = {"space": latent.space, "shape": list(latent.values.shape)}
     said = [line for line in notes if isinstance(line, str)] if isinstance(notes, list) else []
+    if not latent.family:  # only other programs' latents do not say whose they are
+        return _described(path, "latents", f"latents of another program; {_LATENT_READERS}", details, said)
+    details["family"] = latent.family[:12]
     return _described(path, "oneshot-latent", OTHER_FILES["oneshot-latent"], details, said)
 
 

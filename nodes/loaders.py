@@ -36,7 +36,8 @@ class LoadStyleGAN(io.ComfyNode):
             display_name="Load StyleGAN2",
             category=CATEGORY,
             description="Reads a StyleGAN2 generator, with its discriminator where the file has one, without "
-            "ever running code from the file: .safetensors, rosinality .pt, NVIDIA .pkl, TensorFlow .pkl.",
+            "ever running code from the file: .safetensors, state dicts of rosinality, NVIDIA, BasicSR, "
+            "genforce and MMGeneration (.pt, .pth), NVIDIA .pkl, TensorFlow .pkl.",
             inputs=[
                 io.Combo.Input(
                     "generator_name",

@@ -8,19 +8,25 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import BadInput, Failed, Interrupted, note, one_line
+from .console import BadInput, Failed, Interrupted, LogLines, note, one_line
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 PROFILES = ("default", "official")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FITS = ("stretch", "crop", "letterbox")
 PRECISIONS = ("float32", "bfloat16")
+_OPTIONS = {  # settings whose option has another name
+    "mix_from": "the start of --mix-slots",
+    "mix_to": "the end of --mix-slots",
+    "batch_size": "--batch",
+}
 NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
@@ -109,9 +115,12 @@ def slots(text: str) -> tuple[int, int]:
     """Read A-B, both ends included, as (first, after the last)."""
     low, dash, high = text.partition("-")
     try:
-        return int(low), int(high if dash else low) + 1
+        first, last = int(low), int(high if dash else low)
     except ValueError:
         raise argparse.ArgumentTypeError(f"write slots as 4-7 or 4; got {text!r}") from None
+    if last < first:
+        raise argparse.ArgumentTypeError(f"write the lower slot first, as in 4-7; got {text!r}")
+    return first, last + 1
 
 
 def numbers(text: str) -> list[float]:
@@ -239,7 +248,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help="checkpoint, or demo", metavar="FILE")
+    parser.add_argument("file", help="a checkpoint, or any other file; or demo", metavar="FILE")
     _common(parser, device=False)
 
 
@@ -399,7 +408,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
-    "info": ("say what a checkpoint holds, without running anything in it", _add_info),
+    "info": ("say what a file is and holds, and what was left out; nothing in it is run", _add_info),
     "convert": ("rewrite a checkpoint in another format", _add_convert),
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
@@ -440,7 +449,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.DEBUG if options.debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         module, function = VERBS[options.verb].split(":")
         getattr(import_module(f".commands.{module}", __package__), function)(options)
@@ -448,16 +459,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
-        return _report(error, options.debug)
+        return _report(error, options)
     return EXIT_OK
 
 
-def _report(error: Exception, debug: bool) -> int:
+def _in_options(text: str, options: argparse.Namespace) -> str:
+    """Say a setting that an error begins with by the option that users gave it with."""
+    first = re.match(r"[a-z]+(?:_[a-z]+)*(?= (?:must|is|needs|takes)\b)", text)
+    if first is None or not (first[0] in _OPTIONS or hasattr(options, first[0])):
+        return text
+    for name, option in {first[0]: f"--{first[0].replace('_', '-')}", **_OPTIONS}.items():
+        text = re.sub(rf"\b{name}\b(?! *=)", option, text) if "_" in name or name == first[0] else text
+    return text
+
+
+def _report(error: Exception, options: argparse.Namespace) -> int:
     """Say an error in one line and choose the exit code."""
+    debug = options.debug
     if debug:
-        traceback.print_exc()
+        note(traceback.format_exc())
     if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        note(f"error: {one_line(error)}")
+        note(f"error: {_in_options(one_line(error), options)}")
         return EXIT_BAD_INPUT
     text = one_line(error)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TextIO
+
+from .texts import printable
 
 BAR_WIDTH = 24
 SHORTEST_BAR = 8
@@ -47,7 +50,7 @@ class ProgressBar:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.label, self.total, self.quiet = label, max(1, total), quiet
+        self.label, self.total, self.quiet = printable(label), max(1, total), quiet
         self._stream, self._clock = stream or sys.stderr, clock
         self._live = self._stream.isatty()
         self._began = self._drawn = clock()
@@ -141,16 +144,21 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Write one line for the user; characters that the terminal lacks are replaced."""
+    """Write lines for the user.
+
+    Characters that the terminal lacks are replaced; control characters, as a file or a path may hold them to
+    steer the terminal, are written out.
+    """
     out = stream or sys.stdout
     encoding = out.encoding or "utf-8"
-    out.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    out.write(printable(text, "\n\t").encode(encoding, "replace").decode(encoding) + "\n")
     out.flush()
 
 
 def say_json(values: Any) -> None:
     """Write JSON values to stdout."""
-    say(json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False))
+    text = json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False)
+    say(text.replace("\x7f", "\\u007f"))  # the one control character that JSON need not escape
 
 
 def note(text: str) -> None:
@@ -162,3 +170,11 @@ def one_line(error: BaseException) -> str:
     """Say an error in one line: its message, or its kind where it has none."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+class LogLines(logging.Formatter):
+    """Formats messages of the log without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of one message."""
+        return printable(super().format(record), "\n\t")

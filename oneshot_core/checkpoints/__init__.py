@@ -1,7 +1,8 @@
 """Network files: detect, inspect, load and save; no file that is opened here can run code.
 
-Reads the own safetensors format, rosinality-style `.pt` in all known dialects, NVIDIA `.pkl` of StyleGAN2
-networks and legacy TensorFlow `.pkl`; writes the own format and rosinality `.pt`.
+Reads the own safetensors format, state dicts of StyleGAN2 generators in the layouts of all known programs
+(torch files, pickles, safetensors), NVIDIA `.pkl` of StyleGAN2 networks and legacy TensorFlow `.pkl`; writes
+the own format and rosinality `.pt`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from ..texts import printable
-from . import native, nvidia, rosinality, tensorflow
+from . import layouts, native, nvidia, rosinality, tensorflow
 from .assemble import (
     CheckpointPlan,
     build_discriminator,
@@ -78,7 +79,7 @@ def _plan(root: Any) -> CheckpointPlan:
     if nvidia.is_network_file(root):
         return nvidia.read_plan(root)
     if isinstance(root, dict):
-        return rosinality.read_plan(root)
+        return layouts.read_plan(root)
     raise CheckpointError(f"holds {describe(root)}, no networks; {KNOWN_FILES}")
 
 
@@ -97,7 +98,8 @@ def detect(path: Path | str) -> str:
     """Tell the format of a network file.
 
     Returns:
-        "oneshot-stylegan", "rosinality", "e4e", "nvidia" or "tensorflow".
+        "oneshot-stylegan", "rosinality", "e4e", "nvidia", "tensorflow", "basicsr", "genforce" or
+        "mmgeneration".
 
     Raises:
         CheckpointError: not a network file that `load` could read; the message says why.

@@ -18,8 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import json_values
+from ..json_values import Fields, JsonError
 from ..networks import DiscriminatorConfig, GeneratorConfig
 from ..tensors import atomic_path, owned
+from . import layouts
 from .assemble import CheckpointPlan, Layout, NetworkPlan, expected_shapes, match
 from .bundle import GeneratorBundle, Provenance
 from .stored import CheckpointError, Source, describe, naming, opened
@@ -30,11 +33,26 @@ FORMAT_VERSION = 1
 HEADER_KEY = "oneshot"
 MAX_HEADER_BYTES = 16 * 1024**2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+OTHER_FILES = {  # format in the header: what it is, and who reads it
+    "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
+    "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
+    "oneshot-run": "the state of an unfinished training; `adapt` with the same --out goes on from it",
+    "oneshot-stored-run": "a part of a stored run; the folder that it lies in is read as a whole",
+    "oneshot-perceptual": "weights of the perceptual loss; --lpips reads them",
+    "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
+    "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",
+}
 _STORED_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -97,16 +115,18 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def opened_file(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, Any]]]:
-    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block."""
-    _check_start(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            yield {name: _source(file, name) for name in file.keys()}, header  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
-        ) from error
+    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block.
+
+    Raises:
+        CheckpointError: missing, damaged, or a safetensors file of another origin.
+    """
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY not in texts:
+            raise CheckpointError(
+                "is a safetensors file without this project's header: another program wrote it, or a tool "
+                "that saved it again dropped the header (metadata); give the original file"
+            )
+        yield sources, _header(texts[HEADER_KEY])
 
 
 def _check_start(path: Path) -> None:
@@ -120,57 +140,58 @@ def _check_start(path: Path) -> None:
             )
 
 
-def _header(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(HEADER_KEY)
-    if text is None:
-        raise CheckpointError(
-            f"is a safetensors file without the header {HEADER_KEY!r}, not one of this program; "
-            "load the original checkpoint (.pt or .pkl) and convert it"
-        )
+def _header(text: str) -> dict[str, Any]:
+    """Parse this project's header; raises CheckpointError where it is not the JSON object that it must be."""
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"has a damaged header: {str(error)[:200]}") from error
-    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
-        raise CheckpointError(f"has the header {describe(header)} without a format")
+        header: dict[str, Any] = json_values.parse(text, "the header")
+        fields = Fields(header, "the header")
+        fields.text("format")
+        fields.whole("format_version", 0)
+    except JsonError as error:
+        raise CheckpointError(f"has a damaged header ({error}); copy or download the file again") from error
     return header
 
 
 def _source(file: Any, name: str) -> Source:
     part = file.get_slice(name)
-    dtype = _STORED_TYPES.get(part.get_dtype())
+    kind = part.get_dtype()
+    dtype = _STORED_TYPES.get(kind)
     if dtype is None:
-        raise CheckpointError(f"tensor {name[:80]} has the type {part.get_dtype()}, which is not supported")
+        raise CheckpointError(f"tensor {name[:80]} has the type {kind}, which is not supported")
     return Source(name, tuple(part.get_shape()), dtype, lambda: file.get_tensor(name))
 
 
 @contextmanager
 def opened_plan(path: Path) -> Iterator[CheckpointPlan]:
-    """Plan the networks of a generator file; the plan can be built inside the block.
+    """Plan the networks of a safetensors file; the plan can be built inside the block.
 
     Raises:
-        CheckpointError: another format or version, unknown settings, missing or ill-shaped weights.
+        CheckpointError: of another kind or version, unknown settings, missing or ill-shaped weights.
     """
-    with opened_file(path) as (sources, header):
-        yield _plan(sources, header)
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY in texts:
+            yield _plan(sources, _header(texts[HEADER_KEY]))
+        else:
+            yield layouts.read_flat_plan(sources)
 
 
 def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> CheckpointPlan:
     if header["format"] != FORMAT:
-        raise CheckpointError(f"has the format {describe(header['format'])}; a generator has {FORMAT!r}")
-    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(other_file(header["format"]))
+    if header["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"has format_version {describe(header.get('format_version'))}; this program knows "
-            f"{FORMAT_VERSION}. Update it, or write the file again with this version"
+            f"has format_version {header['format_version']}; this program knows {FORMAT_VERSION}. Update it, "
+            "or write the file again with this version"
         )
     try:
-        provenance = Provenance.from_dict(header["provenance"])
-        generator = GeneratorConfig.from_dict(header["generator"])
+        fields = Fields(header, "the header")
+        provenance = Provenance.from_dict(fields.value("provenance"))
+        generator = GeneratorConfig.from_dict(fields.value("generator"))
         discriminator = None
-        if header.get("discriminator") is not None:
-            discriminator = DiscriminatorConfig.from_dict(header["discriminator"])
+        if "discriminator" in fields:
+            discriminator = DiscriminatorConfig.from_dict(fields.value("discriminator"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"has a damaged header: {type(error).__name__} {str(error)[:200]}") from error
+        raise CheckpointError(f"has a damaged header ({str(error)[:200]}); copy the file again") from error
     plan = CheckpointPlan(FORMAT, FORMAT, _network(generator, sources, "generator"))
     if any(name.startswith("raw_generator.") for name in sources):
         plan.raw_generator = _network(generator, sources, "raw_generator")
@@ -185,10 +206,39 @@ def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> Checkpoin
     return plan
 
 
+def other_file(kind: str) -> str:
+    """Say what a file of another format than the generators' is, and who reads it.
+
+    Args:
+        kind: the header's format.
+    """
+    known = OTHER_FILES.get(kind)
+    if known is None:
+        return f"has the format {describe(kind)}; a generator of this project has {FORMAT!r}"
+    return f"is no generator but {known}"
+
+
 def _network(config: _Config, sources: Mapping[str, Source], label: str) -> NetworkPlan[_Config]:
     table = {name: Layout(f"{label}.{name}") for name in expected_shapes(config)}
     own = {name: source for name, source in sources.items() if name.startswith(f"{label}.")}
     return match(label, config, table, own)
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, str]]]:
+    """Open any safetensors file: its tensors, unread, and its texts, valid inside the block.
+
+    Raises:
+        CheckpointError: another container, damaged, or with a type of numbers that is not known here.
+    """
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield {name: _source(file, name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
+        ) from error
 
 
 def write(

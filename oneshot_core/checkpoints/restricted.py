@@ -38,8 +38,8 @@ __all__ = [
 
 MAX_EXPANSION_BYTES = 640 * 1024**2  # a full-size network whose tensors repeat one number has 0.4 GB
 KNOWN_FILES = (
-    "allowed are this project's .safetensors, rosinality-style .pt, NVIDIA stylegan2-ada or "
-    "stylegan3-repository .pkl with StyleGAN2 networks, and legacy TensorFlow StyleGAN2 .pkl"
+    "allowed are this project's .safetensors, state dicts of StyleGAN2 generators (rosinality, NVIDIA, "
+    "BasicSR, genforce, MMGeneration), NVIDIA .pkl of StyleGAN2 networks, and legacy TensorFlow .pkl"
 )
 
 

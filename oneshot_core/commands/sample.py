@@ -100,6 +100,11 @@ def _job(options: Namespace) -> _Job:
     reference = load_latent(options.replace_with) if options.replace_with else None
     device = prepare(options)
     bundle = open_generator(options.generator, device)
+    if config.mix_to is not None and config.mix_to > bundle.num_layers:
+        raise BadInput(
+            f"--mix-slots must lie within 0-{bundle.num_layers - 1}, the slots of this generator, got "
+            f"{config.mix_from}-{config.mix_to - 1}"
+        )
     source = open_generator(options.source, device) if options.source else None
     classes: tuple[int, ...] = () if options.class_index is None else (options.class_index,)
     if options.interpolate:

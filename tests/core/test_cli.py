@@ -463,3 +463,21 @@ def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(ca
     assert code == 2 and "other settings (precision differ)" in err
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "none", "--precision", "half"))
     assert code == 2 and "bfloat16" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mix-seeds", 5, "--mix-slots", "7-4"], "write the lower slot first, as in 4-7; got '7-4'"),
+        (["--mix-seeds", 5, "--mix-slots", "4-40"], "--mix-slots must lie within 0-9, the slots of this"),
+        (["--cutoff", -3], "error: --cutoff is a slot number"),
+        (["--replace-from", 99], "error: --replace-from must be at most"),
+        (["--psi", 40], "error: --psi must lie within"),
+    ],
+)
+def test_errors_name_the_option_that_was_given(capsys, files, tmp_path, words, said):
+    """Not the setting behind it, whose name the user never typed."""
+    common = ["--generator", files["generator"], "--seeds", 0, "--device", "cpu", "--out", tmp_path]
+    code, _, err = run(capsys, "sample", *common, *words)
+    assert code == 2 and said in err
+    assert not {"mix_to", "mix_from", "replace_from", "batch_size"} & set(err.replace(",", " ").split())

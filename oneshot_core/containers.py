@@ -15,6 +15,8 @@ from dataclasses import dataclass
 START_BYTES = 4096  # how many of a file's first bytes tell; tar names itself at 257, HDF5 at up to 2048
 LEGACY_TORCH_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # pickled magic number of torch < 1.6
 _MANY_REPLACED = 8  # in random data three given bytes in a row come once in 16 million places
+_SHORTEST_TEXT = 4
+_PLAIN_SHARE = 0.9  # of the characters of a text in an older encoding
 _MAX_HEADER_BYTES = 1 << 40  # of safetensors: text in its place reads as a far larger number
 
 _AGAIN = "download the file again and compare its size with the one that the page names"
@@ -86,7 +88,7 @@ def recognised(start: bytes, size: int) -> Container | None:
     if size == 0 or not start:
         return Container("empty", "other", "an empty file (0 bytes)", _AGAIN)
     if not any(start):
-        what = "a file of zeros, an incomplete download: room was reserved and never filled"
+        what = "all zeros (an incomplete download: its room was reserved and never filled)"
         return Container("zeros", "other", what, _AGAIN)
     if start.startswith((b"\xef\xbf\xbd", b"\xc2\x80\x02", b"\xc2\x80\x03", b"\xc2\x80\x04", b"\xc2\x89PNG")):
         return _TEXT_MODE
@@ -252,7 +254,7 @@ def archive(names: Collection[str]) -> Container:
     if "mimetype" in last or last & {"maindoc.xml", "mergedimage.png"}:
         what = "an OpenDocument, EPUB, Krita or OpenRaster file"
         return Container("layers", "other", what, _EXPORT)
-    inside = sorted(name for name in last if re.fullmatch(r"[\w .+()-]{1,60}", name))[:2]
+    inside = sorted(name for name in last if re.fullmatch(r"(?!\._)[\w .+()-]{1,60}", name))[:2]
     around = f" that contains {' and '.join(inside)}" if inside else " around other files"
     return Container("zip", "archive", f"a zip archive{around}", _UNPACK)
 
@@ -270,11 +272,11 @@ def _weights(start: bytes) -> Container | None:
     if re.match(rb"c[A-Za-z_][\w.]*\n\w+\n|\(([dl])?p\d+\n|[\]}(]q[\0-\x02]|\((c[A-Za-z_][\w.]*\n)", start):
         advice = "load it in the program that wrote it and save it again with protocol 2 or higher"
         return Container("old-pickle", "other", "a Python pickle of protocol 0 or 1 (Python 2)", advice)
+    if start[:3] == b"\x08\x01\x12":  # schema version 1 and a graph, where ONNX has a version from 3 on
+        return Container("savedmodel", "weights", "a TensorFlow SavedModel (.pb)")
     if re.match(
         rb"\x08[\x01-\x20](\x12.[\w .+-]+|.{0,40}(pytorch|onnx|tf2onnx|keras2onnx))", start, re.DOTALL
     ):
-        if start[:3] == b"\x08\x01\x12":
-            return Container("savedmodel", "weights", "a TensorFlow SavedModel (.pb)")
         return Container("onnx", "weights", "an ONNX model")
     if start[:1] == b"\n" and re.search(
         rb"\x12[\x05-\x0b](Placeholder|Const|NoOp|VariableV2|VarHandleOp)", start
@@ -295,7 +297,7 @@ _DATA_PKL = Container(
 
 def _text(start: bytes, size: int) -> Container | None:
     """Texts: pages, pointers, JSON, XML and plain ones."""
-    text = _decoded(start)
+    text = _decoded(start, len(start) == size)
     if text is None:
         return None
     text = text.lstrip("\ufeff \t\r\n\f\v")
@@ -318,19 +320,20 @@ def _text(start: bytes, size: int) -> Container | None:
     return Container("text", "other", "a text file")
 
 
-def _decoded(start: bytes) -> str | None:
-    """Return the text of bytes, None where they are none."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return start[: len(start) // 2 * 2].decode("utf-16", "replace")
-    for cut in range(4):  # the last character may be cut in two
+def _decoded(start: bytes, whole: bool) -> str | None:
+    """Return the text of bytes, None where they are none; `whole`: nothing of it was cut off."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) and len(start) > _SHORTEST_TEXT:
+        text = start[: len(start) // 2 * 2].decode("utf-16", "replace")
+        return text if text.isprintable() or "<" in text else None
+    for cut in range(1 if whole else 4):  # the last character may be cut in two
         try:
             text = start[: len(start) - cut].decode("utf-8")
         except UnicodeDecodeError:
             continue
-        odd = sum(character < " " and character not in "\t\r\n\f\v\x1b" for character in text)
-        return text if odd == 0 else None
-    latin = sum(32 <= byte < 127 or byte in (9, 10, 13) or byte >= 0xC0 for byte in start)
-    return start.decode("latin-1") if latin >= 0.97 * len(start) else None
+        odd = any(character < " " and character not in "\t\r\n\f\v\x1b" for character in text)
+        return None if odd or len(text) < _SHORTEST_TEXT else text
+    plain = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in start)
+    return start.decode("latin-1") if plain >= _PLAIN_SHARE * len(start) else None
 
 
 def _pointer(what: str, command: str) -> Container:
@@ -362,6 +365,8 @@ _SVG = Container("svg", "picture", "a vector drawing (SVG)", _EXPORT)
 def _marked_up(lower: str) -> Container:
     """HTML, SVG or other XML, whatever comments and declarations stand first."""
     bare = re.sub(r"<!--.*?(-->|$)|<\?.*?(\?>|$)", "", lower, flags=re.DOTALL).lstrip()
+    if not bare:
+        return Container("markup", "other", "a web page or other markup (HTML or XML)", _PAGE)
     if re.match(r"<!doctype\s+svg|<svg[\s>]|<svg:svg", bare):
         return _SVG
     if re.match(

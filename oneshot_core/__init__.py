@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
-    from .latent_files import load_latent, save_latent
+    from .latent_files import latent_notes, load_latent, save_latent
     from .latents import Latent
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, fit_crops, oneshot_clip
@@ -89,7 +89,7 @@ _MODULES = {
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
-    "latent_files": "load_latent save_latent",
+    "latent_files": "latent_notes load_latent save_latent",
     "latents": "Latent",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS fit_crops oneshot_clip",
@@ -177,6 +177,7 @@ __all__ = [
     "interpolate",
     "iter_samples",
     "labelled_grid",
+    "latent_notes",
     "load",
     "load_clip",
     "load_latent",

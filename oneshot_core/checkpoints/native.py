@@ -198,6 +198,23 @@ def _network(config: _Config, sources: Mapping[str, Source], label: str) -> Netw
     return match(label, config, table, own)
 
 
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, str]]]:
+    """Open any safetensors file: its tensors, unread, and its texts, valid inside the block.
+
+    Raises:
+        CheckpointError: another container, damaged, or with a type of numbers that is not known here.
+    """
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield {name: _source(file, name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
+        ) from error
+
+
 def write(
     bundle: GeneratorBundle,
     path: Path,

@@ -203,7 +203,7 @@ def _refuse_script(names: set[str]) -> None:
 
 def _directory(data: ByteRange) -> list[_Member]:
     """Read and check the central directory: names are unique, members stored plainly and apart."""
-    count, size, start = _directory_place(data)
+    count, size, start = directory_place(data)
     if count > _MAX_MEMBERS or size > _MAX_DIRECTORY_BYTES:
         raise CheckpointError(f"the archive declares {count} members; at most {_MAX_MEMBERS} are allowed")
     raw = data.part(start, size).read(0, size)
@@ -232,7 +232,7 @@ def _directory(data: ByteRange) -> list[_Member]:
     return members
 
 
-def _directory_place(data: ByteRange) -> tuple[int, int, int]:
+def directory_place(data: ByteRange) -> tuple[int, int, int]:
     """Return number of members, size and position of the central directory."""
     tail_start = max(0, data.size - 66_000)
     tail = data.read(tail_start, data.size - tail_start)

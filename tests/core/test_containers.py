@@ -83,7 +83,7 @@ PAGES = {
     "head first": b"<HEAD><TITLE>403 Forbidden</TITLE></HEAD><BODY></BODY>",
     "comment first": b"<!-- saved from url=(0042) -->\n<!--[if IE]><![endif]-->\n" + PAGE.encode(),
     "long comment first": b"<!--" + b" mirror" * 900 + b"--><html></html>",
-    "XHTML": b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN">\n<html></html>',
+    "XHTML": b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0//EN">\n<html></html>',
     "script first": b"<script>window.location='/login'</script>",
     "older encoding": PAGE.replace("Too", "\xdcber").encode("latin-1"),
     "a large one": (PAGE * 200).encode(),

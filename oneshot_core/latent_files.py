@@ -33,7 +33,7 @@ from .tensors import owned
 
 FORMAT, FORMAT_VERSION = "oneshot-latent", 1
 SLOTS = range(6, 19, 2)  # of generators from 16 to 1024 px
-MAX_EXPANSION_BYTES = 64 * 1024**2  # that codes may have beyond the file, as where rows repeat one another
+MAX_EXPANSION_BYTES = 24 * 1024**2  # that codes may have beyond the file, as where rows repeat one another
 MAX_CODES = 100_000
 _W_NAMES = (
     "w w+ wp w_plus wplus ws w_opt projected_w init_w latent latents latent_code latent_codes latent_in "
@@ -141,7 +141,7 @@ def _own(sources: Mapping[str, Source], text: str) -> Latent:
 
 def _check_origin(origin: Fields) -> None:
     """Check what others read of it."""
-    if "seeds" in origin and not all(type(seed) is int for seed in origin.items("seeds", MAX_CODES)):
+    if "seeds" in origin.names() and not all(type(seed) is int for seed in origin.items("seeds", MAX_CODES)):
         raise JsonError("the header: origin: seeds must be whole numbers")
 
 

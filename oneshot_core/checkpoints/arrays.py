@@ -22,7 +22,7 @@ from .stored import MAX_DIMENSIONS, ByteRange, CheckpointError, Source, Storage,
 from .torchfile import directory_place
 
 MAX_MEMBERS = 4096
-MAX_EXPANSION_BYTES = 64 * 1024**2  # that compressed members may have beyond the file's own size
+MAX_EXPANSION_BYTES = 24 * 1024**2  # that compressed members may have beyond the file's own size
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 4096
 _DTYPES = {
@@ -160,11 +160,11 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Sour
             return stream.read(limit)
 
     head = ByteRange.of_bytes(read(min(entry.file_size, _MAX_HEADER_BYTES + 12)))
-    shape, dtype, _, _, _ = _header(head, f"the array {shown}")
+    shape, dtype, _, _, start = _header(head, f"the array {shown}")
+    if math.prod(shape) * dtype.itemsize != entry.file_size - start:  # before anything is decompressed
+        raise CheckpointError(f"the array {shown} is truncated or damaged; copy or download the file again")
 
     def whole() -> Tensor:
         return read_npy(ByteRange.of_bytes(read(entry.file_size)), f"the array {shown}").read()
 
-    if math.prod(shape) * dtype.itemsize > entry.file_size:
-        raise CheckpointError(f"the array {shown} declares more numbers than the file has; it is damaged")
     return Source(name, shape, dtype, whole)

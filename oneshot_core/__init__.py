@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from .latents import Latent
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, fit_crops, oneshot_clip
+    from .picture_files import PictureError
     from .pictures import (
         FITS,
-        PictureError,
         fit_images,
         fit_mask,
         labelled_grid,
@@ -93,8 +93,9 @@ _MODULES = {
     "latents": "Latent",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS fit_crops oneshot_clip",
+    "picture_files": "PictureError",
     "pictures": (
-        "FITS PictureError fit_images fit_mask labelled_grid load_picture load_target "
+        "FITS fit_images fit_mask labelled_grid load_picture load_target "
         "masked_target save_png to_tensor"
     ),
     "plots": "loss_plot",

@@ -54,6 +54,27 @@ def profile(space: bytes, colours=(), values=SRGB_CURVE) -> bytes:
     return header + bytes(128 - len(header)) + struct.pack(">I", len(tags)) + table + data
 
 
+def printer() -> bytes:
+    """A CMYK profile with a table of corners: white paper, black, and magenta as Lab (46, 75, -5)."""
+    corners = []
+    for index in range(16):
+        _, magenta, _, black = (index >> place & 1 for place in (3, 2, 1, 0))
+        corners += [0, 128, 128] if black else [117, 203, 123] if magenta else [255, 128, 128]
+    straight = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    table += straight * 4 + bytes(corners) + straight * 3
+    table += bytes(-len(table) % 4)
+    white = b"XYZ " + bytes(4) + fixed(0.9642, 1.0, 0.8249)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(81)
+    tags, start, entries, data = {b"desc": text, b"wtpt": white, b"A2B0": table}, 132 + 36, b"", b""
+    for name, value in tags.items():
+        entries += name + struct.pack(">II", start + len(data), len(value))
+        data += value
+    header = struct.pack(">I4xI4s4s4s", start + len(data), 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    header += struct.pack(">6H", 2022, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)
+    return header + bytes(128 - len(header)) + struct.pack(">I", len(tags)) + entries + data
+
+
 def linear(share: np.ndarray) -> np.ndarray:
     return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
 
@@ -105,6 +126,19 @@ def test_grey_profiles_are_applied(tmp_path):
     np.testing.assert_array_equal(seen(tmp_path / "deep.png"), seen(tmp_path / "a.png"))
     Image.new("LA", (8, 8), (55, 255)).save(tmp_path / "la.png", icc_profile=gamma)
     np.testing.assert_array_equal(seen(tmp_path / "la.png"), seen(tmp_path / "a.png"))
+
+
+def test_cmyk_profiles_are_applied(tmp_path):
+    path = tmp_path / "print.jpg"
+    for ink, shown in (
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 255, 0, 0), (213, 0, 121)),
+    ):
+        Image.new("CMYK", (8, 8), ink).save(path, quality=100, icc_profile=printer())
+        np.testing.assert_allclose(seen(path), shown, atol=8)
+    Image.new("CMYK", (8, 8), (0, 255, 0, 0)).save(path, quality=100)
+    np.testing.assert_allclose(seen(path), (255, 0, 255), atol=4)
 
 
 def test_transparency_palettes_and_rotation_keep_their_meaning_with_a_profile(tmp_path):

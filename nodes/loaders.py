@@ -145,7 +145,7 @@ class OneShotLoadEncoders(io.ComfyNode):
         encoders = choice.open(
             bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
         )
-        return io.NodeOutput(encoders)
+        return io.NodeOutput(encoders, ui={"text": bridge.said(choice.notes())})
 
 
 class OneShotDemoTarget(io.ComfyNode):
@@ -304,8 +304,8 @@ class OneShotLoadLatent(io.ComfyNode):
             node_id="OneShotLoadLatent",
             display_name="Load StyleGAN Latent",
             category=CATEGORY,
-            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote, and w and w+ codes of "
-            "other programs' projectors and encoders: .npz, .npy, .pt, .pth, plain .safetensors.",
+            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote, and w and w+ "
+            "codes of other programs' projectors and encoders: .npz, .npy, .pt, .pth, plain .safetensors.",
             inputs=[
                 io.Combo.Input(
                     "latent_name",

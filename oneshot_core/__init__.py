@@ -95,8 +95,7 @@ _MODULES = {
     "objective.presets": "PRESETS fit_crops oneshot_clip",
     "picture_files": "PictureError",
     "pictures": (
-        "FITS fit_images fit_mask labelled_grid load_picture load_target "
-        "masked_target save_png to_tensor"
+        "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
     ),
     "plots": "loss_plot",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",

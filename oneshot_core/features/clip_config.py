@@ -29,6 +29,9 @@ _MOST: dict[str, int] = {
     "embed_cls": 1,
     "depth": 128,
 }
+_LISTS = ("layers", "image_size", "patch_size")  # may be a list: stages of a ResNet, height and width
+_SWITCHES = ("attentional_pool", "embed_cls")  # may be true or false
+_MOST_ENTRIES = 16
 _MOST_OTHER = 65_536
 _MOST_MLP_RATIO = 64.0
 _MOST_WORDS = 100_000
@@ -101,15 +104,20 @@ def _check(model: Mapping[str, Any]) -> None:
 
 def _bounded(values: Mapping[str, Any], what: str) -> None:
     for name, value in values.items():
-        for one in value if isinstance(value, list | tuple) and name != "words" else [value]:
-            _bounded_number(one, str(name), what)
+        if isinstance(value, list | tuple) and (name not in _MOST or name in _LISTS):
+            if len(value) > _MOST_ENTRIES or (name in _LISTS and not value):
+                raise EncoderError(f"{what}: {name} must be a list of 1 to {_MOST_ENTRIES} numbers")
+            for one in value:
+                _bounded_number(one, str(name), what)
+        else:
+            _bounded_number(value, str(name), what)
 
 
 def _bounded_number(value: Any, name: str, what: str) -> None:
     if name == "mlp_ratio" or name.endswith("_ratio"):
         if not _is_number(value) or not 0 < value <= _MOST_MLP_RATIO:
             raise EncoderError(f"{what}: {name} must be a number up to {_MOST_MLP_RATIO:g}")
-    elif name in _MOST and not isinstance(value, bool):
+    elif name in _MOST and not (name in _SWITCHES and isinstance(value, bool)):
         if type(value) is not int or not 0 < value <= _MOST[name]:
             raise EncoderError(f"{what}: {name} must be a whole number from 1 to {_MOST[name]}")
     elif _is_number(value) and not abs(value) <= _MOST_OTHER:

@@ -116,7 +116,7 @@ def _backbone(tensors: Mapping[str, Tensor]) -> str:
         return "it holds a VGG with batch normalisation; LPIPS uses the one without"
     if _shape(tensors, "features.34.weight", "34.weight"):
         return "it holds VGG19; LPIPS uses VGG16 (vgg)"
-    first = _shape(tensors, "features.0.weight", "0.weight")
+    first = _shape(tensors, "features.0.weight", "0.weight", "slice1.0.weight")  # or renamed
     if first == (64, 3, 11, 11):
         return "it holds AlexNet (alex)"
     if _shape(tensors, "features.3.squeeze.weight", "3.squeeze.weight"):

@@ -32,7 +32,7 @@ GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_
 RUNS = "oneshot_runs"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
-    LATENTS: {".safetensors"},
+    LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone

@@ -146,7 +146,7 @@ class OneShotLoadEncoders(io.ComfyNode):
         encoders = choice.open(
             bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
         )
-        return io.NodeOutput(encoders)
+        return io.NodeOutput(encoders, ui={"text": bridge.said(choice.notes())})
 
 
 class OneShotDemoTarget(io.ComfyNode):
@@ -305,15 +305,24 @@ class OneShotLoadLatent(io.ComfyNode):
             node_id="OneShotLoadLatent",
             display_name="Load StyleGAN Latent",
             category=CATEGORY,
-            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote.",
+            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote, and w and w+ "
+            "codes of other programs' projectors and encoders: .npz, .npy, .pt, .pth, plain .safetensors.",
             inputs=[
                 io.Combo.Input(
                     "latent_name",
                     options=files,
-                    tooltip="A file in models/oneshot_latents or output/oneshot_latents.",
+                    tooltip="A file in models/oneshot_latents or output/oneshot_latents: .safetensors, .npz, "
+                    ".npy, .pt or .pth.",
                 )
             ],
-            outputs=[Latent.Output("latent", display_name="latent", tooltip="The latents of the file.")],
+            outputs=[
+                Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="The latents of the file. Other programs' files do not say which generator they "
+                    "belong to: use the one they were made with.",
+                )
+            ],
         )
 
     @classmethod
@@ -323,5 +332,6 @@ class OneShotLoadLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent_name: str) -> io.NodeOutput:
-        """Load."""
-        return io.NodeOutput(core.load_latent(bridge.file_path(bridge.LATENTS, latent_name)))
+        """Load, and tell what was assumed about another program's file."""
+        latent = core.load_latent(bridge.file_path(bridge.LATENTS, latent_name))
+        return io.NodeOutput(latent, ui={"text": bridge.said(core.latent_notes(latent))})

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
-    from .latent_files import load_latent, save_latent
+    from .latent_files import latent_notes, load_latent, save_latent
     from .latents import Latent
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, fit_crops, oneshot_clip
+    from .picture_files import PictureError
     from .pictures import (
         FITS,
-        PictureError,
         fit_images,
         fit_mask,
         labelled_grid,
@@ -89,13 +89,13 @@ _MODULES = {
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
-    "latent_files": "load_latent save_latent",
+    "latent_files": "latent_notes load_latent save_latent",
     "latents": "Latent",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS fit_crops oneshot_clip",
+    "picture_files": "PictureError",
     "pictures": (
-        "FITS PictureError fit_images fit_mask labelled_grid load_picture load_target "
-        "masked_target save_png to_tensor"
+        "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
     ),
     "plots": "loss_plot",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",
@@ -177,6 +177,7 @@ __all__ = [
     "interpolate",
     "iter_samples",
     "labelled_grid",
+    "latent_notes",
     "load",
     "load_clip",
     "load_latent",

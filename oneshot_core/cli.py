@@ -337,7 +337,12 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=V",
     )
-    _option(reference, "--latent", "a latent from `search`; nothing is searched then", metavar="FILE")
+    _option(
+        reference,
+        "--latent",
+        "a latent from `search` or another program (.npz, .npy, .pt); nothing is searched then",
+        metavar="FILE",
+    )
     keep = parser.add_argument_group("results")
     _option(
         keep,
@@ -359,7 +364,12 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--out", "folder for the pictures", metavar="DIR", required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     _option(what, "--seeds", "numbers and ranges, such as 0-15,42", metavar="LIST")
-    _option(what, "--latent", "codes from a file instead of seeds", metavar="FILE")
+    _option(
+        what,
+        "--latent",
+        "codes from a file instead of seeds: of `search`, or another program's .npz, .npy or .pt",
+        metavar="FILE",
+    )
     _option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
     look = parser.add_argument_group("look")
     _option(look, "--psi", "truncation: 1 none, 0 the mean (1)", type=float, default=1.0, metavar="X")

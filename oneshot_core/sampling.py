@@ -143,13 +143,14 @@ def related(bundle: GeneratorBundle, family: str) -> bool:
 
 
 def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
-    """Refuse a latent that belongs to another generator family; raises ValueError that names both."""
+    """Refuse a latent of another family, width or number of slots; raises ValueError that names both."""
     if not related(bundle, latent.family):
         raise ValueError(
             f"this latent belongs to generator family {latent.family[:12]}, but "
             f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
             "with, or one adapted from it"
         )
+    latent.check(bundle.generator)
 
 
 @torch.no_grad()

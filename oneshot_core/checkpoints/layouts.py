@@ -6,7 +6,6 @@ names stand (`named`), whatever lies around it. What no layout fits is named by 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

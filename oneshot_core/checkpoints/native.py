@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import json_values
+from ..containers import START_BYTES, recognised, told
 from ..json_values import Fields, JsonError
 from ..networks import DiscriminatorConfig, GeneratorConfig
 from ..tensors import atomic_path, owned
@@ -132,6 +133,12 @@ def opened_file(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, Any]]
 def _check_start(path: Path) -> None:
     """Check the declared length of the header before anything parses it."""
     with opened(path) as data:
+        start = data.read(0, min(data.size, START_BYTES))
+        found = recognised(start, data.size)
+        if found is not None and found.name != "safetensors":
+            raise CheckpointError(told(start, data.size, "a safetensors file") or "")
+        if data.size < 8:
+            raise CheckpointError(f"has {data.size} bytes; it is truncated: copy or download it again")
         length = int.from_bytes(data.read(0, 8), "little")
         if length > min(data.size - 8, MAX_HEADER_BYTES):
             raise CheckpointError(

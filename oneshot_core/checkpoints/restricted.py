@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..containers import START_BYTES, recognised, told
 from . import pickles
 from .rebuild import STORAGE_TYPES, Record, expect, object_rules, whole_object
 from .stored import (
@@ -25,7 +26,7 @@ from .stored import (
     naming,
     opened,
 )
-from .torchfile import LEGACY_START, ZIP_START, nested_storages, read_legacy, read_zip, refuse_reference
+from .torchfile import nested_storages, read_legacy, read_zip, refuse_reference
 
 __all__ = [
     "CheckpointError",
@@ -60,16 +61,14 @@ def container(data: ByteRange) -> str:
     Raises:
         CheckpointError: none of these.
     """
-    start = data.read(0, min(data.size, 16))
-    if start.startswith(ZIP_START):
+    start = data.read(0, min(data.size, START_BYTES))
+    found = recognised(start, data.size)
+    if found is not None and found.name in ("torch-zip", "torch-legacy", "pickle", "safetensors"):
+        return found.name
+    if found is not None and found.name in ("zip", "torchscript"):  # told from all names, not from the first
         return "torch-zip"
-    if start.startswith(LEGACY_START):
-        return "torch-legacy"
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
-    if len(start) > 8 and start[8:9] == b"{":
-        return "safetensors"
-    raise CheckpointError(f"starts with {start!r}, which is no known checkpoint; {KNOWN_FILES}")
+    what = told(start, data.size, "a checkpoint", KNOWN_FILES)
+    raise CheckpointError(what or f"begins like no known checkpoint; {KNOWN_FILES}")
 
 
 def read_contents(data: ByteRange) -> Contents:

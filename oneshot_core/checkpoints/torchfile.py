@@ -8,17 +8,18 @@ Source: checkpoints.md F.3; zip per the published ZIP file format (central direc
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..containers import LEGACY_TORCH_START as LEGACY_START
+from ..containers import archive
 from . import pickles
 from .pickles import Global, Rules
 from .rebuild import STORAGE_TYPES, expect, object_rules
 from .stored import ByteRange, CheckpointError, Latin1Bytes, Storage, UnsafePickleError, describe
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little")
 ZIP_START = b"PK\x03\x04"
 _LEGACY_PROTOCOL = 1001
 _SMALL_STREAM = 100  # instructions in a file's header and in an embedded storage; real ones have 30
@@ -210,14 +211,14 @@ def _legacy_header(data: ByteRange) -> int:
     return position
 
 
-def _archive_name(members: dict[str, _Member]) -> str:
+def _archive_name(members: Collection[str]) -> str:
     """Find the folder that holds `data.pkl`; raises CheckpointError for archives of another kind."""
     prefixes = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl")]
     if len(prefixes) != 1 or "/" in prefixes[0]:
-        raise CheckpointError(
-            f"a zip archive without exactly one data.pkl (first members: {', '.join(sorted(members)[:3])}); "
-            "it is no torch file"
-        )
+        found = archive(sorted(members))
+        if found.name == "torch-zip":
+            raise CheckpointError("a torch archive without exactly one data.pkl; it is damaged or repacked")
+        raise CheckpointError(f"is {found.what}, not a torch file; {found.advice or 'give the .pt itself'}")
     return prefixes[0]
 
 
@@ -231,7 +232,7 @@ def _refuse_script(names: set[str]) -> None:
 
 def _directory(data: ByteRange) -> list[_Member]:
     """Read and check the central directory: names are unique, members stored plainly and apart."""
-    count, size, start = _directory_place(data)
+    count, size, start = directory_place(data)
     if count > _MAX_MEMBERS or size > _MAX_DIRECTORY_BYTES:
         raise CheckpointError(f"the archive declares {count} members; at most {_MAX_MEMBERS} are allowed")
     raw = data.part(start, size).read(0, size)
@@ -242,6 +243,7 @@ def _directory(data: ByteRange) -> list[_Member]:
     if len({member.name for member in members}) != len(members):
         raise CheckpointError("the archive holds two members of the same name; it is damaged or hostile")
     _refuse_script({member.name for member in members})
+    _archive_name([member.name for member in members])  # of another program's archive say that first
     for member in members:
         if not member.plain:
             raise CheckpointError(
@@ -259,7 +261,7 @@ def _directory(data: ByteRange) -> list[_Member]:
     return members
 
 
-def _directory_place(data: ByteRange) -> tuple[int, int, int]:
+def directory_place(data: ByteRange) -> tuple[int, int, int]:
     """Return number of members, size and position of the central directory."""
     tail_start = max(0, data.size - 66_000)
     tail = data.read(tail_start, data.size - tail_start)

@@ -30,7 +30,7 @@ from ..sheets import adaptation_sheet
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
 from ..training.state import check_adaptable, check_run
-from .resources import open_encoders, open_generator, out_folder, prepare, report
+from .resources import open_encoders, open_generator, open_latent, out_folder, prepare, report
 from .run_folder import RunFolder, finite, write_json
 from .search import run_search
 
@@ -119,10 +119,10 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
         precision=options.precision,
     )
     seeds = parse_seeds(options.seeds)
-    latent = load_latent(options.latent) if options.latent else None
     device = prepare(options)
     check_precision(config.precision, device)
     source = open_generator(options.generator, device)
+    latent = open_latent(options.latent, source) if options.latent else None
     preset = fitted(preset, source, options.crop_px)
     if search is not None:
         search = replace(search, profile=preset.profile)

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import torch
 
 from ..checkpoints import GeneratorBundle, load
-from ..console import BadInput, ProgressBar, duration, say, say_json
+from ..console import BadInput, ProgressBar, duration, note, say, say_json
 from ..demo.world import demo_generator
 from ..encoder_choice import CLIP_MODEL, DEMO, DEMO_GENERATOR, EncoderChoice
 from ..features import BytesProgress, Encoders
+from ..latent_files import latent_notes, load_latent
+from ..latents import Latent
 
 _Placed = TypeVar("_Placed", GeneratorBundle, Encoders)
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
@@ -59,6 +61,18 @@ def checkpoint_path(name: str) -> Path:
 def open_generator(name: str, device: torch.device) -> GeneratorBundle:
     """Load a checkpoint, or the demo's generator for the name "demo", onto a device."""
     return placed(demo_generator() if name == DEMO else load(name), device)
+
+
+def open_latent(name: str, bundle: GeneratorBundle) -> Latent:
+    """Load latents for a generator, of this program or another, and tell what was assumed about them.
+
+    Raises:
+        CheckpointError: missing, damaged, or no latents.
+    """
+    latent = load_latent(name, bundle.num_layers)
+    for line in latent_notes(latent):
+        note(f"{Path(name).name}: {line}")
+    return latent
 
 
 def placed(loaded: _Placed, device: torch.device) -> _Placed:

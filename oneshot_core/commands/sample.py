@@ -13,7 +13,7 @@ import torch
 from ..checkpoints import GeneratorBundle
 from ..console import BadInput, ProgressBar
 from ..interpolation import interpolate
-from ..latent_files import load_latent, save_latent
+from ..latent_files import save_latent
 from ..latents import Latent
 from ..pictures import Row, labelled_grid, save_png
 from ..sampling import (
@@ -29,7 +29,7 @@ from ..sampling import (
     truncation_sweep,
 )
 from ..tensors import Images
-from .resources import open_generator, out_folder, prepare, report
+from .resources import open_generator, open_latent, out_folder, prepare, report
 
 COLUMNS, MAX_SHOWN = 8, 64  # of the grid
 
@@ -96,8 +96,7 @@ def _job(options: Namespace) -> _Job:
     if options.mix_slots and not options.mix_seeds:
         raise BadInput("--mix-slots needs --mix-seeds")
     config = _config(options)
-    samples: Samples = load_latent(options.latent) if options.latent else parse_seeds(options.seeds)
-    reference = load_latent(options.replace_with) if options.replace_with else None
+    seeds = () if options.latent else parse_seeds(options.seeds)
     device = prepare(options)
     bundle = open_generator(options.generator, device)
     if config.mix_to is not None and config.mix_to > bundle.num_layers:
@@ -105,6 +104,8 @@ def _job(options: Namespace) -> _Job:
             f"--mix-slots must lie within 0-{bundle.num_layers - 1}, the slots of this generator, got "
             f"{config.mix_from}-{config.mix_to - 1}"
         )
+    samples: Samples = open_latent(options.latent, bundle) if options.latent else seeds
+    reference = open_latent(options.replace_with, bundle) if options.replace_with else None
     source = open_generator(options.source, device) if options.source else None
     classes: tuple[int, ...] = () if options.class_index is None else (options.class_index,)
     if options.interpolate:

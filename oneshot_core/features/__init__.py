@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..tensors import gradients
-from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, build_clip, load_clip
+from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, assumed_activation, build_clip, load_clip
 from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
 from .weights import EncoderError
@@ -27,6 +27,7 @@ __all__ = [
     "Perceptual",
     "SmallConfig",
     "WordTokenizer",
+    "assumed_activation",
     "build_clip",
     "load_clip",
     "load_perceptual",

@@ -232,7 +232,7 @@ def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
     found = [*words, "--device", "cpu", "--out", tmp_path / "found", "--mask"]
     assert run(capsys, *found, tmp_path / "mask.png")[0] == 0
     code, _, err = run(capsys, *found, files["generator"])
-    assert (code, "is not a picture" in err) == (2, True)
+    assert (code, "is a safetensors file, not a picture" in err) == (2, True)
 
 
 def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):

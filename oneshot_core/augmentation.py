@@ -1,9 +1,9 @@
 """Random views of an image for the CLIP term of the latent search.
 
-Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py `augment`. Image operations are torchvision's, but for
-two that turn single pixels into NaN, one of which is enough to spoil a search: its perspective grid divides by
-zero on the line that the view sends to infinity, and its hue divides by zero where a picture that is not clamped
-has 0 as the largest channel. Where torchvision's values are finite, these here are the same to the bit.
+Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py `augment`. Image operations are torchvision's, but
+for two that turn single pixels into NaN, one of which is enough to spoil a search: its perspective divides by
+zero on the line that the view sends to infinity, and its hue where a picture that is not clamped has 0 as the
+largest channel. Where torchvision's values are finite, these here are the same to the bit.
 """
 
 from __future__ import annotations
@@ -166,21 +166,21 @@ def perspective_grid(start: Corners, end: Corners, image: Images) -> Tensor:
         [1, H, W, 2] as (x, y), -1 to 1 within the picture, all below 1e6.
     """
     height, width = image.shape[-2:]
-    like = {"dtype": image.dtype, "device": image.device}
+    like = image.detach()
     a, b, c, d, e, f, g, h = _coefficients(start, end)
-    scale = torch.tensor([0.5 * width, 0.5 * height], **like)
-    above = torch.tensor([[[a, b, c], [d, e, f]]], **like).transpose(1, 2) / scale  # [1, 3, 2]
-    below = torch.tensor([[[g, h, 1.0], [g, h, 1.0]]], **like).transpose(1, 2)
-    places = torch.ones(1, height, width, 3, **like)  # pixel centres as (x, y, 1)
+    scale = like.new_tensor([0.5 * width, 0.5 * height])
+    above = like.new_tensor([[[a, b, c], [d, e, f]]]).transpose(1, 2) / scale  # [1, 3, 2]
+    below = like.new_tensor([[[g, h, 1.0], [g, h, 1.0]]]).transpose(1, 2)
+    places = like.new_ones(1, height, width, 3)  # pixel centres as (x, y, 1)
     places[..., 0] = torch.linspace(0.5, width - 0.5, width, device=image.device)
     places[..., 1] = torch.linspace(0.5, height - 0.5, height, device=image.device)[:, None]
     flat = places.view(1, height * width, 3)
     grid = (flat.bmm(above) / flat.bmm(below) - 1.0).view(1, height, width, 2)
-    return torch.where(grid.abs() < FAR, grid, torch.tensor(OUTSIDE, **like))  # NaN is not below it either
+    return torch.where(grid.abs() < FAR, grid, like.new_tensor(OUTSIDE))  # NaN is not below it either
 
 
 def _coefficients(start: Corners, end: Corners) -> list[float]:
-    """The eight numbers a to h of a perspective map, by least squares, rounded to float32 as torchvision does."""
+    """Fit the numbers a to h of a perspective map, rounded to float32 as torchvision does."""
     rows = []
     for (x, y), (u, v) in zip(end, start, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -200,9 +200,9 @@ def shifted_hue(images: Images, shift: float) -> Images:
     Returns:
         [N, 3, H, W] in [0, 1] but for channels that are the largest of their pixel, differentiable.
 
-    Source: torchvision.transforms.functional.adjust_hue, the same where no division by zero spoils it: where the
-        largest channel is 0 and another is below it, the result is 0, the limit of its neighbours, without
-        gradient.
+    Source: torchvision.transforms.functional.adjust_hue, the same where no division by zero spoils it. Where
+        the largest channel is 0 and another is below it, the result is 0, the limit of its neighbours,
+        without gradient.
     """
     with torch.no_grad():
         largest, smallest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)

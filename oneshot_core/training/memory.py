@@ -161,19 +161,18 @@ def _drawn(generator: Generator, count: int) -> Tensor:
 
 def _saved(work: Callable[[], Any]) -> int:
     """Bytes that autograd keeps for the backward pass of some work; weights are not counted."""
-    storages: dict[int, int] = {}
-    alive: list[Tensor] = []
+    storages: dict[int, torch.UntypedStorage] = {}  # held: one that is freed gives its address to the next
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            alive.append(tensor)  # a storage that is freed would give its address to the next one
-            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage
+        return tensor.detach()  # the tensor itself knows its graph, which would hold it: a cycle for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = work()
     del result
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _on_meta(module: Any) -> Any:

@@ -255,7 +255,7 @@ def test_hue_equals_torchvision_to_the_bit(dtype):
 
 
 def awkward(side: int) -> torch.Tensor:
-    """A picture with what divisions dislike: grey, black, exact zeros, values beyond the range, flat areas."""
+    """What divisions dislike: grey, black, exact zeros, values beyond the range, flat areas."""
     image = picture(side) * 2
     half = side // 2
     image[..., :half, :half] = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from .checkpoints import GeneratorBundle
 from .latents import Latent, z_from_seeds
 from .sampling import Samples, count_of, iter_codes, keys_of
 from .tensors import owned
+
+SMALLEST_ANGLE = 1e-4  # below it, and as near to half a turn, rounding decides on the circle
+TINY = 1e-20  # a length that counts as none
 
 
 def interpolate(
@@ -58,10 +63,15 @@ def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
 
 
 def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z]."""
+    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z].
+
+    Straight where no circle is given: from or to the origin, between (nearly) equal or opposite directions.
+    """
     lengths = torch.lerp(start.norm(), end.norm(), part)
+    if min(float(start.norm()), float(end.norm())) < TINY:
+        return torch.lerp(start, end, part)
     a, b = start / start.norm(), end / end.norm()
     angle = torch.acos((a * b).sum().clamp(-1, 1))
-    if angle < 1e-4:
+    if angle < SMALLEST_ANGLE or angle > math.pi - SMALLEST_ANGLE:
         return torch.lerp(start, end, part)
     return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)

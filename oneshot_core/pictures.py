@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from .tensors import Images, atomic_path, check_shape
+from .tensors import Images, atomic_path, check_finite, check_shape
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +218,7 @@ def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
         ValueError: another shape, values outside [0, 1], or nothing counts.
     """
     check_shape(mask, "mask", (1, 1, size_px, size_px))
+    check_finite(mask, "the mask", "give another mask, or leave it out")
     low, high = float(mask.min()), float(mask.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"a mask holds values from 0 (ignored) to 1 (counts), got {low:g} to {high:g}")

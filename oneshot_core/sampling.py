@@ -15,6 +15,7 @@ from torch import Tensor
 from .checkpoints import GeneratorBundle
 from .latents import Latent, labels, mix, truncate, z_from_seeds
 from .networks import Generator
+from .ranges import check_number
 from .tensors import Images, Latents, Noise, owned, seeded
 
 NOISE_MODES = ("const", "none", "random")
@@ -46,8 +47,7 @@ class SampleConfig:
         object.__setattr__(self, "mix_seeds", tuple(self.mix_seeds))
         if self.noise not in NOISE_MODES:
             raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {self.noise!r}")
-        if not -10 <= self.psi <= 10:
-            raise ValueError(f"psi must lie within -10 and 10 (usually 0.5 to 1), got {self.psi}")
+        check_number(self.psi, "psi (usually 0.5 to 1)", low=-10, high=10)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         for name in ("cutoff", "mix_from", "mix_to", "replace_from"):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..tensors import check_finite
 from .download import BytesProgress, DownloadError, download, hub_url
 
 SHOWN_KEYS = 3  # how many missing, unexpected or misshaped keys an error lists
@@ -127,6 +128,11 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: Path |
             f"{source} does not fit {type(module).__name__}: {found}.{_hint(tensors)} "
             f"Give the file that belongs to this model, or name the model that belongs to this file"
         )
+    for key in wanted:
+        try:
+            check_finite(tensors[key], f"{source}: {key}", "the file is damaged or its training broke down")
+        except ValueError as error:
+            raise EncoderError(f"{error}; fetch it again or use another") from error
     # `assign` also serves modules on the meta device; the copy leaves nothing mapped to the file.
     ready = {key: tensors[key].to(dtype=wanted[key].dtype, copy=True).contiguous() for key in wanted}
     module.load_state_dict(ready, strict=True, assign=True)

@@ -127,8 +127,10 @@ def test_patch_contrast_gives_the_source_no_gradient():
 
 
 def test_patch_consistency_checks_its_settings():
-    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="negatives must be one of|at least 2 crops"):
+    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}, {"temperature": math.nan}):
+        with pytest.raises(
+            ValueError, match="negatives must be one of|at least 2 crops|temperature must be positive"
+        ):
             PatchConsistency(**wrong)
 
 
@@ -313,7 +315,7 @@ def test_crop_side_and_half_life_are_settings():
     assert preset.profile.crop_px == 16 and with_crops(preset, None).profile.crop_px is None
     plan = with_half_life(preset, 50).optimiser
     assert plan.ema_decay**50 == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="must be positive, got 0.002 and 0"):
+    with pytest.raises(ValueError, match="ema_half_life_steps must be positive and finite, got 0"):
         with_half_life(preset, 0)
 
 
@@ -348,7 +350,19 @@ def test_settings_are_checked():
         (lambda: DiscriminatorPlan(heads=5), "heads must be 1 to 4"),
         (lambda: DiscriminatorPlan(r1_every=0), "r1_every at least 1"),
         (lambda: dataclasses.replace(oneshot_clip(), batch=0), "batch must be at least 1"),
-        (lambda: dataclasses.replace(oneshot_clip(), mixing=1.5), "probability from 0 to 1"),
+        (
+            lambda: dataclasses.replace(oneshot_clip(), mixing=1.5),
+            "a probability, must be a number from 0 to 1",
+        ),
+        (lambda: dataclasses.replace(oneshot_clip(), mixing=math.nan), "from 0 to 1, got nan"),
+        (lambda: DiscriminatorPlan(r1_gamma=math.inf), "r1_gamma must be a finite number of at least 0"),
+        (
+            lambda: OptimiserPlan(learning_rate=math.inf),
+            "learning_rate must be positive and at most 1000, got inf",
+        ),
+        (lambda: OptimiserPlan(betas=(0.0, 1.0)), "betas must be from 0 to below 1"),
+        (lambda: WeightedTerm("a", PixelMse(), -0.5), "the weight of a must be .* at least 0, got -0.5"),
+        (lambda: oneshot_clip().reweighted({"patch": math.nan}), "the weight of patch must be"),
         (lambda: Fool("pixel"), "one of image, patch, got 'pixel'"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batches import check_batch
 from .checkpoints import GeneratorBundle
 from .draws import SeededDraws
 from .features import ClipEncoder
@@ -128,7 +129,7 @@ def edit_latents(
 
     Raises:
         ValueError: an empty text, two texts of one meaning, a latent of another family or of no code, weights
-            that are not finite.
+            that are not finite, or more codes than memory holds pictures of.
         EncoderError: the CLIP model reads no text.
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, code,
             step and seed.
@@ -146,6 +147,8 @@ def edit_latents(
     check_weights(
         clip, f"the CLIP model {getattr(clip, 'name', '')}".rstrip(), "load its file again, or use another"
     )
+    advice = "edit fewer latents at a time"
+    check_batch(bundle, len(latent.values), config.batch_size, copies=4, advice=advice)
     with gradients():
         goal = _Goal.of(clip, text, neutral_text)
         with torch.no_grad():

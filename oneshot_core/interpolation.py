@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .checkpoints import GeneratorBundle
 from .latents import Latent, z_from_seeds
+from .memory import check_memory
 from .sampling import Samples, count_of, iter_codes, keys_of
 from .tensors import owned
 
@@ -39,6 +40,10 @@ def interpolate(
             f"interpolation needs at least 2 samples and 1 frame, got {count_of(samples)} and {frames}"
         )
     ends = _ends(bundle, samples, space)
+    total = frames * count_of(samples)
+    check_memory(
+        2 * 4 * total * ends[0].numel(), f"the codes of {total} frames", "ask for fewer frames or samples"
+    )
     nexts = ends.roll(-1, 0) if loop else ends[1:]
     parts = torch.arange(frames, dtype=ends.dtype) / frames
     move = _slerp if space == "z" else torch.lerp

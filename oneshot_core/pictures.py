@@ -23,6 +23,7 @@ FITS = ("stretch", "crop", "letterbox")
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM", "TIFF")  # none of them runs another program
 MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that its warning never shows
 MAX_SIDE_PX = 32_768
+LARGEST_CELL_PX = 256  # of a picture in a grid, unless the caller says otherwise
 PAPER, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 
 Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
@@ -347,8 +348,22 @@ def labelled_grid(
     first = next((images for _, images in rows if images is not None and len(images)), None)
     if first is None:
         raise ValueError("a grid needs at least one row with pictures")
-    side = picture_px or min(256, max(96, first.shape[2]))
+    side = picture_px or min(LARGEST_CELL_PX, max(96, first.shape[2]))
     return _Sheet(rows, columns, lead, title, side).drawn()
+
+
+def thumbnails(images: Images) -> Images:
+    """Reduce pictures to the size that `labelled_grid` draws them in, so that many can be kept for one.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1], square.
+
+    Returns:
+        [N, 3, 256, 256], with which the grid is the same to the bit; the input itself where it is not larger.
+    """
+    if not len(images) or images.shape[-1] <= LARGEST_CELL_PX:
+        return images
+    return torch.cat([to_tensor(_scaled(picture, LARGEST_CELL_PX)) for picture in to_pillow(images)])
 
 
 class _Sheet:

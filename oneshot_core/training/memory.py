@@ -91,13 +91,6 @@ def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) ->
     return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(judge) + WORKING_SHARE * saved)
 
 
-def sampling_bytes(bundle: GeneratorBundle, batch: int) -> int:
-    """Estimate what drawing a chunk needs besides the weights: three of the largest feature maps."""
-    config = bundle.generator.config
-    pixels = [(4 << level) ** 2 * width for level, width in enumerate(config.channels)]
-    return int(4 * batch * 3 * max(pixels))
-
-
 class _Steps:
     """The forward passes of a training step on the meta device."""
 

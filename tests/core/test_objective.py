@@ -40,6 +40,7 @@ from oneshot_core.objective.terms import (
     PatchConsistency,
     PixelMse,
     SemanticConsistency,
+    direction_distance,
     patch_contrast,
     similarity_difference,
 )
@@ -373,3 +374,21 @@ def test_objective_of_a_kind_of_step():
     preset = oneshot_clip()
     assert isinstance(preset, Preset)
     assert preset.objective(True) is preset.on_reference and preset.objective(False) is preset.on_random
+
+
+def finite_with_gradient(value: torch.Tensor, *inputs: torch.Tensor) -> bool:
+    gradients = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+    return all(bool(one.isfinite().all()) for one in (value, *gradients) if one is not None)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_terms_are_finite_where_all_features_are_equal_or_zero(fill):
+    q = torch.full((8, 5), fill).requires_grad_(True)
+    k = torch.full((8, 5), fill)
+    assert finite_with_gradient(similarity_difference(q, k), q)
+    for negatives in NEGATIVES:
+        for self_logit in (None, -10.0):
+            assert finite_with_gradient(patch_contrast(q, k, 2, negatives, self_logit=self_logit), q)
+    for softness in (0.0, 0.1):
+        assert finite_with_gradient(direction_distance(q, k, torch.zeros(5), softness), q)
+        assert finite_with_gradient(direction_distance(q, k, torch.ones(5), softness), q)

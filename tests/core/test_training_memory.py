@@ -14,7 +14,7 @@ import torch
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
+from oneshot_core.training.memory import editing_bytes, search_bytes, training_bytes
 
 MEASURE = """
 import lpips, open_clip, torch, torchvision
@@ -43,7 +43,6 @@ def test_more_pictures_need_more_memory() -> None:
     assert 0 < search_bytes(bundle, encoders) < small
     one, two = (editing_bytes(bundle, encoders.clip, codes) for codes in (1, 2))
     assert 0 < one < two < 2 * one
-    assert sampling_bytes(bundle, 8) == 8 * sampling_bytes(bundle, 1)
 
 
 def test_nothing_of_the_networks_is_changed() -> None:

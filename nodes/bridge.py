@@ -283,13 +283,14 @@ def make_room(needed_bytes: int) -> torch.device:
 
 
 @contextmanager
-def working(lower: str) -> Iterator[None]:
+def working(lower: str, kept: str) -> Iterator[None]:
     """Work that can be cancelled at any layer and whose out-of-memory names what to lower.
 
     A quick step is finished first, so that its state can be saved; a slow one is left at its next layer.
 
     Args:
         lower: the inputs that decide about memory, for the message.
+        kept: a sentence about what was computed until then.
     """
 
     asked = [math.inf]  # when the cancel was first seen
@@ -303,10 +304,12 @@ def working(lower: str) -> Iterator[None]:
     hook = nn.modules.module.register_module_forward_pre_hook(check)
     try:
         yield
-    except mm.OOM_EXCEPTION as error:
+    except Exception as error:
+        if not (isinstance(error, mm.OOM_EXCEPTION) or core.is_out_of_memory(error)):
+            raise
+        said_by = (str(error) or type(error).__name__).splitlines()[0]
         raise RuntimeError(
-            f"out of memory ({str(error).splitlines()[0]}); lower {lower}, or free memory with ComfyUI's "
-            "unload button. What was computed so far is kept where the node keeps runs"
+            f"out of memory ({said_by}); lower {lower}, or free memory with ComfyUI's unload button. {kept}"
         ) from error
     finally:
         hook.remove()

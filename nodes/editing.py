@@ -83,7 +83,7 @@ class StyleCLIPEdit(io.ComfyNode):
             run.step(now.step, lambda: now.images)
             run.losses(now.step, now.losses)
 
-        with bridge.working("the number of latents or the generator's size"):
+        with bridge.working("the number of latents or the generator's size", "Nothing of the edit is kept"):
             device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size))
             with core.gradients():
                 result = core.edit_latents(

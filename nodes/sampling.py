@@ -98,20 +98,18 @@ class SampleAdapted(io.ComfyNode):
         def progress(done: int, _: int) -> None:
             run.step(done)
 
-        with bridge.working("batch_size"):
+        with bridge.working("batch_size, or draw fewer at a time", "The pictures drawn so far are not kept"):
             working = core.sampling_bytes(adapted, config.batch_size)
             bridge.place([bundle.generator for bundle in (adapted, source) if bundle is not None], working)
+            options = {"classes": classes, "reference": reference, "progress": progress}
+            options["convert"] = bridge.to_comfy
             if source is None:
-                images, codes = core.sample_with_codes(
-                    adapted, samples, config, classes=classes, reference=reference, progress=progress
-                )
+                images, codes = core.sample_with_codes(adapted, samples, config, **options)
                 plain = bridge.blocked("connect the source generator to get its pictures")
             else:
-                pairs = core.sample_pairs(
-                    source, adapted, samples, config, classes=classes, reference=reference, progress=progress
-                )
-                images, codes, plain = pairs.adapted, pairs.latent, bridge.to_comfy(pairs.source)
-        return io.NodeOutput(bridge.to_comfy(images), plain, codes)
+                pairs = core.sample_pairs(source, adapted, samples, config, **options)
+                images, codes, plain = pairs.adapted, pairs.latent, pairs.source
+        return io.NodeOutput(images, plain, codes)
 
 
 def _advanced_inputs() -> list[io.Input]:

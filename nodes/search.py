@@ -22,6 +22,7 @@ from .sockets import (
     target_input,
 )
 
+KEPT = "The search goes on from its last step when it is queued again"
 WEIGHTS = {
     "clip_weight": ("clip", 1.0, "likeness in CLIP's eyes; 0 gives the paper's pixel-only ablation"),
     "lpips_weight": ("lpips", 1.0, "perceptual likeness"),
@@ -114,7 +115,7 @@ class CLIPLatentSearch(io.ComfyNode):
             run.step(now.step, lambda: now.image)
             run.losses(now.step, now.losses)
 
-        with bridge.working("the generator's size"):
+        with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_in_store(
                 bridge.run_store(),
                 generator,

@@ -29,6 +29,7 @@ from .sockets import (
 
 PREVIEW_SEEDS = (0, 1, 2, 3, 4, 5)
 LOWER = "batch, the generator's size, or use precision bfloat16"
+KEPT = "The run goes on from its last saved step when it is queued again with the same inputs"
 WEIGHTS = {
     "semantic_weight": ("semantic", 10.0, "pictures keeping their mutual likeness in CLIP's eyes (content)"),
     "patch_weight": (
@@ -105,7 +106,7 @@ class OneShotAdapt(io.ComfyNode):
             run.step(now.step, now.preview)
             run.losses(now.step, now.losses)
 
-        with bridge.working(LOWER), bridge.stoppable(run.node) as stop:
+        with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
             result = core.adapt_in_store(
                 bridge.run_store(),
                 source,

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batches import sampling_bytes
     from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
         CheckpointError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .interpolation import interpolate
     from .latent_files import latent_notes, load_latent, save_latent
     from .latents import Latent
+    from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, fit_crops, oneshot_clip
     from .picture_files import PictureError
@@ -75,10 +77,11 @@ if TYPE_CHECKING:
         adapt,
     )
     from .training.loop import reference_values
-    from .training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
+    from .training.memory import editing_bytes, search_bytes, training_bytes
     from .training.state import check_adaptable, check_run
 
 _MODULES = {
+    "batches": "sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
         "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
@@ -91,6 +94,7 @@ _MODULES = {
     "interpolation": "interpolate",
     "latent_files": "latent_notes load_latent save_latent",
     "latents": "Latent",
+    "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS fit_crops oneshot_clip",
     "picture_files": "PictureError",
@@ -111,7 +115,7 @@ _MODULES = {
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
     ),
     "training.loop": "reference_values",
-    "training.memory": "editing_bytes sampling_bytes search_bytes training_bytes",
+    "training.memory": "editing_bytes search_bytes training_bytes",
     "training.state": "check_adaptable check_run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -175,6 +179,7 @@ __all__ = [
     "gradients",
     "inspect",
     "interpolate",
+    "is_out_of_memory",
     "iter_samples",
     "labelled_grid",
     "latent_notes",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import re
 import sys
 import traceback
@@ -15,7 +14,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import BadInput, Failed, Interrupted, LogLines, note, one_line
+from .console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
+from .memory import is_out_of_memory
+from .ranges import MOST_RATE, allowed, check_number
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 PROFILES = ("default", "official")
@@ -86,18 +87,30 @@ Run it again and it does what is missing. A small plan, for all pictures in a fo
 }
 
 
+def number(
+    low: float | None = None, high: float | None = None, above: float | None = None
+) -> Callable[[str], float]:
+    """Make a reader of finite numbers in a range."""
+
+    def read(text: str) -> float:
+        try:
+            return check_number(float(text), "it", low, high, above=above)
+        except ValueError:
+            wanted = allowed(low, high, above)
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
+
+    return read
+
+
 def weight(text: str) -> tuple[str, float]:
     """Read NAME=VALUE, the value finite."""
     name, _, value = text.partition("=")
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not name or not math.isfinite(number):
+        return name, number(low=0)(value if name else "")
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"write NAME=VALUE with a finite number, such as patch=0.5; got {text!r}"
-        )
-    return name, number
+            f"write NAME=VALUE with a finite number of at least 0, such as patch=0.5; got {text!r}"
+        ) from None
 
 
 def schedule(text: str) -> tuple[int, int]:
@@ -124,12 +137,12 @@ def slots(text: str) -> tuple[int, int]:
 
 
 def numbers(text: str) -> list[float]:
-    """Read a list of numbers separated by commas."""
+    """Read a list of truncations separated by commas."""
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
+        return [number(-10, 10)(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"write numbers separated by commas, such as 0,0.5,1; got {text!r}"
+            f"write numbers from -10 to 10 separated by commas, such as 0,0.5,1; got {text!r}"
         ) from None
 
 
@@ -142,6 +155,9 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+RATE = number(above=0, high=MOST_RATE)
 
 
 def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
@@ -266,7 +282,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     _option(parser, "--steps", "optimiser rounds (1000)", type=positive, default=1000, metavar="N")
-    _option(parser, "--learning-rate", "of Adam (0.01)", type=float, default=0.01, metavar="X")
+    _option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, default=0.01, metavar="X")
     _option(
         parser,
         "--weight",
@@ -302,7 +318,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
         type=schedule,
         metavar="R:N",
     )
-    _option(method, "--mixing", "probability of style mixing", type=float, metavar="P")
+    _option(method, "--mixing", "probability of style mixing", type=number(0, 1), metavar="P")
     _option(
         method,
         "--crop-px",
@@ -310,12 +326,12 @@ def _method(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
     )
-    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=float, metavar="R")
+    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=RATE, metavar="R")
     _option(
         method,
         "--ema-half-life",
         "half-life of the weights' average in steps (312.5); a short run wants an eighth of its steps",
-        type=float,
+        type=number(above=0),
         metavar="STEPS",
     )
     _precision(method)
@@ -372,7 +388,9 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     )
     _option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
     look = parser.add_argument_group("look")
-    _option(look, "--psi", "truncation: 1 none, 0 the mean (1)", type=float, default=1.0, metavar="X")
+    _option(
+        look, "--psi", "truncation: 1 none, 0 the mean (1)", type=number(-10, 10), default=1.0, metavar="X"
+    )
     _option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
     _option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")
     _option(look, "--noise-seed", "of --noise random (0)", type=int, default=0, metavar="N")
@@ -488,13 +506,14 @@ def _report(error: Exception, options: argparse.Namespace) -> int:
     debug = options.debug
     if debug:
         note(traceback.format_exc())
-    if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        note(f"error: {_in_options(one_line(error), options)}")
-        return EXIT_BAD_INPUT
     text = one_line(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        text = f"out of memory; lower --batch, or use a smaller generator or another --device ({text})"
-    elif not isinstance(error, (Failed, OSError, ArithmeticError)):
+    if is_out_of_memory(error):
+        note(f"failed: {text}; {OUT_OF_MEMORY.get(options.verb, 'close other programs')}")
+        return EXIT_FAILED
+    if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        note(f"error: {_in_options(text, options)}")
+        return EXIT_BAD_INPUT
+    if not isinstance(error, (Failed, OSError, ArithmeticError)):
         text = f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
     note(f"failed: {text}")
     return EXIT_FAILED

@@ -11,12 +11,23 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+from .memory import is_out_of_memory
 from .texts import printable
 
 BAR_WIDTH = 24
 SHORTEST_BAR = 8
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 60.0
+
+# verb: what to do when memory was not enough, and what is kept
+OUT_OF_MEMORY = {
+    "demo": "use --precision bfloat16 or another --device; the same command goes on from the last saved step",
+    "search": "use a smaller generator, a smaller --clip or another --device; nothing was kept",
+    "adapt": "lower --batch, use --precision bfloat16, a smaller generator or another --device; the same "
+    "command goes on from the last saved step",
+    "sample": "lower --batch, or use a smaller generator or another --device; the pictures so far are kept",
+    "batch": "lower the jobs' batch, or use a smaller generator or another --device; what is done is kept",
+}
 
 
 class BadInput(ValueError):
@@ -167,9 +178,11 @@ def note(text: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Say an error in one line: its message, or its kind where it has none."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """Say an error in one line: its message, or its kind where it has none; lack of memory is called that."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if is_out_of_memory(error) and not text.lower().startswith("out of memory"):
+        return f"out of memory ({text})"
+    return text
 
 
 class LogLines(logging.Formatter):

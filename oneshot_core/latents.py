@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .draws import Draws
 from .networks import Generator
-from .tensors import Latents, check_shape, seeded
+from .tensors import Latents, check_finite, check_shape, seeded
 
 SPACES = ("z", "w", "w+")
 
@@ -36,6 +36,7 @@ class Latent:
         if self.space not in SPACES:
             raise ValueError(f"latent space must be one of {', '.join(SPACES)}, got {self.space!r}")
         check_shape(self.values, f"a latent in {self.space}", (None,) * (3 if self.space == "w+" else 2))
+        check_finite(self.values, f"the latent in {self.space}", "make it again, or load another")
 
     def codes(self, generator: Generator) -> Latents:
         """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated.

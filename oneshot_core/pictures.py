@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from .picture_files import open_picture
-from .tensors import Images, atomic_path, check_shape
+from .tensors import Images, atomic_path, check_finite, check_shape
 
 FITS = ("stretch", "crop", "letterbox")
+LARGEST_CELL_PX = 256  # of a picture in a grid, unless the caller says otherwise
 PAPER, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 
 Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
@@ -157,6 +158,7 @@ def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
         ValueError: another shape, values outside [0, 1], or nothing counts.
     """
     check_shape(mask, "mask", (1, 1, size_px, size_px))
+    check_finite(mask, "the mask", "give another mask, or leave it out")
     low, high = float(mask.min()), float(mask.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"a mask holds values from 0 (ignored) to 1 (counts), got {low:g} to {high:g}")
@@ -285,8 +287,22 @@ def labelled_grid(
     first = next((images for _, images in rows if images is not None and len(images)), None)
     if first is None:
         raise ValueError("a grid needs at least one row with pictures")
-    side = picture_px or min(256, max(96, first.shape[2]))
+    side = picture_px or min(LARGEST_CELL_PX, max(96, first.shape[2]))
     return _Sheet(rows, columns, lead, title, side).drawn()
+
+
+def thumbnails(images: Images) -> Images:
+    """Reduce pictures to the size that `labelled_grid` draws them in, so that many can be kept for one.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1], square.
+
+    Returns:
+        [N, 3, 256, 256], with which the grid is the same to the bit; the input itself where it is not larger.
+    """
+    if not len(images) or images.shape[-1] <= LARGEST_CELL_PX:
+        return images
+    return torch.cat([to_tensor(_scaled(picture, LARGEST_CELL_PX)) for picture in to_pillow(images)])
 
 
 class _Sheet:

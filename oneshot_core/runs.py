@@ -27,7 +27,7 @@ from .features import Encoders
 from .latents import Latent
 from .objective import Preset
 from .pictures import masked_target
-from .search import SearchConfig, SearchProgress, SearchResult, search_latent
+from .search import SearchConfig, SearchProgress, SearchResult, check_search, search_latent
 from .tensors import Images, atomic_path, gradients, rename_patiently
 from .training import STATE_FILE, AdaptResult, Callback, TrainConfig, adapt
 from .training.fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
@@ -367,6 +367,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
         place: called before it runs, not when it is only loaded; makes room and names the device.
         poll: called while another process does the same search; it may raise.
     """
+    check_search(bundle, encoders, target, mask)
     raw = bundle.raw_generator if config.profile.trains_raw_generator else None
     settings = {
         "kind": "search",

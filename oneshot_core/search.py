@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,17 +19,20 @@ import torch
 from torch import Tensor
 
 from .augmentation import ViewAugmentation
-from .checkpoints import GeneratorBundle
+from .checkpoints import CheckpointError, GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
 from .checkpoints.native import read_tensors, write_tensors
 from .draws import Draws, SeededDraws, derived_generator
-from .features import Encoders
+from .features import Encoders, check_encoders
 from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, Profile, StepContext, Target
 from .objective.presets import clip_search
 from .pictures import check_mask
-from .tensors import Images, check_shape, gradients, owned
+from .ranges import MOST_RATE, check_number
+from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
+
+log = logging.getLogger(__name__)
 
 STATE_FORMAT = "oneshot-search"
 SAVE_EVERY_SECONDS = 30.0
@@ -49,8 +54,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; to skip the search pass a latent")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
         unknown = sorted(set(self.weights) - set(clip_search().names))
         if unknown:
             raise ValueError(f"the search has no term {unknown}; its terms: {', '.join(clip_search().names)}")
@@ -137,13 +141,13 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
         The latent, its image, the losses.
 
     Raises:
-        ValueError: target or mask do not fit the generator, or the state file has other settings.
-        FloatingPointError: a loss became NaN or infinite; the message names term and step.
+        ValueError: target or mask do not fit the generator, something that is given is not finite, or the
+            state file has other settings.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, step and
+            seed, and the state file keeps the last good step.
     """
     config = config or SearchConfig()
-    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
-    if mask is not None:
-        check_mask(mask, bundle.size)
+    check_search(bundle, encoders, target, mask, start)
     with gradients():
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         if state_file is None:
@@ -154,6 +158,29 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
             return search.run([*callbacks, _Saver(search, path)])
         finally:
             search.save(path)
+
+
+def check_search(
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+) -> None:
+    """Refuse what cannot be searched with, before any work starts; see `search_latent`.
+
+    Raises:
+        ValueError: a shape that does not fit, or NaN or infinity in the target, the mask, the start, the
+            generator's weights, its mean latent or the encoders' weights.
+    """
+    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
+    check_finite(target, "the target", "give another picture")
+    if mask is not None:
+        check_mask(mask, bundle.size)
+    if start is not None:
+        check_finite(start, "the latent to start from")
+    bundle.check_finite()
+    check_encoders(encoders)
 
 
 @dataclass
@@ -232,7 +259,11 @@ class _Search:
         return settings
 
     def save(self, path: Path) -> None:
-        """Write latent, Adam's moments, step and losses; atomic."""
+        """Write latent, Adam's moments, step and losses; atomic. What is not finite is never written."""
+        kept = [self.latent, *self.optimiser.state.get(self.latent, {}).values()]
+        if not all(map(is_finite, kept)):
+            log.warning("the search is not finite after step %d; %s was left as it is", self.step, path)
+            return
         moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
         losses = {f"history.{name}": torch.tensor(values).double() for name, values in self.history.items()}
         header = {
@@ -256,6 +287,11 @@ class _Search:
             raise ValueError(
                 f"{path} holds a search of {header['step']} steps, asked for {self.config.steps}"
             )
+        for name, value in tensors.items():
+            try:
+                check_finite(value, f"{path}: {name}", "remove the file to search anew")
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
         self.step = header["step"]
         with torch.no_grad():
             self.latent.copy_(tensors["latent"])
@@ -267,12 +303,13 @@ class _Search:
             key[8:]: value.tolist() for key, value in tensors.items() if key.startswith("history.")
         }
 
-    def _step(self, step: int) -> tuple[Images, dict[str, float]]:
+    def _context(self, step: int) -> tuple[Images, StepContext]:
+        """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
         image = self.generator.synthesize(self.latent, noise)
         seen = image if self.mask is None else torch.lerp(self.target.image, image, self.mask)
         use_views = self.config.augment and self.config.weights.get("clip", 1.0)
-        context = StepContext(
+        return image, StepContext(
             target=self.target,
             adapted=seen,
             views=self.views(seen, self.draws, step) if use_views else None,
@@ -280,15 +317,29 @@ class _Search:
             mean_latent=self.mean,
             dropout=self._dropout(step),
         )
+
+    def _step(self, step: int) -> tuple[Images, dict[str, float]]:
+        image, context = self._context(step)
         total, values = self.objective(context)
         losses = {name: float(value) for name, value in values.items()}
         for name, value in losses.items():
-            if not abs(value) < float("inf"):
-                raise FloatingPointError(f"the search's term {name!r} became {value} at step {step}")
-        self.optimiser.zero_grad(set_to_none=True)
-        (self.latent.grad,) = torch.autograd.grad(total, [self.latent])
+            if not math.isfinite(value):
+                raise self._broken(f"the search's term {name!r} became {value}", step)
+        (gradient,) = torch.autograd.grad(total, [self.latent])
+        if not math.isfinite(gradient.norm()):  # of which Adam squares the entries
+            guilty = self.objective.blamed(lambda: self._context(step)[1], [self.latent])
+            raise self._broken(f"the gradient of the search's {guilty} became NaN or infinite", step)
+        self.latent.grad = gradient
         self.optimiser.step()
+        if not is_finite(self.latent):
+            raise self._broken("the latent became NaN or infinite", step)
         return image.detach(), losses
+
+    def _broken(self, what: str, step: int) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at step {step} (seed {self.config.seed}); the same search breaks there again: lower its "
+            "learning rate or the weight of that term, or change the seed"
+        )
 
     def _dropout(self, step: int) -> torch.Generator | None:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import os
 import tempfile
 import time
@@ -38,6 +39,55 @@ def check_shape(tensor: Tensor, name: str, shape: Sequence[int | None]) -> None:
     if not fits:
         allowed = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape [{allowed}], got {list(tensor.shape)}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether every number is finite; whole numbers are, and so are tensors without values."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    if tensor.device.type not in ("cpu", "cuda"):
+        return bool(tensor.detach().isfinite().all())
+    low, high = (
+        tensor.detach().aminmax()
+    )  # NaN wins both; one pass without copies, where isfinite() makes three
+    return math.isfinite(low) and math.isfinite(high)
+
+
+def check_finite(tensor: Tensor, name: str, advice: str = "") -> None:
+    """Refuse a tensor with NaN or infinity in it.
+
+    Args:
+        tensor: what was given.
+        name: how the user calls it, for the message.
+        advice: what to do about it.
+
+    Raises:
+        ValueError: naming it and how many of its values are not finite.
+    """
+    if is_finite(tensor):
+        return
+    spoilt = int((~tensor.detach().isfinite()).sum())
+    raise ValueError(
+        f"{name} is not made of finite numbers: {spoilt} of {tensor.numel()} values are NaN or infinite"
+        + (f"; {advice}" if advice else "")
+    )
+
+
+def check_weights(network: object, name: str, advice: str = "") -> None:
+    """Refuse a network with a weight that is not finite; what is no torch module is not looked at.
+
+    Args:
+        network: a module, or None.
+        name: how the user calls it, for the message.
+        advice: what to do about it.
+
+    Raises:
+        ValueError: naming the network and the first such tensor.
+    """
+    if not isinstance(network, torch.nn.Module):
+        return
+    for key, value in network.state_dict().items():  # a mask of -inf, which CLIP has, is no part of it
+        check_finite(value, f"{name}: {key}", advice)
 
 
 @contextmanager

@@ -219,10 +219,12 @@ def save(
         The path.
 
     Raises:
-        ValueError: unknown format or dtype, or metadata for a format that has no place for it.
+        ValueError: unknown format or dtype, or metadata for a format that has no place for it; a weight
+            is NaN or infinite, then nothing is written.
         CheckpointError: the networks cannot be expressed in the format.
     """
     path = Path(path)
+    bundle.check_finite(training=with_discriminator)
     if format == "safetensors":
         native.write(bundle, path, dtype, with_discriminator, metadata)
     elif format == "rosinality":

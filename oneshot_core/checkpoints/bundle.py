@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..json_values import Fields, JsonError, told
 from ..networks import Discriminator, Generator
-from ..tensors import seeded
+from ..tensors import check_finite, check_weights, seeded
 from ..texts import printable
 
 MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
@@ -128,6 +128,20 @@ class GeneratorBundle:
             discriminator=moved(self.discriminator),
             raw_generator=moved(self.raw_generator),
         )
+
+    def check_finite(self, training: bool = False) -> None:
+        """Refuse networks that cannot draw, or with `training` cannot be trained.
+
+        Raises:
+            ValueError: a weight or the mean latent is NaN or infinite; the message names the first.
+        """
+        advice = "the training that made it broke down; use an earlier snapshot or another file"
+        networks: list[tuple[str, torch.nn.Module | None]] = [("generator", self.generator)]
+        if training:
+            networks += [("discriminator", self.discriminator), ("raw generator", self.raw_generator)]
+        for label, network in networks:
+            check_weights(network, f"the {label} of {self.provenance.file_name}", advice)
+        check_finite(self.mean_latent, f"the mean latent of {self.provenance.file_name}", advice)
 
     @property
     def family(self) -> str:

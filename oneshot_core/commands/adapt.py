@@ -34,6 +34,8 @@ from .resources import open_encoders, open_generator, open_latent, out_folder, p
 from .run_folder import RunFolder, finite, write_json
 from .search import run_search
 
+MAX_GRID_SEEDS = 64
+
 
 @dataclass(frozen=True)
 class Job:
@@ -119,6 +121,10 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
         precision=options.precision,
     )
     seeds = parse_seeds(options.seeds)
+    if len(seeds) > MAX_GRID_SEEDS:
+        raise BadInput(
+            f"--seeds of the grid are at most {MAX_GRID_SEEDS}, got {len(seeds)}; `sample` draws more"
+        )
     device = prepare(options)
     check_precision(config.precision, device)
     source = open_generator(options.generator, device)

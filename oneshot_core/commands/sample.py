@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from ..batches import check_chunk
 from ..checkpoints import GeneratorBundle
 from ..console import BadInput, ProgressBar
 from ..interpolation import interpolate
 from ..latent_files import save_latent
 from ..latents import Latent
-from ..pictures import Row, labelled_grid, save_png
+from ..pictures import Row, labelled_grid, save_png, thumbnails
 from ..sampling import (
     SampleConfig,
     Samples,
@@ -139,6 +140,7 @@ def _chunks(job: _Job) -> Iterator[tuple[Images, Images | None, list[int]]]:
         for pair, keys in pairs:
             yield pair.adapted, pair.source, keys
         return
+    check_chunk(job.bundle, min(job.config.batch_size, count_of(job.samples)))
     codes = iter_codes(job.bundle, job.samples, job.config, classes=job.classes, reference=job.reference)
     for part, keys in codes:
         yield render_codes(job.bundle.generator, part, keys, job.config), None, keys
@@ -152,15 +154,16 @@ def _draw(job: _Job) -> None:
             if source is not None:
                 job.write(source, keys, "source_")
             if job.done < MAX_SHOWN:
-                job.shown.append(images)
-                job.shown_source += [] if source is None else [source]
+                room = MAX_SHOWN - job.done
+                job.shown.append(thumbnails(images[:room]))
+                job.shown_source += [] if source is None else [thumbnails(source[:room])]
             job.done += len(images)
             bar.update(job.done)
 
 
 def _rows(job: _Job) -> list[Row]:
     """Rows of at most eight pictures, with their seeds where several rows are needed."""
-    images = torch.cat(job.shown)[:MAX_SHOWN]
+    images = torch.cat(job.shown)
     if job.source is not None:
         source = torch.cat(job.shown_source)[:COLUMNS]
         return [("source", source), ("adapted", images[:COLUMNS])]
@@ -186,5 +189,8 @@ def _sweep(job: _Job) -> list[Row]:
     else:
         samples = samples[:COLUMNS]
     psis = job.options.sweep
-    images = truncation_sweep(job.bundle, samples, psis, job.config, classes=job.classes)
-    return [(f"psi {psi:g}", row) for psi, row in zip(psis, images, strict=True)]
+    return [
+        (f"psi {psi:g}", thumbnails(images))
+        for psi in psis
+        for images in truncation_sweep(job.bundle, samples, [psi], job.config, classes=job.classes)
+    ]

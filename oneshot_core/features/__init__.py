@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from ..tensors import gradients
+from ..tensors import check_weights, gradients
 from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, assumed_activation, build_clip, load_clip
 from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
@@ -29,6 +29,7 @@ __all__ = [
     "WordTokenizer",
     "assumed_activation",
     "build_clip",
+    "check_encoders",
     "load_clip",
     "load_perceptual",
     "read_perceptual",
@@ -50,6 +51,13 @@ class Encoders:
     def to(self, device: torch.device | str) -> Encoders:
         """Copy both to a device; the originals stay where they are."""
         return Encoders(_copied(self.clip, device), _copied(self.perceptual, device))
+
+
+def check_encoders(encoders: Encoders | EncodersOnDemand) -> None:
+    """Refuse encoders with weights that are NaN or infinite; raises ValueError that names the first."""
+    advice = "load its file again, or use another"
+    for kind, network in (("CLIP model", encoders.clip), ("perceptual net", encoders.perceptual)):
+        check_weights(network, f"the {kind} {getattr(network, 'name', '')}".rstrip(), advice)
 
 
 class EncodersOnDemand:

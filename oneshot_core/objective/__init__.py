@@ -8,7 +8,7 @@ which method they run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..features import Encoders
-from ..tensors import Images, Latents
+from ..ranges import MOST_RATE, check_number
+from ..tensors import Images, Latents, is_finite
 from .profile import DEFAULT, OFFICIAL, PROFILES, Profile
 
 __all__ = [
@@ -149,6 +150,9 @@ class WeightedTerm:
     term: Term
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_number(self.weight, f"the weight of {self.name}", low=0)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -164,6 +168,25 @@ class Objective:
             torch.zeros([]).to(step.adapted),
         )
         return total, {name: value.detach() for name, value in values.items()}
+
+    def blamed(self, make: Callable[[], StepContext], inputs: Sequence[Tensor]) -> str:
+        """Name the terms whose gradients are not finite, once their sum's has turned out not to be.
+
+        Args:
+            make: builds the step anew; its graph ends at `inputs`.
+            inputs: what is trained.
+
+        Returns:
+            "term 'name'", or "sum of all terms" where each by itself is finite.
+        """
+        guilty = []
+        for item in self.terms:
+            if item.weight:
+                value = item.term(make()) * item.weight
+                found = torch.autograd.grad(value, list(inputs), allow_unused=True)
+                if not is_finite(value) or not all(one is None or is_finite(one) for one in found):
+                    guilty.append(repr(item.name))
+        return f"term {', '.join(guilty)}" if guilty else "sum of all terms"
 
     def reweighted(self, weights: Mapping[str, float]) -> Objective:
         """Replace the weights of the terms named; terms that this objective lacks are left to others."""
@@ -237,6 +260,7 @@ class DiscriminatorPlan:
         return self.r1_every / (self.r1_every + 1)
 
     def __post_init__(self) -> None:
+        check_number(self.r1_gamma, "r1_gamma", low=0)
         if not 1 <= self.heads <= 4 or self.r1_every < 1:
             raise ValueError(
                 f"heads must be 1 to 4 and r1_every at least 1, got heads={self.heads}, "
@@ -262,11 +286,12 @@ class OptimiserPlan:
     ema_half_life_steps: float = 10_000 / 32  # steps until half of the average is new
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and self.ema_half_life_steps > 0):
-            raise ValueError(
-                "learning_rate and ema_half_life_steps must be positive, "
-                f"got {self.learning_rate} and {self.ema_half_life_steps}"
-            )
+        check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
+        for name in ("generator_ratio", "ema_half_life_steps"):
+            check_number(getattr(self, name), name, above=0)
+        for value in self.betas:
+            if not 0 <= value < 1:
+                raise ValueError(f"betas must be from 0 to below 1, got {self.betas}")
 
     @property
     def ema_decay(self) -> float:
@@ -311,8 +336,7 @@ class Preset:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if not 0 <= self.mixing <= 1:
-            raise ValueError(f"mixing is a probability from 0 to 1, got {self.mixing}")
+        check_number(self.mixing, "mixing, a probability,", low=0, high=1)
 
     def objective(self, reference: bool) -> Objective:
         """Return the objective of a kind of step."""

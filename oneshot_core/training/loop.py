@@ -16,6 +16,7 @@ from ..features import Encoders
 from ..latents import Latent
 from ..objective import Preset
 from ..objective.presets import oneshot_clip
+from ..ranges import check_number
 from ..sampling import check_family
 from ..tensors import Images, gradients, owned, remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
@@ -43,10 +44,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.checkpoint_every_seconds > 0:
-            raise ValueError(
-                f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}"
-            )
+        check_number(self.checkpoint_every_seconds, "checkpoint_every_seconds", above=0)
 
     def check_snapshot(self, step: int) -> None:
         """Refuse a step of which this run will keep no snapshot; raises ValueError."""
@@ -85,8 +83,8 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
         callbacks: told about every phase and step; one that raises stops the run.
 
     Raises:
-        FloatingPointError: a loss became NaN or infinite; the message names the term and the step. The file
-            of a `Checkpoints` callback then holds the last good state.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, step and
+            seed. The file of a `Checkpoints` callback then holds the last good state that was saved.
     """
     with gradients():
         for callback in callbacks:
@@ -119,10 +117,7 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
         for name, value in run_phase(phase, current).items():
             losses[name] = float(value)
             if not math.isfinite(losses[name]):
-                raise FloatingPointError(
-                    f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); a checkpoint "
-                    "saved before is good. Lower the learning rate or the weight of that term"
-                )
+                raise state.broken(f"the {phase} phase's {name!r} became {losses[name]}")
     return losses
 
 
@@ -154,9 +149,9 @@ def adapt(
         The adapted generator and the losses.
 
     Raises:
-        ValueError: something does not fit.
+        ValueError: something does not fit or is not finite.
         StateError: a ValueError too: the run folder holds a damaged run, or one with other settings.
-        FloatingPointError: a loss became NaN or infinite.
+        FloatingPointError: a loss, a gradient or a weight became NaN or infinite.
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
@@ -167,6 +162,7 @@ def adapt(
     )
     before, after = ([], []) if run_folder is None else _resumed(state, bundle, config, Path(run_folder))
     train(state, config.steps, [*before, *callbacks, *after])
+    state.check_finite()  # no step comes after the last that would notice
     return AdaptResult(adapted_bundle(state, bundle), dict(state.history), state.step)
 
 
@@ -203,6 +199,7 @@ def _resumed(
 
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
     """Keep the generator as it is now, without its discriminator."""
+    state.check_finite()
     path = folder / "snapshots" / f"step_{state.step:06d}.safetensors"
     save(adapted_bundle(state, bundle), path, with_discriminator=False)
 

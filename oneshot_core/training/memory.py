@@ -91,13 +91,6 @@ def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) ->
     return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(judge) + WORKING_SHARE * saved)
 
 
-def sampling_bytes(bundle: GeneratorBundle, batch: int) -> int:
-    """Estimate what drawing a chunk needs besides the weights: three of the largest feature maps."""
-    config = bundle.generator.config
-    pixels = [(4 << level) ** 2 * width for level, width in enumerate(config.channels)]
-    return int(4 * batch * 3 * max(pixels))
-
-
 class _Steps:
     """The forward passes of a training step on the meta device."""
 
@@ -161,19 +154,18 @@ def _drawn(generator: Generator, count: int) -> Tensor:
 
 def _saved(work: Callable[[], Any]) -> int:
     """Bytes that autograd keeps for the backward pass of some work; weights are not counted."""
-    storages: dict[int, int] = {}
-    alive: list[Tensor] = []
+    storages: dict[int, torch.UntypedStorage] = {}  # held: one that is freed gives its address to the next
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            alive.append(tensor)  # a storage that is freed would give its address to the next one
-            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage
+        return tensor.detach()  # the tensor itself knows its graph, which would hold it: a cycle for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = work()
     del result
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _on_meta(module: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -180,9 +180,15 @@ def _real(current: Round) -> Images:
     return torch.cat([mirrored if flip else target for flip in flips])
 
 
-def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
-    """Backward and one step of the named optimisers; nothing is changed when loss or gradient is not
-    finite."""
+def _optimise(current: Round, names: tuple[str, ...], loss: Tensor, blamed: Callable[[], str]) -> None:
+    """Backward and one step of the named optimisers; nothing is changed when loss or gradient is not finite.
+
+    Args:
+        current: the round.
+        names: of the optimisers.
+        loss: scalar with gradient.
+        blamed: names what to blame for a gradient that is not finite.
+    """
     state = current.state
     if not bool(torch.isfinite(loss)):
         return  # the loop names the term
@@ -193,10 +199,7 @@ def _optimise(current: Round, names: tuple[str, ...], loss: Tensor) -> None:
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
     if not bool(torch.isfinite(torch.stack(norms)).all()):
-        raise FloatingPointError(
-            f"a gradient of {names[0]} became NaN or infinite at step {current.step}; lower the learning "
-            "rate or the weight of a term"
-        )
+        raise state.broken(f"the gradient of the {blamed()} became NaN or infinite")
     for optimiser in optimisers:
         optimiser.step()
 
@@ -208,7 +211,7 @@ def _update_discriminator(current: Round) -> dict[str, Tensor]:
     fake_logits = _judged(current, current.path, fake, "fake")
     real_logits = _judged(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
-    _optimise(current, ("discriminator", "heads"), loss)
+    _optimise(current, ("discriminator", "heads"), loss, lambda: "discriminator's loss")
     return {
         "discriminator": loss.detach(),
         "real_score": real_logits.detach().mean(),
@@ -225,11 +228,27 @@ def _regularise_discriminator(current: Round) -> dict[str, Tensor]:
     loss = plan.r1_gamma / 2 * _r1_interval(current.state)[1] * penalty
     if current.state.preset.profile.r1_keeps_score:
         loss = loss + 0 * logits.flatten(1).mean(dim=1)[0]
-    _optimise(current, ("discriminator", "heads"), loss)
+    _optimise(current, ("discriminator", "heads"), loss, lambda: "discriminator's penalty r1")
     return {"r1": penalty.detach()}
 
 
 def _update_generator(current: Round) -> dict[str, Tensor]:
+    state = current.state
+    objective = state.preset.objective(current.reference)
+    trained = [p for p in state.adapted.parameters() if p.requires_grad]
+    with _frozen(state.discriminator, state.heads):
+        total, values = objective(_generator_context(current))
+        _optimise(
+            current,
+            ("adapted",),
+            total,
+            lambda: f"generator's {objective.blamed(lambda: _generator_context(current), trained)}",
+        )
+    return {**values, "generator": total.detach()}
+
+
+def _generator_context(current: Round) -> StepContext:
+    """Draw the round's pictures; the same at every call."""
     state = current.state
     profile, objective = state.preset.profile, state.preset.objective(current.reference)
     codes, noise = _codes(current, "adapted", "adapted"), _noise(current, "adapted")
@@ -253,10 +272,7 @@ def _update_generator(current: Round) -> dict[str, Tensor]:
     for term in objective.active:
         if isinstance(term, PatchConsistency):
             context.crops_xy, context.crop_px = _crops(current, term)
-    with _frozen(state.discriminator, state.heads):
-        total, values = objective(context)
-        _optimise(current, ("adapted",), total)
-    return {**values, "generator": total.detach()}
+    return context
 
 
 def _crops(current: Round, term: PatchConsistency) -> tuple[Tensor, int]:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..checkpoints import CheckpointError, GeneratorBundle
 from ..checkpoints.native import read_tensors, write_tensors
 from ..draws import Draws
-from ..features import Encoders
+from ..features import Encoders, check_encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
 from ..objective.terms import PatchConsistency, SemanticConsistency
-from ..tensors import Images, check_shape, gradients, owned
+from ..tensors import Images, check_finite, check_shape, gradients, is_finite, owned
 from .fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
@@ -111,6 +111,7 @@ class TrainState:
                 generator's device does not know the precision.
         """
         check_run(bundle, target, reference, preset)
+        check_encoders(encoders)
         check_precision(precision, bundle.generator.const.device)
         source = private_copy(_trained(bundle, preset))
         adapted = private_copy(source)
@@ -137,6 +138,31 @@ class TrainState:
             settings=described | precision_setting(precision),
             precision=precision,
         )
+
+    @property
+    def place(self) -> str:
+        """Step and seed, for messages."""
+        seed = self.settings.get("seed")
+        return f"step {self.step}" + ("" if seed is None else f" (seed {seed})")
+
+    def broken(self, what: str) -> FloatingPointError:
+        """Make the error of a step that turned something into NaN or infinity; says what to change."""
+        precision = "" if self.precision == "float32" else ", use precision float32"
+        return FloatingPointError(
+            f"{what} at {self.place}; what was saved before is good, but the same run breaks there again: "
+            f"lower the learning rate or the weight of that term{precision}, or change the seed"
+        )
+
+    def check_finite(self) -> None:
+        """Refuse a state of which a weight is NaN or infinite.
+
+        Raises:
+            FloatingPointError: naming the first such weight, the step and the seed.
+        """
+        for label, module in self._modules():
+            for name, value in module.state_dict().items():
+                if not is_finite(value):
+                    raise self.broken(f"the weight {label}.{name} became NaN or infinite before")
 
     def record(self, losses: Mapping[str, float]) -> None:
         """Append the losses of the step that is under way; names that it lacks get NaN."""
@@ -175,10 +201,8 @@ class TrainState:
         """
         tensors = {name: value.detach().cpu() for name, value in self.tensors().items()}
         for name, value in tensors.items():
-            if not name.startswith("history.") and not bool(torch.isfinite(value).all()):
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.step}; the state was not saved"
-                )
+            if not name.startswith("history.") and not is_finite(value):
+                raise self.broken(f"{name} is not finite, so the state was not saved")
         header = {
             "format": STATE_FORMAT,
             "format_version": STATE_VERSION,
@@ -209,6 +233,9 @@ class TrainState:
                 f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
                 "use the same settings or another run folder"
             )
+        for name, value in tensors.items():
+            if not name.startswith("history.") and not is_finite(value):
+                raise StateError(f"{path} holds {name} with NaN or infinity; remove it to start anew")
         try:
             with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
                 self._load(tensors)
@@ -310,14 +337,22 @@ def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
 
 
 def check_run(bundle: GeneratorBundle, target: Images, reference: Tensor, preset: Preset) -> None:
-    """Refuse what cannot be adapted, before any work starts; raises ValueError."""
+    """Refuse what cannot be adapted, before any work starts.
+
+    Raises:
+        ValueError: see `check_adaptable`; a target or reference of another shape; NaN or infinity in one
+            of them or in a weight of the generator, its discriminator or its mean latent.
+    """
     check_adaptable(bundle, preset)
+    bundle.check_finite(training=True)
     config = bundle.generator.config
     check_shape(target, "target", (1, 3, bundle.size, bundle.size))
     if reference.ndim == 3:
         check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
     else:
         check_shape(reference, "reference latent", (1, config.w_dim))
+    check_finite(target, "the target", "give another picture")
+    check_finite(reference, "the reference latent", "search it again")
 
 
 def precision_setting(precision: str) -> dict[str, str]:

@@ -15,11 +15,10 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "texts", "json_values", "containers", "tensors", "draws", "ops", "networks", "latents", "colour_profiles",
-    "picture_files", "pictures", "plots",
-    "checkpoints", "latent_files",
-    "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "search",
-    "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
+    "texts", "json_values", "ranges", "memory", "containers", "tensors", "draws", "ops", "networks",
+    "latents", "colour_profiles", "picture_files", "pictures", "plots", "checkpoints", "latent_files",
+    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "sheets",
+    "search", "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
     "__main__",
 )  # fmt: skip
 COMFY = {

@@ -40,6 +40,7 @@ from oneshot_core.objective.terms import (
     PatchConsistency,
     PixelMse,
     SemanticConsistency,
+    direction_distance,
     patch_contrast,
     similarity_difference,
 )
@@ -127,8 +128,10 @@ def test_patch_contrast_gives_the_source_no_gradient():
 
 
 def test_patch_consistency_checks_its_settings():
-    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="negatives must be one of|at least 2 crops"):
+    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}, {"temperature": math.nan}):
+        with pytest.raises(
+            ValueError, match="negatives must be one of|at least 2 crops|temperature must be positive"
+        ):
             PatchConsistency(**wrong)
 
 
@@ -313,7 +316,7 @@ def test_crop_side_and_half_life_are_settings():
     assert preset.profile.crop_px == 16 and with_crops(preset, None).profile.crop_px is None
     plan = with_half_life(preset, 50).optimiser
     assert plan.ema_decay**50 == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="must be positive, got 0.002 and 0"):
+    with pytest.raises(ValueError, match="ema_half_life_steps must be positive and finite, got 0"):
         with_half_life(preset, 0)
 
 
@@ -348,7 +351,19 @@ def test_settings_are_checked():
         (lambda: DiscriminatorPlan(heads=5), "heads must be 1 to 4"),
         (lambda: DiscriminatorPlan(r1_every=0), "r1_every at least 1"),
         (lambda: dataclasses.replace(oneshot_clip(), batch=0), "batch must be at least 1"),
-        (lambda: dataclasses.replace(oneshot_clip(), mixing=1.5), "probability from 0 to 1"),
+        (
+            lambda: dataclasses.replace(oneshot_clip(), mixing=1.5),
+            "a probability, must be a number from 0 to 1",
+        ),
+        (lambda: dataclasses.replace(oneshot_clip(), mixing=math.nan), "from 0 to 1, got nan"),
+        (lambda: DiscriminatorPlan(r1_gamma=math.inf), "r1_gamma must be a finite number of at least 0"),
+        (
+            lambda: OptimiserPlan(learning_rate=math.inf),
+            "learning_rate must be positive and at most 1000, got inf",
+        ),
+        (lambda: OptimiserPlan(betas=(0.0, 1.0)), "betas must be from 0 to below 1"),
+        (lambda: WeightedTerm("a", PixelMse(), -0.5), "the weight of a must be .* at least 0, got -0.5"),
+        (lambda: oneshot_clip().reweighted({"patch": math.nan}), "the weight of patch must be"),
         (lambda: Fool("pixel"), "one of image, patch, got 'pixel'"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -359,3 +374,21 @@ def test_objective_of_a_kind_of_step():
     preset = oneshot_clip()
     assert isinstance(preset, Preset)
     assert preset.objective(True) is preset.on_reference and preset.objective(False) is preset.on_random
+
+
+def finite_with_gradient(value: torch.Tensor, *inputs: torch.Tensor) -> bool:
+    gradients = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+    return all(bool(one.isfinite().all()) for one in (value, *gradients) if one is not None)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_terms_are_finite_where_all_features_are_equal_or_zero(fill):
+    q = torch.full((8, 5), fill).requires_grad_(True)
+    k = torch.full((8, 5), fill)
+    assert finite_with_gradient(similarity_difference(q, k), q)
+    for negatives in NEGATIVES:
+        for self_logit in (None, -10.0):
+            assert finite_with_gradient(patch_contrast(q, k, 2, negatives, self_logit=self_logit), q)
+    for softness in (0.0, 0.1):
+        assert finite_with_gradient(direction_distance(q, k, torch.zeros(5), softness), q)
+        assert finite_with_gradient(direction_distance(q, k, torch.ones(5), softness), q)

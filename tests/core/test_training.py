@@ -221,13 +221,15 @@ class Poison(Callback):
 
 
 def test_nan_stops_with_the_term_and_leaves_the_last_good_state(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="'fake_score'|'discriminator' became nan at step 5"):
+    with pytest.raises(
+        FloatingPointError, match=r"('fake_score'|'discriminator') became nan at step 5 \(seed 3\)"
+    ):
         run(9, folder=tmp_path, callbacks=[Poison(5)])
     assert_same(run(7), run(7, folder=tmp_path))
 
 
 def test_a_state_with_nan_is_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="was not saved"):
+    with pytest.raises(FloatingPointError, match=r"the weight adapted.convs.0.weight became NaN .* step 4"):
         run(9, folder=tmp_path, callbacks=[Poison(4)])
     assert_same(run(7), run(7, folder=tmp_path))
 

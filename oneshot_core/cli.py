@@ -1,6 +1,6 @@
 """The command line: one command, one verb per task; only parsing, so that --help imports nothing heavy.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 bad input; 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from importlib import import_module
 from typing import Any
 
 from .console import BadInput, Failed, Interrupted, note, one_line
+from .interrupts import exit_code, raised_signals
+from .writing import WriteError, in_words
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 PROFILES = ("default", "official")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FITS = ("stretch", "crop", "letterbox")
 PRECISIONS = ("float32", "bfloat16")
+NAMES = ("FILE", "DIR", "PICTURE", "URL", "FILE|demo", "NAME|FILE", "NAME|PICTURE")  # never empty
 NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
@@ -135,7 +138,16 @@ def positive(text: str) -> int:
     return value
 
 
+def filled(text: str) -> str:
+    """Read a name of a file, folder or address, which an unset variable of a script leaves empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a name, or leave the option out")
+    return text
+
+
 def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
+    if more.get("metavar") in NAMES:
+        more.setdefault("type", filled)
     parser.add_argument(name, help=help_text, **more)
 
 
@@ -443,10 +455,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         module, function = VERBS[options.verb].split(":")
-        getattr(import_module(f".commands.{module}", __package__), function)(options)
+        with raised_signals():
+            getattr(import_module(f".commands.{module}", __package__), function)(options)
     except (KeyboardInterrupt, Interrupted) as stop:
         note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
-        return EXIT_INTERRUPTED
+        return exit_code(stop)
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
         return _report(error, options.debug)
     return EXIT_OK
@@ -460,6 +473,8 @@ def _report(error: Exception, debug: bool) -> int:
         note(f"error: {one_line(error)}")
         return EXIT_BAD_INPUT
     text = one_line(error)
+    if isinstance(error, OSError) and not isinstance(error, WriteError) and in_words(error):
+        text = f"{error.filename or 'a file'}: {in_words(error)}"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         text = f"out of memory; lower --batch, or use a smaller generator or another --device ({text})"
     elif not isinstance(error, (Failed, OSError, ArithmeticError)):

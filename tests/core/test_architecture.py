@@ -15,10 +15,10 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "json_values", "tensors", "draws", "ops", "networks", "latents", "pictures", "plots", "checkpoints",
-    "latent_files",
+    "json_values", "writing", "tensors", "draws", "ops", "networks", "latents", "pictures", "plots", "checkpoints",
+    "latent_files", "saved_states",
     "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "search",
-    "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
+    "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "interrupts", "commands", "cli",
     "__main__",
 )  # fmt: skip
 COMFY = {

@@ -151,7 +151,7 @@ def test_pool_is_seeded_and_drawn_once(tmp_path, faces):
     stamp = next(tmp_path.iterdir()).stat().st_mtime_ns
     draw_pool(tmp_path, ("plain",), 4, seed=0)
     assert next(tmp_path.iterdir()).stat().st_mtime_ns == stamp
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError):
         load_pool(tmp_path, ("plain",), 8)
 
 

@@ -260,17 +260,27 @@ def read_record(path: Path, format: str, version: int) -> Fields:  # noqa: A002 
         JsonError: it is damaged.
         OSError: it cannot be read.
     """
-    values = read(path)
-    fields = Fields(values, str(path))
-    found = (fields.text("format"), fields.whole("format_version"))
+    try:
+        values = read(path)
+        fields = Fields(values, str(path))
+    except JsonError as error:
+        raise error if _is_ours(path, format) else ForeignRecord(str(error)) from error
+    found = (fields.value("format", None), fields.value("format_version", None))
     if found != (format, version):
         raise ForeignRecord(
-            f"{path}: has the format {told(found[0])}, version {found[1]}; wanted {format!r} {version}"
+            f"{path}: has the format {told(found[0])}, version {told(found[1])}; wanted {format!r} {version}"
         )
     rest = {name: value for name, value in values.items() if name != CHECKSUM}
     if fields.text(CHECKSUM) != _sum(rest):
         raise JsonError(f"{path}: is damaged, or another program changed it (its checksum does not fit)")
     return fields
+
+
+def _is_ours(path: Path, format: str) -> bool:  # noqa: A002
+    """Whether a file that is no JSON is what is left of a record: it names the format, or is blank."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    return format.encode() in start or not start.strip(b"\0 \r\n\t")
 
 
 def _sum(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from oneshot_core import ops
-from oneshot_core.checkpoints import load
+from oneshot_core.checkpoints import CheckpointError, load
 from oneshot_core.demo import build as build_module
 from oneshot_core.demo import pretrain
 from oneshot_core.demo.build import STAGES, Build, BuildPlan

@@ -93,20 +93,16 @@ class Run:
             ValueError: the run has ended and keeps no snapshot of that step.
         """
         record = self._record(steps)
-        if snapshot is None or snapshot == steps:
-            if record is None:
-                return None
-            path, step = self.folder / RESULT, steps
-        else:
-            path, step = snapshot_files(self.folder).get(snapshot), snapshot
-            if path is None:
-                if record is None:
-                    return None
-                kept = ", ".join(map(str, self.snapshots())) or "none"
-                raise ValueError(
-                    f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
-                    "train again"
-                )
+        step = steps if snapshot is None else snapshot
+        path = self.folder / RESULT if step == steps else snapshot_files(self.folder).get(step)
+        if record is None and (step == steps or path is None):
+            return None
+        if path is None:
+            kept = ", ".join(map(str, self.snapshots())) or "none"
+            raise ValueError(
+                f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
+                "train again"
+            )
         bundle = load(path)
         if bundle.provenance.history.get("step") != step:
             raise CheckpointError(f"{path}: is no generator of step {step}")

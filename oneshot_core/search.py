@@ -205,6 +205,7 @@ class _Search:
         self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
         self.objective = clip_search().reweighted(config.weights)
         self.step = 0
+        self.saved_step = -1
         self.amid_step = False
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
@@ -241,13 +242,14 @@ class _Search:
         return settings
 
     def save(self, states: StateFile) -> None:
-        """Write latent, Adam's moments, step and losses; atomic. Amid a step nothing is written."""
-        if self.amid_step:
+        """Write latent, Adam's moments, step and losses; atomic. Nothing amid a step, and no step twice."""
+        if self.amid_step or self.step == self.saved_step:
             return
         moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
         settings = json.loads(json.dumps(self._settings()))
         history = {name: values for name, values in self.history.items() if values}
         states.save(SavedState(self.step, settings, {"latent": self.latent.detach(), **moments}, history))
+        self.saved_step = self.step
 
     def restore(self, states: StateFile, path: Path) -> None:
         """Continue from a saved search; a bad one changes nothing.
@@ -265,7 +267,7 @@ class _Search:
             raise DamagedState(
                 f"{path}: its curves and moments are not those of a search of {saved.step} steps"
             )
-        self.step = saved.step
+        self.step = self.saved_step = saved.step
         with torch.no_grad():
             self.latent.copy_(saved.tensors["latent"])
         if self.step:

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -391,7 +391,7 @@ def write(bundle: GeneratorBundle, path: Path, with_discriminator: bool = True) 
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         watched = _Watched(file)
         try:
-            torch.save(values, watched)
+            torch.save(values, cast(BinaryIO, watched))
         except RuntimeError as error:
             raise watched.failure or error from error
 

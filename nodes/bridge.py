@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -108,17 +109,19 @@ def encoder_folder() -> Path:
     return Path(folder_paths.get_folder_paths(ENCODERS)[0])
 
 
-def save_place(prefix: str, extension: str) -> tuple[Path, str, str]:
-    """Name a new output file by ComfyUI's rules.
+@contextmanager
+def save_place(prefix: str, extension: str) -> Iterator[tuple[Path, str, str]]:
+    """Name a new output file by ComfyUI's rules; no other server gives that name away within the block.
 
-    Returns:
-        The path, the file name and the subfolder within the output folder.
+    Yields:
+        The path, the file name and the subfolder within the output folder; the block writes the file.
     """
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory()
     )
-    file_name = f"{name}_{counter:05}_{extension}"
-    return Path(folder) / file_name, file_name, subfolder
+    numbered = (Path(folder) / f"{name}_{number:05}_{extension}" for number in itertools.count(counter))
+    with core.first_free(numbered) as path:
+        yield path, path.name, subfolder
 
 
 def loadable_name(path: Path, key: str) -> str:

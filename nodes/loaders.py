@@ -238,16 +238,16 @@ class OneShotSaveGenerator(io.ComfyNode):
         with_discriminator: bool,  # noqa: A002
     ) -> io.NodeOutput:
         """Write the file and report it."""
-        path, name, subfolder = bridge.save_place(filename_prefix, FORMATS[format])
         metadata = bridge.workflow_metadata(cls.hidden) if format == "safetensors" else {}
-        core.save(
-            generator,
-            path,
-            format=format,
-            dtype=dtype,
-            with_discriminator=with_discriminator,
-            metadata=metadata,
-        )
+        with bridge.save_place(filename_prefix, FORMATS[format]) as (path, name, subfolder):
+            core.save(
+                generator,
+                path,
+                format=format,
+                dtype=dtype,
+                with_discriminator=with_discriminator,
+                metadata=metadata,
+            )
         listed = bridge.loadable_name(path, bridge.GENERATORS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(listed, ui={"generators": [saved], "text": [f"saved as {listed}"]})
@@ -287,8 +287,8 @@ class OneShotSaveLatent(io.ComfyNode):
     @classmethod
     def execute(cls, latent: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file and report it."""
-        path, name, subfolder = bridge.save_place(filename_prefix, ".safetensors")
-        core.save_latent(latent, path)
+        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
+            core.save_latent(latent, path)
         listed = bridge.loadable_name(path, bridge.LATENTS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(listed, ui={"latents": [saved], "text": [f"saved as {listed}"]})

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .training.loop import reference_values
     from .training.memory import editing_bytes, search_bytes, training_bytes
     from .training.state import check_adaptable, check_run
+    from .writing import first_free
 
 _MODULES = {
     "batches": "sampling_bytes",
@@ -117,6 +118,7 @@ _MODULES = {
     "training.loop": "reference_values",
     "training.memory": "editing_bytes search_bytes training_bytes",
     "training.state": "check_adaptable check_run",
+    "writing": "first_free",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -173,6 +175,7 @@ __all__ = [
     "edit_latents",
     "editing_bytes",
     "encoder_notes",
+    "first_free",
     "fit_crops",
     "fit_images",
     "fit_mask",

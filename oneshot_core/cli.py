@@ -1,6 +1,6 @@
 """The command line: one command, one verb per task; only parsing, so that --help imports nothing heavy.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 bad input; 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from importlib import import_module
 from typing import Any
 
 from .console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
+from .interrupts import exit_code, raised_signals
 from .memory import is_out_of_memory
 from .ranges import MOST_RATE, allowed, check_number
+from .writing import WriteError, in_words
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 PROFILES = ("default", "official")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FITS = ("stretch", "crop", "letterbox")
@@ -28,6 +30,7 @@ _OPTIONS = {  # settings whose option has another name
     "mix_to": "the end of --mix-slots",
     "batch_size": "--batch",
 }
+NAMES = ("FILE", "DIR", "PICTURE", "URL", "FILE|demo", "NAME|FILE", "NAME|PICTURE")  # never empty
 NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
@@ -160,7 +163,16 @@ def positive(text: str) -> int:
 RATE = number(above=0, high=MOST_RATE)
 
 
+def filled(text: str) -> str:
+    """Read a name of a file, folder or address, which an unset variable of a script leaves empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a name, or leave the option out")
+    return text
+
+
 def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
+    if more.get("metavar") in NAMES:
+        more.setdefault("type", filled)
     parser.add_argument(name, help=help_text, **more)
 
 
@@ -482,10 +494,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, handlers=[handler])
     try:
         module, function = VERBS[options.verb].split(":")
-        getattr(import_module(f".commands.{module}", __package__), function)(options)
+        with raised_signals():
+            getattr(import_module(f".commands.{module}", __package__), function)(options)
     except (KeyboardInterrupt, Interrupted) as stop:
         note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
-        return EXIT_INTERRUPTED
+        return exit_code(stop)
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
         return _report(error, options)
     return EXIT_OK
@@ -513,7 +526,9 @@ def _report(error: Exception, options: argparse.Namespace) -> int:
     if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         note(f"error: {_in_options(text, options)}")
         return EXIT_BAD_INPUT
-    if not isinstance(error, (Failed, OSError, ArithmeticError)):
+    if isinstance(error, OSError) and not isinstance(error, WriteError) and in_words(error):
+        text = f"{error.filename or 'a file'}: {in_words(error)}"
+    elif not isinstance(error, (Failed, OSError, ArithmeticError)):
         text = f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
     note(f"failed: {text}")
     return EXIT_FAILED

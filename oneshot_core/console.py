@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -39,7 +41,16 @@ class Failed(Exception):
 
 
 class Interrupted(Exception):
-    """The user stopped the program; the message says what was kept and how to go on."""
+    """The user stopped the program; the message says what was kept and how to go on.
+
+    Args:
+        message: the text.
+        number: of the signal that did it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class ProgressBar:
@@ -91,13 +102,16 @@ class ProgressBar:
                 self._redraw(now)
         elif 10 * done // self.total > self._tenth or now - self._drawn >= PLAIN_SECONDS:
             self._tenth, self._drawn = 10 * done // self.total, now
-            self._stream.write(self._line + "\n")
-            self._stream.flush()
+            self._write(self._line + "\n")
 
     def _redraw(self, now: float) -> None:
         self._drawn, self._unfinished = now, True
-        self._stream.write(f"\r\x1b[K{self._line}")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{self._line}")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # a closed terminal must not end what runs
+            self._stream.write(text)
+            self._stream.flush()
 
     def _text(self, done: int, eta: float, losses: Mapping[str, float]) -> str:
         left = f"{duration(eta)} left" if done < self.total else f"{duration(self._clock() - self._began)}"
@@ -122,8 +136,7 @@ class ProgressBar:
         if self._line and self._live:
             self._redraw(self._clock())
         if self._unfinished:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
         self._unfinished = False
 
     def __enter__(self) -> ProgressBar:
@@ -173,8 +186,9 @@ def say_json(values: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Write one line to stderr, where it does not mix with results."""
-    say(text, sys.stderr)
+    """Write one line to stderr, where it does not mix with results; nothing where the terminal is closed."""
+    with suppress(OSError):
+        say(text, sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from .augmentation import ViewAugmentation
-from .checkpoints import CheckpointError, GeneratorBundle
+from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
-from .checkpoints.native import read_tensors, write_tensors
 from .draws import Draws, SeededDraws, derived_generator
 from .features import Encoders, check_encoders
 from .latents import Latent, drawn_noise
@@ -30,11 +29,13 @@ from .objective import DEFAULT, Profile, StepContext, Target
 from .objective.presets import clip_search
 from .pictures import check_mask
 from .ranges import MOST_RATE, check_number
+from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
+from .writing import remove_stale_temporaries
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = "oneshot-search"
+STATE_FORMAT, STATE_VERSION = "oneshot-search", 2
 SAVE_EVERY_SECONDS = 30.0
 
 
@@ -134,8 +135,8 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
         draws: where noise and views come from; default seeded by `config.seed`.
         callbacks: called after every step; one that raises stops the search.
         state_file: where the search is saved every 30 s and at any end; a file found there with the same
-            settings
-            is resumed and gives what an uninterrupted search would have given. None: nothing is written.
+            settings is resumed and gives what an uninterrupted search would have given; one that is damaged
+            is set aside. None: nothing is written.
 
     Returns:
         The latent, its image, the losses.
@@ -152,12 +153,18 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         if state_file is None:
             return search.run(callbacks)
-        path = Path(state_file)
-        search.restore(path)
+        states = search_states(state_file)
+        remove_stale_temporaries(states.path.parent)
+        states.load(lambda path: search.restore(states, path))
         try:
-            return search.run([*callbacks, _Saver(search, path)])
+            return search.run([*callbacks, _Saver(search, states)])
         finally:
-            search.save(path)
+            search.save(states)
+
+
+def search_states(path: Path | str) -> StateFile:
+    """The state of a search at a path, and the one before it."""
+    return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a saved search")
 
 
 def check_search(
@@ -188,12 +195,12 @@ class _Saver:
     """Save a search from time to time."""
 
     search: _Search
-    path: Path
+    states: StateFile
     last: float = field(default_factory=time.monotonic)
 
     def __call__(self, progress: SearchProgress) -> None:
         if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
-            self.search.save(self.path)
+            self.search.save(self.states)
             self.last = time.monotonic()
 
 
@@ -225,6 +232,8 @@ class _Search:
         self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
         self.objective = clip_search().reweighted(config.weights)
         self.step = 0
+        self.saved_step = -1
+        self.amid_step = False
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
         self.views = ViewAugmentation(
@@ -242,6 +251,7 @@ class _Search:
             for name, value in losses.items():
                 self.history[name].append(value)
             self.step += 1
+            self.amid_step = False
             spent = time.monotonic() - started
             eta = spent / (self.step - first) * (self.config.steps - self.step)
             for callback in callbacks:
@@ -258,50 +268,47 @@ class _Search:
             settings["mask"] = hashlib.sha256(self.mask.float().cpu().numpy().tobytes()).hexdigest()
         return settings
 
-    def save(self, path: Path) -> None:
-        """Write latent, Adam's moments, step and losses; atomic. What is not finite is never written."""
+    def save(self, states: StateFile) -> None:
+        """Write latent, Adam's moments, step and losses; atomic. Nothing amid a step, and no step twice.
+
+        What is not finite is never written.
+        """
+        if self.amid_step or self.step == self.saved_step:
+            return
         kept = [self.latent, *self.optimiser.state.get(self.latent, {}).values()]
         if not all(map(is_finite, kept)):
-            log.warning("the search is not finite after step %d; %s was left as it is", self.step, path)
+            log.warning("the search is not finite after step %d; its saved state was left", self.step)
             return
         moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
-        losses = {f"history.{name}": torch.tensor(values).double() for name, values in self.history.items()}
-        header = {
-            "format": STATE_FORMAT,
-            "format_version": 1,
-            "step": self.step,
-            "settings": self._settings(),
-        }
-        write_tensors(path, {"latent": self.latent.detach(), **moments, **losses}, header)
+        settings = json.loads(json.dumps(self._settings()))
+        history = {name: values for name, values in self.history.items() if values}
+        states.save(SavedState(self.step, settings, {"latent": self.latent.detach(), **moments}, history))
+        self.saved_step = self.step
 
-    def restore(self, path: Path) -> None:
-        """Continue from a saved search, if there is one; raises ValueError for other settings."""
-        if not path.is_file():
-            return
-        tensors, header = read_tensors(path)
-        if header.get("format") != STATE_FORMAT or header.get("settings") != json.loads(
-            json.dumps(self._settings())
-        ):
-            raise ValueError(f"{path} belongs to a search with other settings; use the same or another file")
-        if not 0 <= header["step"] <= self.config.steps:
-            raise ValueError(
-                f"{path} holds a search of {header['step']} steps, asked for {self.config.steps}"
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Continue from a saved search; a bad one changes nothing.
+
+        Raises:
+            DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
+            StateError: it has other settings or more steps.
+        """
+        latent = self.latent.detach()
+        moments = {"adam.step": torch.zeros(()), "adam.exp_avg": latent, "adam.exp_avg_sq": latent}
+        saved = states.read(path, json.loads(json.dumps(self._settings())), {"latent": latent}, [moments])
+        if saved.step > self.config.steps:
+            raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
+        if set(saved.history) - set(self.history) or bool(saved.step) != ("adam.step" in saved.tensors):
+            raise DamagedState(
+                f"{path}: its curves and moments are not those of a search of {saved.step} steps"
             )
-        for name, value in tensors.items():
-            try:
-                check_finite(value, f"{path}: {name}", "remove the file to search anew")
-            except ValueError as error:
-                raise CheckpointError(str(error)) from error
-        self.step = header["step"]
+        self.step = self.saved_step = saved.step
         with torch.no_grad():
-            self.latent.copy_(tensors["latent"])
+            self.latent.copy_(saved.tensors["latent"])
         if self.step:
-            state = {key[5:]: value for key, value in tensors.items() if key.startswith("adam.")}
+            state = {key: saved.tensors[f"adam.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
-        self.history = {
-            key[8:]: value.tolist() for key, value in tensors.items() if key.startswith("history.")
-        }
+        self.history = {name: list(saved.history.get(name, [])) for name in self.history}
 
     def _context(self, step: int) -> tuple[Images, StepContext]:
         """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
@@ -330,6 +337,7 @@ class _Search:
             guilty = self.objective.blamed(lambda: self._context(step)[1], [self.latent])
             raise self._broken(f"the gradient of the search's {guilty} became NaN or infinite", step)
         self.latent.grad = gradient
+        self.amid_step = True  # until the step is counted: a signal may come in between
         self.optimiser.step()
         if not is_finite(self.latent):
             raise self._broken("the latent became NaN or infinite", step)

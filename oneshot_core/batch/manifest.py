@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
-from ..tensors import atomic_path
+from ..checkpoints import CheckpointError, verify
+from ..json_values import Fields, JsonError
+from ..saved_states import ForeignRecord, read_record, write_record
+from ..writing import set_aside
 
-FORMAT, FORMAT_VERSION = "oneshot-batch-manifest", 1
+log = logging.getLogger(__name__)
+
+FORMAT, FORMAT_VERSION = "oneshot-batch-manifest", 2
 FILE_NAME = "manifest.json"
+MAX_FILES = 100_000  # of one job
+FULL = (".png", ".json", ".pt", ".pth")  # suffixes of files that are never empty
 OPEN, DONE, FAILED, CANCELLED = "open", "done", "failed", "cancelled"
 
 
@@ -27,7 +34,7 @@ class Manifest:
         fresh: forget the earlier manifest.
 
     Raises:
-        ManifestError: the earlier manifest cannot be read.
+        ManifestError: the folder holds a manifest.json that this program, or this version, did not write.
     """
 
     def __init__(self, folder: Path, plan: str, fresh: bool = False) -> None:
@@ -38,16 +45,18 @@ class Manifest:
             self._jobs = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
+        """Read the jobs; a manifest that is damaged is set aside, and all jobs count as not done."""
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
-                raise ValueError
-            return {name: dict(entry) for name, entry in values["jobs"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            jobs = read_record(self.path, FORMAT, FORMAT_VERSION).object("jobs")
+            return {name: _entry(jobs.object(name)) for name in jobs.names()}
+        except ForeignRecord as error:
             raise ManifestError(
-                f"{self.path} is no manifest of this program's version; choose another --out, or add --fresh "
+                f"{error}; it is no manifest of this program's version: choose another --out, or add --fresh "
                 "to replace it"
             ) from None
+        except JsonError as error:
+            set_aside(self.path, error)
+            return {}
 
     def entry(self, name: str, key: str) -> dict[str, Any]:
         """Return a copy of what is known of a job; empty when nothing, or when its settings were others.
@@ -60,10 +69,10 @@ class Manifest:
         return dict(entry) if entry.get("key") == key else {}
 
     def is_done(self, name: str, key: str) -> bool:
-        """Tell whether a job is done with these settings and its files are still there."""
+        """Tell whether a job is done with these settings and its files are still there and whole."""
         entry = self.entry(name, key)
         files = entry.get("files", [])
-        return entry.get("status") == DONE and all((self.folder / file["path"]).exists() for file in files)
+        return entry.get("status") == DONE and all(_is_whole(self.folder / file["path"]) for file in files)
 
     def record(self, name: str, entry: dict[str, Any]) -> None:
         """Replace what is known of a job and write the file.
@@ -79,10 +88,32 @@ class Manifest:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._jobs.update({name: {**entry, "updated": now} for name, entry in entries.items()})
         values = {"format": FORMAT, "format_version": FORMAT_VERSION, "plan": self._plan, "jobs": self._jobs}
-        text = json.dumps(values, indent=1, allow_nan=False)
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_record(self.path, values)
 
     def statuses(self) -> dict[str, str]:
         """Status of every job by name."""
         return {name: entry["status"] for name, entry in self._jobs.items()}
+
+
+def _entry(fields: Fields) -> dict[str, Any]:
+    """What is known of a job, the members that are used here checked."""
+    entry = {name: fields.value(name) for name in fields.names()}
+    fields.text("key")
+    fields.text("status", choices=(OPEN, DONE, FAILED, CANCELLED))
+    for file in fields.objects("files", MAX_FILES) if "files" in fields else ():
+        file.text("path")
+    fields.text("error", "")
+    return entry
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a result is there, and neither empty nor damaged."""
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            verify(path)
+        except CheckpointError as error:
+            log.warning("a result of an earlier run is damaged, its job runs again: %s", error)
+            return False
+    elif path.suffix in FULL and path.is_file():
+        return path.stat().st_size > 0
+    return path.exists()

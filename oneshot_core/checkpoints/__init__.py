@@ -31,7 +31,7 @@ from .bundle import (
     Provenance,
     estimate_mean_latent,
 )
-from .native import read_tensors, write_tensors
+from .native import read_tensors, verify, write_tensors
 from .restricted import KNOWN_FILES, container, read_contents, read_state_dict
 from .stored import CheckpointError, UnsafePickleError, describe, naming, opened
 
@@ -47,6 +47,7 @@ __all__ = [
     "read_state_dict",
     "read_tensors",
     "save",
+    "verify",
     "with_fresh_discriminator",
     "write_tensors",
 ]

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import json_values
@@ -27,6 +26,7 @@ from . import layouts
 from .assemble import CheckpointPlan, Layout, NetworkPlan, expected_shapes, match
 from .bundle import GeneratorBundle, Provenance
 from .stored import CheckpointError, Source, describe, naming, opened
+from .tensor_file import READ_TYPES, check_sum, stored_checksums, write_file
 
 _Config = TypeVar("_Config", GeneratorConfig, DiscriminatorConfig)
 FORMAT = "oneshot-stylegan"
@@ -43,24 +43,6 @@ OTHER_FILES = {  # format in the header: what it is, and who reads it
     "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
     "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",
 }
-_STORED_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "C64": torch.complex64,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def write_tensors(
@@ -68,35 +50,34 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
+    keep: Path | None = None,
 ) -> Path:
-    """Write tensors and a JSON header as one file, in one step.
+    """Write tensors and a JSON header as one file, in one step; equal content gives equal bytes.
 
     Args:
         path: final name; an existing file is replaced only when the new one is complete.
-        tensors: any device; they are copied to the CPU.
+        tensors: any device; they are copied to the CPU, one at a time.
         header: JSON values, among them `format` (text) and `format_version` (whole number).
         metadata: further texts beside the header, such as the workflow that made the file.
+        keep: name that an existing file gets when the new one is complete; None: it is replaced.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the header lacks `format` or `format_version`, or holds something that is not JSON.
-        OSError: the file cannot be written, as when the disk is full.
+        ValueError: the header lacks `format` or `format_version`, or holds something that is not JSON; a
+            tensor of a type that is not stored.
+        OSError: the file cannot be written; a full disk is called that.
     """
     path = Path(path)
     if not isinstance(header.get("format"), str) or not isinstance(header.get("format_version"), int):
         raise ValueError(f"the header needs format (text) and format_version (number), got {sorted(header)}")
     try:
-        text = json.dumps(header, allow_nan=False)
+        text = json.dumps(header, allow_nan=False, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"the header of {path.name} holds something that is not JSON: {error}") from error
-    copies = {name: owned(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata={**(metadata or {}), HEADER_KEY: text})
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {str(error)[:200]}; is the disk full?") from error
+    with atomic_path(path, keep) as temporary, open(temporary, "wb") as file:
+        write_file(file, tensors, {**(metadata or {}), HEADER_KEY: text}, HEADER_KEY)
     return path
 
 
@@ -112,6 +93,22 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     with naming(path), opened_file(path) as (sources, header):
         return {name: owned(source.read()) for name, source in sources.items()}, header
+
+
+def verify(path: Path | str) -> dict[str, Any]:
+    """Read a file of `write_tensors` through and compare it with its checksums, one tensor at a time.
+
+    Returns:
+        Its header.
+
+    Raises:
+        CheckpointError: missing, damaged, or a safetensors file of another origin.
+    """
+    path = Path(path)
+    with naming(path), opened_file(path) as (sources, header):
+        for source in sources.values():
+            source.read()
+        return header
 
 
 @contextmanager
@@ -159,13 +156,14 @@ def _header(text: str) -> dict[str, Any]:
     return header
 
 
-def _source(file: Any, name: str) -> Source:
+def _source(file: Any, name: str, wanted: str | None) -> Source:
     part = file.get_slice(name)
     kind = part.get_dtype()
-    dtype = _STORED_TYPES.get(kind)
+    dtype = READ_TYPES.get(kind)
     if dtype is None:
         raise CheckpointError(f"tensor {name[:80]} has the type {kind}, which is not supported")
-    return Source(name, tuple(part.get_shape()), dtype, lambda: file.get_tensor(name))
+    shape = tuple(part.get_shape())
+    return Source(name, shape, dtype, lambda: check_sum(name, file.get_tensor(name), wanted))
 
 
 @contextmanager
@@ -241,7 +239,9 @@ def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, st
     _check_start(path)
     try:
         with safe_open(path, framework="pt") as file:
-            yield {name: _source(file, name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            texts, names = dict(file.metadata() or {}), list(file.keys())
+            sums = stored_checksums(texts, names, HEADER_KEY)
+            yield {name: _source(file, name, sums.get(name)) for name in names}, texts
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -307,4 +307,28 @@ def write(bundle: GeneratorBundle, path: Path, with_discriminator: bool = True) 
         values["d"] = discriminator_state(bundle.discriminator)
     values["latent_avg"] = owned(bundle.mean_latent).float().cpu()
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(values, file)
+        watched = _Watched(file)
+        try:
+            torch.save(values, cast(BinaryIO, watched))
+        except RuntimeError as error:
+            raise watched.failure or error from error
+
+
+class _Watched:
+    """A file that remembers why writing failed: torch.save reports a full disk as an unexpected position."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and keep the error."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Hand over to the file."""
+        self._file.flush()

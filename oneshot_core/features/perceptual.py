@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.native import write_tensors
 from ..json_values import Fields, JsonError, parse, told
-from ..tensors import Images, atomic_path, check_shape, gradients
+from ..tensors import Images, check_shape, gradients
 from . import telling
 from .download import BytesProgress
 from .weights import EncoderError, load_strict, read_weights, read_with_texts, torchvision_source
@@ -324,18 +324,13 @@ def save_perceptual(perceptual: Perceptual, path: Path | str) -> Path:
     Raises:
         ValueError: another backbone, or negative head weights (call `clamp_heads` while training).
     """
-    from safetensors.torch import save_file
-
     if not isinstance(perceptual.backbone, SmallPerceptual):
         raise ValueError(f"only the small net is saved here, got {type(perceptual.backbone).__name__}")
     if any(bool((head < 0).any()) for head in perceptual.heads):
         raise ValueError("head weights must not be negative; call clamp_heads() after each training step")
     config = asdict(perceptual.backbone.config)
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in perceptual.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"oneshot": json.dumps(header)})
-    return Path(path)
+    return write_tensors(path, perceptual.state_dict(), header)
 
 
 def read_perceptual(path: Path | str) -> Perceptual:

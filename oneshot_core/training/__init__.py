@@ -1,5 +1,6 @@
 """Adaptation: the loop, its state, and its observers."""
 
+from ..saved_states import StateError
 from .callbacks import (
     Callback,
     Checkpoints,
@@ -12,7 +13,7 @@ from .callbacks import (
     TrainProgress,
 )
 from .loop import STATE_FILE, AdaptResult, TrainConfig, adapt, adapted_bundle, train
-from .state import PRECISIONS, StateError, TrainState, check_precision, fresh_heads
+from .state import PRECISIONS, TrainState, check_precision, fresh_heads
 
 __all__ = [
     "PRECISIONS",

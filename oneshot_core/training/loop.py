@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +12,26 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints import GeneratorBundle, save
+from ..checkpoints import CheckpointError, GeneratorBundle, save
+from ..checkpoints.native import opened_file
 from ..draws import SeededDraws
 from ..features import Encoders
+from ..json_values import Fields, JsonError
 from ..latents import Latent
 from ..objective import Preset
 from ..objective.presets import oneshot_clip
 from ..ranges import check_number
 from ..sampling import check_family
-from ..tensors import Images, gradients, owned, remove_stale_temporaries
+from ..saved_states import StateError
+from ..tensors import Images, gradients, owned
+from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .phases import phases_due, run_phase, start_round
-from .state import StateError, TrainState, check_precision, precision_setting, private_copy
+from .state import TrainState, check_precision, precision_setting, private_copy, state_file
 
-STATE_FILE = "state.safetensors"
+log = logging.getLogger(__name__)
+
+STATE_FILE, SNAPSHOTS = "state.safetensors", "snapshots"
 MAX_POINTS = 400  # of a loss curve in a file's header: 50 kB in all; ComfyUI shows headers up to 1 MiB
 
 
@@ -150,7 +158,8 @@ def adapt(
 
     Raises:
         ValueError: something does not fit or is not finite.
-        StateError: a ValueError too: the run folder holds a damaged run, or one with other settings.
+        StateError: a ValueError too: the run folder holds a run with other settings or more steps. A state
+            that is damaged is set aside instead, and the run goes on from the one before it or starts anew.
         FloatingPointError: a loss, a gradient or a weight became NaN or infinite.
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
@@ -183,24 +192,47 @@ def _resumed(
 
     Snapshots come before all others: one that raises, or a state saved at the same step, must not cost one.
     """
-    remove_stale_temporaries(folder)
     path = folder / STATE_FILE
-    if path.is_file():
-        state.restore(path)
-        if state.step > config.steps:
-            raise StateError(
-                f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
-                "many, use a snapshot of that run, or another folder"
-            )
+    for place in (folder, folder / SNAPSHOTS):
+        remove_stale_temporaries(place)
+    state_file(path).load(state.restore)
+    if state.step > config.steps:
+        raise StateError(
+            f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
+            "many, use a snapshot of that run, or another folder"
+        )
+    for step, found in snapshot_files(folder).items():
+        if not _is_of(found, step, state.settings):
+            log.warning("removed the snapshot %s: it is damaged or belongs to an earlier run", found)
+            found.unlink(missing_ok=True)
     snapshots = Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps)
     states = Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds)
     return [snapshots], [states]
 
 
+def snapshot_files(folder: Path) -> dict[int, Path]:
+    """The snapshots in a run's folder by their step."""
+    found = [
+        (re.fullmatch(r"step_(\d{6,})\.safetensors", path.name), path)
+        for path in (folder / SNAPSHOTS).glob("*")
+    ]
+    return {int(match[1]): path for match, path in sorted(found, key=lambda one: one[1].name) if match}
+
+
+def _is_of(path: Path, step: int, settings: Mapping[str, Any]) -> bool:
+    """Whether a snapshot is sound and was made by a run of these settings."""
+    try:
+        with opened_file(path) as (_, header):
+            history = Fields(header, "the header").object("provenance").object("history")
+        return history.value("settings", None) == settings and history.value("step", None) == step
+    except (CheckpointError, JsonError):
+        return False
+
+
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
     """Keep the generator as it is now, without its discriminator."""
     state.check_finite()
-    path = folder / "snapshots" / f"step_{state.step:06d}.safetensors"
+    path = folder / SNAPSHOTS / f"step_{state.step:06d}.safetensors"
     save(adapted_bundle(state, bundle), path, with_discriminator=False)
 
 

@@ -14,23 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, GeneratorBundle
-from ..checkpoints.native import read_tensors, write_tensors
+from ..checkpoints import GeneratorBundle
 from ..draws import Draws
 from ..features import Encoders, check_encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Preset, Target
 from ..objective.terms import PatchConsistency, SemanticConsistency
+from ..saved_states import SavedState, StateFile
 from ..tensors import Images, check_finite, check_shape, gradients, is_finite, owned
 from .fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
-STATE_VERSION = 1
+STATE_VERSION = 2
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
-
-
-class StateError(CheckpointError):
-    """A saved run that cannot go on: damaged, no saved run at all, or one with other settings."""
 
 
 @dataclass
@@ -181,69 +177,59 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by a flat name; the frozen source is not among them."""
-        found = {
+        found = self._networks()
+        for prefix, optimiser in self.optimisers.items():
+            for index, values in optimiser.state_dict()["state"].items():
+                found |= {f"adam.{prefix}.{index}.{name}": value for name, value in values.items()}
+        return found
+
+    def _networks(self) -> dict[str, Tensor]:
+        return {
             f"{prefix}.{name}": value
             for prefix, module in self._modules()
             for name, value in module.state_dict().items()
         }
-        for prefix, optimiser in self.optimisers.items():
-            for index, values in optimiser.state_dict()["state"].items():
-                found |= {f"adam.{prefix}.{index}.{name}": value for name, value in values.items()}
-        for name, history in self.history.items():
-            found[f"history.{name}"] = torch.tensor(history, dtype=torch.float64)
-        return found
 
     def save(self, path: Path | str) -> None:
-        """Write everything that is needed to go on exactly; atomic.
+        """Write everything that is needed to go on exactly; atomic, the state before it is kept beside it.
 
         Raises:
             FloatingPointError: a weight is NaN or infinite; the file that is there is left alone.
+            WriteError: the disk refuses.
         """
-        tensors = {name: value.detach().cpu() for name, value in self.tensors().items()}
+        tensors = self.tensors()
         for name, value in tensors.items():
-            if not name.startswith("history.") and not is_finite(value):
+            if not is_finite(value):
                 raise self.broken(f"{name} is not finite, so the state was not saved")
-        header = {
-            "format": STATE_FORMAT,
-            "format_version": STATE_VERSION,
-            "step": self.step,
-            "settings": self.settings,
-        }
-        write_tensors(path, tensors, header)
+        state_file(path).save(SavedState(self.step, self.settings, tensors, self.history))
 
     def restore(self, path: Path | str) -> None:
-        """Continue from a saved state.
+        """Continue from a saved state; a bad one changes nothing.
 
         Raises:
-            StateError: the file is damaged, is not a saved run, or was made with other settings; then the
-                message names the first that differ.
+            DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
+            StateError: the file is not a saved run, or was made with other settings; then the message names
+                the first that differ.
         """
-        try:
-            tensors, header = read_tensors(path)
-        except CheckpointError as error:
-            raise StateError(str(error)) from error
-        if header.get("format") != STATE_FORMAT or header.get("format_version") != STATE_VERSION:
-            raise StateError(
-                f"{path} is not a saved run of version {STATE_VERSION} (found {header.get('format')!r}, "
-                f"version {header.get('format_version')!r}); give the state file of a run folder"
-            )
-        differing = differences(header.get("settings"), self.settings)
-        if differing:
-            raise StateError(
-                f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
-                "use the same settings or another run folder"
-            )
-        for name, value in tensors.items():
-            if not name.startswith("history.") and not is_finite(value):
-                raise StateError(f"{path} holds {name} with NaN or infinity; remove it to start anew")
-        try:
-            with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
-                self._load(tensors)
-            self.step = int(header["step"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise StateError(
-                f"{path} lacks a part of a saved run ({str(error)[:200]}); remove it to start anew"
-            ) from error
+        path = Path(path)
+        saved = state_file(path).read(
+            path, self.settings, self._networks(), list(self._moments()), allow_nan=True
+        )
+        with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
+            self._load(saved.tensors)
+        self.step, self.history = saved.step, dict(saved.history)
+
+    def _moments(self) -> Iterator[dict[str, Tensor]]:
+        """What Adam keeps of each parameter, by name, as tensors of the right shape and type."""
+        for prefix, optimiser in self.optimisers.items():
+            parameters = [value for group in optimiser.param_groups for value in group["params"]]
+            for index, parameter in enumerate(parameters):
+                place = f"adam.{prefix}.{index}"
+                yield {
+                    f"{place}.step": torch.zeros(()),
+                    f"{place}.exp_avg": parameter.detach(),
+                    f"{place}.exp_avg_sq": parameter.detach(),
+                }
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, module in self._modules():
@@ -252,10 +238,11 @@ class TrainState:
             module.load_state_dict(part)
         for prefix, optimiser in self.optimisers.items():
             _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.profile.zero_filled_grads)
-        start = "history."
-        self.history = {
-            name[len(start) :]: value.tolist() for name, value in tensors.items() if name.startswith(start)
-        }
+
+
+def state_file(path: Path | str) -> StateFile:
+    """The state of a run at a path, and the one before it."""
+    return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a saved run")
 
 
 def run_settings(
@@ -442,13 +429,3 @@ def _load_adam(
             for position, parameter in enumerate(group["params"]):
                 if position in states:
                     parameter.grad = torch.zeros_like(parameter)
-
-
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
-    """Name the settings in which two JSON values differ, as dotted paths."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        found: list[str] = []
-        for key in sorted(set(saved) | set(wanted)):
-            found += differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
-        return found
-    return [] if saved == wanted else [path]

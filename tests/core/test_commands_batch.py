@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_comfy import FakeComfy
+from fake_comfy import FakeComfy, prompt_of
 from PIL import Image
 from tiny_networks import tiny_bundle, tiny_encoders
 
@@ -193,7 +193,7 @@ def test_a_plan_on_a_server(capsys, tmp_path, comfy):
     assert code == 0
     assert "2 of 2 jobs to run on" in err and "one: 1 files (1 of 2)" in err
     assert json.loads(told)["counts"] == {"done": 2}
-    assert json.loads((out / "two" / "two_00001_.safetensors").read_text())["4"]["inputs"]["seed"] == 3
+    assert prompt_of(out / "two" / "two_00001_.safetensors")["4"]["inputs"]["seed"] == 3
     code, _, err = run(capsys, plan, "--server", comfy.url, "--out", out)
     assert (code, len(comfy.submitted)) == (0, 2)
     assert "0 of 2 jobs to run" in err

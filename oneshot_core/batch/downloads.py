@@ -25,7 +25,8 @@ MEDIA = (
     ".mp4", ".webm", ".mkv", ".mov", ".avi", ".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a",
     ".txt", ".json", ".csv", ".latent", ".safetensors", ".glb", ".obj", ".ply", ".stl",
 )  # fmt: skip
-_START_BYTES = 16
+MAX_HEADER_BYTES = 16 * 1024**2
+_START_BYTES, _HEADER_PLACE = 16, 8
 _STARTS = {  # what files of an ending begin with; other endings are looked into as a whole or not at all
     ".png": (b"\x89PNG\r\n\x1a\n",),
     ".jpg": (b"\xff\xd8\xff",),
@@ -97,7 +98,13 @@ def _checked_start(start: bytes, block: bytes, name: str) -> bytes:
         return start
     start = (start + block)[:_START_BYTES]
     known = _STARTS.get(ending(name), (b"",))
-    if not any(start.startswith(one[: len(start)]) for one in known):
+    fits = any(start.startswith(one[: len(start)]) for one in known)
+    if (
+        ending(name) == ".safetensors" and len(start) > _HEADER_PLACE
+    ):  # the length of a header, then the header
+        length = int.from_bytes(start[:_HEADER_PLACE], "little")
+        fits = length <= MAX_HEADER_BYTES and start[_HEADER_PLACE:].startswith(b"{")
+    if not fits:
         raise DownloadError(f"{name} is no {ending(name)[1:]} file; it begins with {start!r}")
     return start
 

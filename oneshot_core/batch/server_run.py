@@ -51,7 +51,7 @@ class _Open:
     losses: dict[str, float] = field(default_factory=dict)
     began: float | None = None
     runs: bool = False
-    breaks: int = 0  # connections that broke over this job
+    breaks: dict[str, int] = field(default_factory=dict)  # connections that broke in a row, by what was done
 
     @property
     def prompt_id(self) -> str:
@@ -141,7 +141,7 @@ class ServerRun:
             if one.prompt_id in queued:
                 one.runs = one.runs or queued[one.prompt_id]
                 continue
-            outcome = self._tried(one, partial(self._client.history, one.prompt_id))
+            outcome = self._tried(one, "look", partial(self._client.history, one.prompt_id))
             if one.prompt_id not in self._open:
                 continue
             if outcome is not None:
@@ -167,7 +167,7 @@ class ServerRun:
         self._unread = 0
         return queued
 
-    def _tried(self, one: _Open, work: Callable[[], _Result]) -> _Result | None:
+    def _tried(self, one: _Open, what: str, work: Callable[[], _Result]) -> _Result | None:
         """Do something for one job; what goes wrong ends this job and no other.
 
         A broken connection passes through, so that the server is waited for, but not again and again.
@@ -175,15 +175,15 @@ class ServerRun:
         try:
             result = work()
         except ServerUnreachable as error:
-            one.breaks += 1
-            if one.breaks < MAX_BREAKS:
+            one.breaks[what] = one.breaks.get(what, 0) + 1
+            if one.breaks[what] < MAX_BREAKS:
                 raise
-            self._close(one, FAILED, error=plain(f"{error} ({one.breaks} times)"))
+            self._close(one, FAILED, error=plain(f"{error} ({MAX_BREAKS} times in a row)"))
             return None
         except (OSError, ValueError) as error:  # refused, or not what it should be; no such file
             self._close(one, FAILED, error=plain(error))
             return None
-        one.breaks = 0
+        one.breaks[what] = 0
         return result
 
     def _send_again(self, one: _Open) -> None:
@@ -206,7 +206,7 @@ class ServerRun:
             workflow = filled(self._plan.workflow or {}, one.job.name, fields, one.job.inputs)
             return expected_steps(workflow), self._client.submit(workflow, one.prompt_id)
 
-        sent = self._tried(one, send)
+        sent = self._tried(one, "send", send)
         if sent is None:
             return
         one.nodes, one.done = sent[0], {}
@@ -250,7 +250,7 @@ class ServerRun:
         if outcome.error is not None:
             self._close(one, CANCELLED if outcome.interrupted else FAILED, error=outcome.error)
             return
-        files = self._tried(one, lambda: self._fetch(one, outcome.files))
+        files = self._tried(one, "fetch", lambda: self._fetch(one, outcome.files))
         if files is not None:
             self._close(one, DONE, files=files, **({} if files else {"saved_nothing": True}))
 

@@ -11,16 +11,25 @@ from typing import Any
 
 import pytest
 from fake_comfy import FakeComfy, _Handler, generator_file, png_file
+from fuzzing import damaged, mutated_json
 
 from oneshot_core.batch import server_run, transfer
-from oneshot_core.batch.answers import AnswerError, event, objections, outcome, queued, refusal, uploaded, version
+from oneshot_core.batch.answers import (
+    AnswerError,
+    event,
+    objections,
+    outcome,
+    queued,
+    refusal,
+    uploaded,
+    version,
+)
 from oneshot_core.batch.comfy_client import ComfyClient
 from oneshot_core.batch.downloads import DownloadError, keep
 from oneshot_core.batch.manifest import Manifest
 from oneshot_core.batch.plan import plan_from_values
 from oneshot_core.batch.server_run import BatchWatcher, ServerRun
 from oneshot_core.batch.transfer import ComfyError, ServerUnreachable, Transfer
-from fuzzing import damaged, mutated_json
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
@@ -46,7 +55,7 @@ class Hostile(FakeComfy):
 
 
 class _HostileHandler(_Handler):
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name that the library calls
         route = self.path.split("?")[0].split("/")[1]
         about = self.path.split("/")[-1]
         bad = "bad_00001_" in self.path if route == "view" else self.comfy.is_bad(about)
@@ -85,9 +94,8 @@ def run(comfy: Hostile, folder: Path, seconds: float = 5.0) -> tuple[dict[str, s
 def sends(body: bytes, code: int = 200, **headers: str) -> Answer:
     def answer(handler: Any) -> None:
         handler.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            if value:
-                handler.send_header(name.replace("_", "-"), value)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         handler.wfile.write(body)
 
@@ -277,7 +285,7 @@ def test_a_queue_that_cannot_be_read_ends_the_run_and_keeps_the_jobs(comfy, tmp_
 
 
 def test_a_program_that_is_no_comfyui_is_named_at_the_start(comfy, tmp_path):
-    for case in ("no JSON", "a number" if False else "nothing", "nested"):
+    for case in ("no JSON", "nothing", "nested"):
         comfy.wicked["system_stats"] = ANSWERS[case]
         with pytest.raises(AnswerError, match="not ComfyUI's"):
             run(comfy, tmp_path)
@@ -292,7 +300,14 @@ def test_events_of_any_form_are_left_out(comfy, tmp_path):
             send_text(comfy, json.dumps(values))
         for text in ("", "{", "[" * 100_000, "NaN", '{"type": "progress", "data": {"prompt_id": "ID"}}'):
             send_text(comfy, text.replace("ID", data.get("prompt_id") or ""))
-        odd = [{"value": float("nan")}, {"value": -1}, {"max": 1e300}, {"node": []}, {"nodes": 3}, {"points": [3]}]
+        odd = [
+            {"value": float("nan")},
+            {"value": -1},
+            {"max": 1e300},
+            {"node": []},
+            {"nodes": 3},
+            {"points": [3]},
+        ]
         for values in odd:
             for other in ("progress", "execution_cached", "oneshot.loss", "executing", "execution_start"):
                 send_text(comfy, json.dumps({"type": other, "data": {**data, **values}}))
@@ -305,9 +320,8 @@ def test_events_of_any_form_are_left_out(comfy, tmp_path):
 
 def send_text(comfy: FakeComfy, text: str) -> None:
     data = text.encode()
-    size = bytes([len(data)]) if len(data) < 126 else b"\x7e" + len(data).to_bytes(2, "big")
-    if len(data) > 65_535:
-        size = b"\x7f" + len(data).to_bytes(8, "big")
+    long = len(data) > 65_535
+    size = (b"\x7f" if long else b"\x7e") + len(data).to_bytes(8 if long else 2, "big")
     for socket in list(comfy.sockets):
         try:
             socket.sendall(b"\x81" + size + data)
@@ -316,7 +330,9 @@ def send_text(comfy: FakeComfy, text: str) -> None:
 
 
 RECORD = {
-    "outputs": {"5": {"generators": [{"filename": "x.pt", "subfolder": "a", "type": "output"}], "text": ["t"]}},
+    "outputs": {
+        "5": {"generators": [{"filename": "x.pt", "subfolder": "a", "type": "output"}], "text": ["t"]}
+    },
     "status": {"status_str": "error", "completed": True, "messages": [["execution_error", {"node_id": "5"}]]},
 }
 SOUND: dict[Callable[[Any], Any], Any] = {
@@ -347,7 +363,7 @@ def test_damaged_answers_end_in_an_answer_error(read):
 def test_damaged_errors_and_events_say_nothing():
     error = {"error": {"message": "m", "details": "d"}, "node_errors": {"1": {"errors": [{"message": "x"}]}}}
     happened = {"type": "oneshot.loss", "data": {"prompt_id": "p", "points": {"lpips": [[1, 0.5]]}}}
-    assert refusal(json.dumps(error).encode()) == "node 1 (?): x:"
+    assert refusal(json.dumps(error).encode()) == "node 1 (?): x: "
     for seed in range(400):
         assert isinstance(refusal(damaged(json.dumps(error).encode(), seed)), str)
         event(json.dumps(mutated_json(happened, seed)))

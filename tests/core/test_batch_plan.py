@@ -303,19 +303,29 @@ def test_a_manifest_whose_files_lead_elsewhere_is_refused(tmp_path, path):
 
 def test_a_manifest_holds_no_folder_of_the_user(tmp_path):
     manifest, home = Manifest(tmp_path, "p"), Path.home()
-    settings = {"target": f"{home}/My Pictures/a.png", "set": {"4.x": "C:\\Users\\Ann Lee\\b.pt", "5.y": "a/b.pt"}}
+    settings = {
+        "target": f"{home}/My Pictures/a.png",
+        "set": {"4.x": "C:\\Users\\Ann Lee\\b.pt", "5.y": "a/b.pt"},
+    }
     error = f"the target {tmp_path}/c.png is damaged; {home}/x y/d.png: gone (http://127.0.0.1:8188/view/a/b)"
     manifest.record("x", {"key": "k", "status": CANCELLED, "settings": settings, "error": error})
     entry = json.loads((tmp_path / "manifest.json").read_text())["jobs"]["x"]
     assert entry["settings"] == {"target": "a.png", "set": {"4.x": "b.pt", "5.y": "a/b.pt"}}
-    assert entry["error"] == (
-        "the target c.png is damaged; x y/d.png: gone (http://127.0.0.1:8188/view/a/b)"
-    )
+    assert entry["error"] == ("the target c.png is damaged; x y/d.png: gone (http://127.0.0.1:8188/view/a/b)")
 
 
 def test_names_of_files_work_on_every_system():
     taken: list[str] = []
-    for name in ("a.png", "A.png", "con", "Com1.txt", "x" * 300 + ".png", "人" * 90 + ".png", ".hidden ", "a:b?"):
+    for name in (
+        "a.png",
+        "A.png",
+        "con",
+        "Com1.txt",
+        "x" * 300 + ".png",
+        "人" * 90 + ".png",
+        ".hidden ",
+        "a:b?",
+    ):
         taken.append(local_name(name, taken))
     assert taken[:4] == ["a.png", "2_A.png", "_con", "_Com1.txt"]
     assert taken[4] == "x" * 100 + ".png" and taken[5].endswith("人.png")

@@ -289,7 +289,7 @@ def test_names_from_the_server_stay_in_the_jobs_folder(comfy, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "w.json", "out"}
     assert {path.name for path in out.iterdir()} == {"one", "manifest.json"}
     entry = json.loads((out / "manifest.json").read_text())["jobs"]["one"]
-    assert entry["warnings"] == ["x.desktop was not fetched", ".png was not fetched"]
+    assert entry["warnings"] == [".png was not fetched", "x.desktop was not fetched"]
 
 
 def test_a_server_that_stays_away_ends_the_run(comfy, tmp_path):

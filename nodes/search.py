@@ -21,6 +21,7 @@ from .sockets import (
     seed_input,
     target_input,
 )
+from .values import checked
 
 WEIGHTS = {
     "clip_weight": ("clip", 1.0, "likeness in CLIP's eyes; 0 gives the paper's pixel-only ablation"),
@@ -93,6 +94,7 @@ class CLIPLatentSearch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, generator: Any, encoders: Any, target: Tensor, mask: Tensor | None = None, **settings: Any
     ) -> io.NodeOutput:
@@ -129,5 +131,5 @@ class CLIPLatentSearch(io.ComfyNode):
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(
-            result.latent, image, ui={**shown, "losses": [bridge.finite(result.losses)], "text": notes}
+            result.latent, image, ui={**shown, "losses": [core.plot_points(result.losses)], "text": notes}
         )

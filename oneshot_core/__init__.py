@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         save_png,
         to_tensor,
     )
-    from .plots import loss_plot
+    from .plots import loss_plot, plot_points
     from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
     from .sampling import (
         SampleConfig,
@@ -97,7 +97,7 @@ _MODULES = {
         "FITS PictureError fit_images fit_mask labelled_grid load_picture load_target "
         "masked_target save_png to_tensor"
     ),
-    "plots": "loss_plot",
+    "plots": "loss_plot plot_points",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",
     "sampling": (
         "SampleConfig SamplePairs check_family count_of iter_samples mix_table parse_classes "
@@ -191,6 +191,7 @@ __all__ = [
     "parse_classes",
     "parse_seeds",
     "parse_strengths",
+    "plot_points",
     "random_latents",
     "reference_values",
     "related",

@@ -32,7 +32,9 @@ class _Curve:
     smooth: list[float]
 
 
-def plot_points(losses: Mapping[str, Sequence[float]], most: int = MAX_POINTS) -> dict[str, list[list[float]]]:
+def plot_points(
+    losses: Mapping[str, Sequence[float]], most: int = MAX_POINTS
+) -> dict[str, list[list[float]]]:
     """Thin loss curves to what a plot can show.
 
     Args:

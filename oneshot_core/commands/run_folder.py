@@ -141,6 +141,10 @@ class RunFolder:
         write_json(self._file, record)
         return record
 
+    def placed(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Paths of files that the settings file names within the folder; where that is, it does not say."""
+        return {name: str(self.path / file) for name, file in files.items()}
+
     def losses(self) -> dict[str, Any]:
         """Read the losses that are kept, by "search" and "adapt"; empty where there are none."""
         try:

@@ -1,4 +1,4 @@
-"""Files that a workflow leaves name neither the user nor a folder of the machine, so that they can be shared."""
+"""Files that a workflow leaves name neither the user nor a folder of the machine: they can be shared."""
 
 from __future__ import annotations
 
@@ -60,10 +60,8 @@ def queue_as_the_page_does(server: Server, graph: dict[str, Any], template: str)
 def left(server: Server) -> list[str]:
     """Everything with the user's name below the output and the temporary folder, and how much there is."""
     found = [f"{name}/{path}" for name in ("output", "temp") for path in traces(server.base / name)]
-    files = [
-        path for name in ("output", "temp") for path in (server.base / name).rglob("*") if path.is_file()
-    ]
-    print(f"{len(found)} of {len(files)} files name the user")  # noqa: T201 - the figure is reported
+    count = sum(path.is_file() for name in ("output", "temp") for path in (server.base / name).rglob("*"))
+    print(f"{len(found)} of {count} files name the user")  # noqa: T201 - the figure is reported
     return found
 
 

@@ -60,7 +60,8 @@ PICTURES = {
     "NaN in it": torch.full((1, 8, 8, 3), float("nan")), "infinity in it": torch.full((1, 8, 8), torch.inf),
     "no picture": torch.zeros(0, 8, 8, 3), "no mask": torch.zeros(0, 8, 8), "bytes in it": torch.zeros(
         (1, 8, 8, 3), dtype=torch.uint8), "bytes in a mask": torch.zeros((1, 8, 8), dtype=torch.uint8),
-    "five channels": torch.zeros(1, 8, 8, 5), "one axis": torch.zeros(8), "five axes": torch.zeros(1, 1, 8, 8, 3),
+    "five channels": torch.zeros(1, 8, 8, 5), "one axis": torch.zeros(8),
+    "five axes": torch.zeros(1, 1, 8, 8, 3),
     "complex numbers": torch.zeros((1, 8, 8, 3), dtype=torch.complex64), "no height": torch.zeros(1, 0, 8, 3),
     "no memory": torch.zeros(1, 8, 8, 3, device="meta"), "sparse": torch.zeros(1, 8, 8).to_sparse(),
 }  # fmt: skip
@@ -132,8 +133,8 @@ def stamps() -> dict[str, Any]:
     chosen = {
         "LoadStyleGAN": {"generator_name": "x.safetensors"},
         "OneShotLoadLatent": {"latent_name": "x.safetensors"},
-        "OneShotLoadEncoders": {"clip": "demo", "perceptual": "alex", "download": False, "clip_file": "automatic",
-                                "perceptual_file": "x.safetensors"},
+        "OneShotLoadEncoders": {"clip": "demo", "perceptual": "alex", "download": False,
+                                "clip_file": "automatic", "perceptual_file": "x.safetensors"},
     }  # fmt: skip
     found: dict[str, Any] = {"base": str(base)}
     for content in (b"first", b"first", b"other"):

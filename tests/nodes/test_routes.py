@@ -81,7 +81,8 @@ BODIES = {
     "nothing": b"", "text": b"node", "a list": b"[]", "a number": b"5", "NaN": b"NaN", "null": b"null",
     "a node that is a number": b'{"node": 5}', "a node that is a list": b'{"node": ["5"]}',
     "a node without end": b'{"node": "' + b"5" * 500 + b'"}', "half a character": b'{"node": "\\ud800"}',
-    "control characters": b'{"node": "\\u001b[31m"}', "bytes": b"\xff\xfe\x00", "UTF-16": '{"node": "5"}'.encode("utf-16"),
+    "control characters": b'{"node": "\\u001b[31m"}', "bytes": b"\xff\xfe\x00",
+    "UTF-16": '{"node": "5"}'.encode("utf-16"),
     "nested": b'{"node": ' + b"[" * 4000 + b"]" * 4000 + b"}", "more nested": b"[" * 100_000,
     "huge": b" " * 300_000 + b'{"node": "5"}', "a huge number": b'{"node": ' + b"1" * 9000 + b"}",
 }  # fmt: skip

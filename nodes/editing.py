@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from .. import oneshot_core as core
 from . import bridge
 from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
+from .values import checked
 
 OPTIMISATION = "latent optimisation"
 
@@ -60,6 +61,7 @@ class StyleCLIPEdit(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         generator: Any,
@@ -94,7 +96,7 @@ class StyleCLIPEdit(io.ComfyNode):
             result.latent,
             bridge.to_comfy(result.images),
             bridge.to_comfy(result.before),
-            ui={"losses": [bridge.finite(result.losses)]},
+            ui={"losses": [core.plot_points(result.losses)]},
         )
 
 

@@ -9,6 +9,8 @@ from comfy_api.latest import io, ui
 from .. import oneshot_core as core
 from . import bridge
 from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
+from .stamps import stamp
+from .values import checked
 
 AUTOMATIC = "automatic"
 CLIP_MODELS = [
@@ -62,15 +64,18 @@ class LoadStyleGAN(io.ComfyNode):
         """Run again when the file changed."""
         if generator_name == bridge.DEMO:
             return bridge.DEMO
-        return bridge.stamp(bridge.file_path(bridge.GENERATORS, generator_name))
+        return stamp(bridge.file_path(bridge.GENERATORS, generator_name, "generator_name"))
 
     @classmethod
+    @checked
     def execute(cls, generator_name: str) -> io.NodeOutput:
         """Load."""
         if generator_name == bridge.DEMO:
             bundle = core.demo_generator()
         else:
-            bundle = core.load(bridge.file_path(bridge.GENERATORS, generator_name))
+            path = bridge.file_path(bridge.GENERATORS, generator_name, "generator_name")
+            with bridge.by_name(path, generator_name):
+                bundle = core.load(path)
         info = bundle.summary()
         return io.NodeOutput(bundle, info, ui=ui.PreviewText(info))
 
@@ -134,13 +139,22 @@ class OneShotLoadEncoders(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, clip_file: str, perceptual_file: str, **_: Any) -> str:
+        """Run again when a file changed."""
+        chosen = {"clip_file": clip_file, "perceptual_file": perceptual_file}
+        files = {asked: name for asked, name in chosen.items() if name != AUTOMATIC}
+        paths = [bridge.file_path(bridge.ENCODERS, name, asked) for asked, name in files.items()]
+        return " ".join([AUTOMATIC, *map(stamp, paths)])
+
+    @classmethod
+    @checked
     def execute(
         cls, clip: str, perceptual: str, download: bool, clip_file: str, perceptual_file: str
     ) -> io.NodeOutput:
         """Remember the choice; nothing is loaded yet."""
         paths = [
-            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name))
-            for name in (clip_file, perceptual_file)
+            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name, asked))
+            for asked, name in (("clip_file", clip_file), ("perceptual_file", perceptual_file))
         ]
         choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1])
         encoders = choice.open(
@@ -172,6 +186,7 @@ class OneShotDemoTarget(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, look: str) -> io.NodeOutput:
         """Load the picture."""
         image = bridge.to_comfy(core.demo_target(look))
@@ -214,8 +229,8 @@ class OneShotSaveGenerator(io.ComfyNode):
                 io.Boolean.Input(
                     "with_discriminator",
                     default=True,
-                    tooltip="Keep the discriminator, which a further adaptation of this generator needs. "
-                    "Off: about half the size, for sampling only.",
+                    tooltip="Keep the discriminator, with which a further adaptation of this generator goes "
+                    "more surely; without it that starts a fresh one. Off: about half the size.",
                 ),
             ],
             outputs=[
@@ -229,6 +244,7 @@ class OneShotSaveGenerator(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         generator: Any,
@@ -285,6 +301,7 @@ class OneShotSaveLatent(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file and report it."""
         with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
@@ -328,10 +345,13 @@ class OneShotLoadLatent(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, latent_name: str) -> str:
         """Run again when the file changed."""
-        return bridge.stamp(bridge.file_path(bridge.LATENTS, latent_name))
+        return stamp(bridge.file_path(bridge.LATENTS, latent_name, "latent_name"))
 
     @classmethod
+    @checked
     def execute(cls, latent_name: str) -> io.NodeOutput:
         """Load, and tell what was assumed about another program's file."""
-        latent = core.load_latent(bridge.file_path(bridge.LATENTS, latent_name))
+        path = bridge.file_path(bridge.LATENTS, latent_name, "latent_name")
+        with bridge.by_name(path, latent_name):
+            latent = core.load_latent(path)
         return io.NodeOutput(latent, ui={"text": bridge.said(core.latent_notes(latent))})

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from .. import oneshot_core as core
 from . import bridge
 from .sockets import CATEGORY, SEED_MAX, Generator, Latent, advanced, generator_input
+from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
@@ -80,6 +81,7 @@ class SampleAdapted(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         adapted: Any,
@@ -212,6 +214,7 @@ class OneShotRandomLatents(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
         """Draw the latents."""
         bridge.place([generator.generator], 0)
@@ -275,6 +278,7 @@ class OneShotBlendGenerators(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, first: Any, second: Any, mode: dict[str, Any]) -> io.NodeOutput:
         """Blend."""
         strength: Any = mode.get("strength")

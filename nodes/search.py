@@ -21,6 +21,7 @@ from .sockets import (
     seed_input,
     target_input,
 )
+from .values import checked
 
 KEPT = "The search goes on from its last step when it is queued again"
 WEIGHTS = {
@@ -94,6 +95,7 @@ class CLIPLatentSearch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, generator: Any, encoders: Any, target: Tensor, mask: Tensor | None = None, **settings: Any
     ) -> io.NodeOutput:
@@ -130,5 +132,5 @@ class CLIPLatentSearch(io.ComfyNode):
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(
-            result.latent, image, ui={**shown, "losses": [bridge.finite(result.losses)], "text": notes}
+            result.latent, image, ui={**shown, "losses": [core.plot_points(result.losses)], "text": notes}
         )

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         save_png,
         to_tensor,
     )
-    from .plots import loss_plot
+    from .plots import loss_plot, plot_points
     from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
     from .sampling import (
         SampleConfig,
@@ -102,7 +102,7 @@ _MODULES = {
     "pictures": (
         "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
     ),
-    "plots": "loss_plot",
+    "plots": "loss_plot plot_points",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",
     "sampling": (
         "SampleConfig SamplePairs check_family count_of iter_samples mix_table parse_classes "
@@ -200,6 +200,7 @@ __all__ = [
     "parse_classes",
     "parse_seeds",
     "parse_strengths",
+    "plot_points",
     "random_latents",
     "reference_values",
     "related",

@@ -210,7 +210,8 @@ def _run(job: Job, folder: RunFolder) -> dict[str, Any]:
     earlier = folder.open(job.config.steps, job.fresh)
     if earlier is not None and earlier["complete"]:
         note(f"{path} is done already ({earlier['step']} steps); more --steps go on from there")
-        return {"files": earlier["files"], "step": earlier["step"], "losses": earlier["losses"]}
+        found = folder.placed(earlier["files"])
+        return {"files": found, "step": earlier["step"], "losses": earlier["losses"]}
     before: dict[str, Any] = earlier or {"step": 0}
     kept: dict[str, Any] = {
         name: before[name] for name in ("files", "losses", "seconds", "result_step") if name in before
@@ -228,19 +229,19 @@ def _run(job: Job, folder: RunFolder) -> dict[str, Any]:
     save_png(sheet, path / "grid.png")
     loss_plot(result.losses, path / "losses.png", title=f"{job.preset.name} on {job.target_name}")
     files = {
-        "adapted": str(folder.adapted),
-        "grid": str(path / "grid.png"),
-        "reference": str(path / "reference.png"),
-        "latent": str(folder.latent),
-        "losses": str(path / "losses.png"),
-        "settings": str(path / "settings.json"),
-        "snapshots": str(folder.run / "snapshots"),
+        "adapted": folder.adapted.name,
+        "grid": "grid.png",
+        "reference": "reference.png",
+        "latent": folder.latent.name,
+        "losses": "losses.png",
+        "settings": "settings.json",
+        "snapshots": f"{folder.run.name}/snapshots",
     }
     last = {name: _last(values) for name, values in result.losses.items()}
     seconds = time.monotonic() - started
     summary = {"files": files, "losses": last, "seconds": round(seconds, 1)}
     folder.record(result.step, job.config.steps, {**summary, "result_step": result.step})
-    return {**summary, "step": result.step}
+    return {**summary, "files": folder.placed(files), "step": result.step}
 
 
 def _last(values: list[float]) -> float | None:

@@ -212,6 +212,10 @@ class RunFolder:
             write_record(path, record)
         return record
 
+    def placed(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Paths of files that the settings file names within the folder; where that is, it does not say."""
+        return {name: str(self.path / file) for name, file in files.items()}
+
     def search_losses(self) -> dict[str, list[float]]:
         """Losses of the search that are kept; empty where there are none, or no readable ones."""
         try:

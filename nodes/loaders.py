@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
 
 AUTOMATIC = "automatic"

@@ -17,6 +17,7 @@ import torch
 
 from ..checkpoints import GeneratorBundle, save
 from ..console import BadInput, Interrupted, ProgressBar, note
+from ..covers import draw_cover, model_card
 from ..features import Encoders
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
@@ -210,7 +211,8 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
     result = _adapt(job, folder, latent)
     curves = {"search": search_losses, "adapt": {name: finite(v) for name, v in result.losses.items()}}
     write_json(path / "losses.json", curves)
-    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator)
+    card = model_card(result.bundle, draw_cover(result.bundle))
+    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator, metadata=card)
     sheet = adaptation_sheet(
         job.source, result.bundle, job.target, latent, job.seeds, psi=job.psi, target_name=job.target_name
     )

@@ -17,8 +17,8 @@ PACKAGE = Path(oneshot_core.__file__).parent
 ORDER = (
     "json_values", "tensors", "draws", "ops", "networks", "latents", "pictures", "plots", "checkpoints",
     "latent_files",
-    "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "search",
-    "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
+    "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "covers",
+    "search", "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
     "__main__",
 )  # fmt: skip
 COMFY = {

@@ -37,7 +37,9 @@ def loaded() -> ModuleType:
     return module
 
 
-def test_the_pinned_version_is_taken(versions: dict[str, ModuleType], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_pinned_version_is_taken(
+    versions: dict[str, ModuleType], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         api = loaded()
     assert [getattr(api, name) for name in NAMES] == [f"v0_0_2 {name}" for name in NAMES]

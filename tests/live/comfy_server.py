@@ -132,6 +132,7 @@ class Server:
                 time.sleep(0.3)
             else:
                 return self
+        self.stop(kill=True)
         raise RuntimeError(f"ComfyUI did not answer in {START_SECONDS} s:\n{self.log_text()[-3000:]}")
 
     def stop(self, kill: bool = False) -> None:

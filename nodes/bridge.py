@@ -292,6 +292,15 @@ def make_room(needed_bytes: int) -> torch.device:
     return device
 
 
+def unless_memory_is_full(work: Callable[[], Any]) -> Any:
+    """Do what can be left out; None where memory does not suffice."""
+    try:
+        return work()
+    except mm.OOM_EXCEPTION:
+        mm.soft_empty_cache()
+        return None
+
+
 @contextmanager
 def working(lower: str, kept: str) -> Iterator[None]:
     """Work that can be cancelled at any layer and whose out-of-memory names what to lower.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io
 from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
 from .values import checked
 

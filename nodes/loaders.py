@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
 from .stamps import stamp
 from .values import checked
@@ -217,8 +216,9 @@ class OneShotSaveGenerator(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="safetensors",
-                    tooltip="safetensors: this pack's format with settings and workflow in its header. "
-                    "rosinality: a .pt for the programs built on rosinality's StyleGAN2 (float32).",
+                    tooltip="safetensors: this pack's format with settings, a cover picture and the workflow "
+                    "in its header. rosinality: a .pt for the programs built on rosinality's StyleGAN2 "
+                    "(float32).",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -254,19 +254,28 @@ class OneShotSaveGenerator(io.ComfyNode):
         with_discriminator: bool,  # noqa: A002
     ) -> io.NodeOutput:
         """Write the file and report it."""
-        metadata = bridge.workflow_metadata(cls.hidden) if format == "safetensors" else {}
+        own = format == "safetensors"
+        cover, notes = _cover(generator) if own else (None, [])
+        kept = with_discriminator
         with bridge.save_place(filename_prefix, FORMATS[format]) as (path, name, subfolder):
-            core.save(
-                generator,
-                path,
-                format=format,
-                dtype=dtype,
-                with_discriminator=with_discriminator,
-                metadata=metadata,
-            )
+            card = core.model_card(generator, cover, title=path.stem.rstrip("_"))
+            texts = {**card, **bridge.workflow_metadata(cls.hidden)} if own else {}
+            core.save(generator, path, format=format, dtype=dtype, with_discriminator=kept, metadata=texts)
         listed = bridge.loadable_name(path, bridge.GENERATORS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        return io.NodeOutput(listed, ui={"generators": [saved], "text": [f"saved as {listed}"]})
+        text = "\n".join([f"saved as {listed}", *notes])
+        return io.NodeOutput(listed, ui={"generators": [saved], "text": [text]})
+
+
+def _cover(generator: Any) -> tuple[Any, list[str]]:
+    """The cover picture; none, with a note, where memory does not suffice: the file matters more."""
+
+    def draw() -> Any:
+        bridge.place([generator.generator], core.sampling_bytes(generator, 1))
+        return core.draw_cover(generator)
+
+    cover = bridge.unless_memory_is_full(draw)
+    return cover, [] if cover is not None else bridge.said(["saved without a cover picture: out of memory"])
 
 
 class OneShotSaveLatent(io.ComfyNode):

@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import (
     CATEGORY,
     PRECISIONS,

@@ -9,10 +9,10 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from comfy_api.latest import io
 from torch import Tensor
 
 from .. import oneshot_core as core
+from .api import io
 
 Values = dict[str, Any]
 SHOWN = 60  # characters of a wrong text

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
+    from .covers import draw_cover, model_card
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
@@ -88,6 +89,7 @@ _MODULES = {
         "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
         "with_fresh_discriminator"
     ),
+    "covers": "draw_cover model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
@@ -172,6 +174,7 @@ __all__ = [
     "demo_generator",
     "demo_target",
     "detect",
+    "draw_cover",
     "edit_latents",
     "editing_bytes",
     "encoder_notes",
@@ -195,6 +198,7 @@ __all__ = [
     "loss_plot",
     "masked_target",
     "mix_table",
+    "model_card",
     "oneshot_clip",
     "owned",
     "parse_classes",

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..checkpoints import CheckpointError, inspect
 from ..latent_files import load_latent
-from ..pictures import FORMATS
+from ..picture_files import FORMATS
 from ..tensors import atomic_path
 from .transfer import ComfyError, plain
 

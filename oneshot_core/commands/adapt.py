@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoints import CheckpointError, GeneratorBundle, save
 from ..console import BadInput, Interrupted, ProgressBar, note
+from ..covers import draw_cover, model_card
 from ..features import Encoders
 from ..interrupts import stop_requests
 from ..latent_files import load_latent, save_latent
@@ -222,7 +223,8 @@ def _run(job: Job, folder: RunFolder) -> dict[str, Any]:
     result = _adapt(job, folder, latent)
     curves = {"search": search_losses, "adapt": _listed(result.losses)}
     write_json(path / "losses.json", curves)
-    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator)
+    card = model_card(result.bundle, draw_cover(result.bundle))
+    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator, metadata=card)
     sheet = adaptation_sheet(
         job.source, result.bundle, job.target, latent, job.seeds, psi=job.psi, target_name=job.target_name
     )

@@ -17,9 +17,9 @@ PACKAGE = Path(oneshot_core.__file__).parent
 ORDER = (
     "texts", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
     "networks", "latents", "colour_profiles", "picture_files", "pictures", "plots", "checkpoints",
-    "latent_files", "saved_states", "features", "augmentation", "objective", "batches", "sampling", "blending",
-    "interpolation", "sheets", "search", "training", "runs", "editing", "demo", "encoder_choice", "batch",
-    "console", "interrupts", "commands", "cli", "__main__",
+    "latent_files", "saved_states", "features", "augmentation", "objective", "batches", "sampling",
+    "blending", "interpolation", "sheets", "covers", "search", "training", "runs", "editing", "demo",
+    "encoder_choice", "batch", "console", "interrupts", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -216,8 +216,7 @@ def _of_another_program(record: Record, label: str) -> CheckpointError:
     if known is None:
         return CheckpointError(f"{label} {whole_object(record)}")
     return CheckpointError(
-        f"{label} is {record.described}, a network of {known} and no StyleGAN2 network; use a file with a "
-        "StyleGAN2 network"
+        f"{label} is {record.described}, a network of {known}, no StyleGAN2 network; only those can be used"
     )
 
 

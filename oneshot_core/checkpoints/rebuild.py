@@ -98,6 +98,11 @@ def expect(value: Any, kind: type[_Value], what: str) -> _Value:
 
 def whole_object(record: Record) -> CheckpointError:
     """Say that an object was saved where its tensors are needed, and what to save instead."""
+    if record.kind == TF_NETWORK:
+        return CheckpointError(
+            f"holds a TensorFlow network ({record.described}) where tensors of torch are needed; give its "
+            "weights as a torch or safetensors file"
+        )
     return CheckpointError(
         f"holds a whole module ({record.described}), which only the code of that program could use; in that "
         "program save its tensors, torch.save(model.state_dict(), 'name.pt'), and load that file"

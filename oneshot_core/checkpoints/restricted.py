@@ -111,8 +111,9 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     with torch.inference_mode(False), naming(path), opened(path) as data:
         root = read_contents(data).root
         values = root.get("state_dict", root) if isinstance(root, dict) else root
-        if isinstance(values, Record):
-            raise whole_object(values)
+        first = values[0] if isinstance(values, tuple | list) and values else values
+        if isinstance(first, Record):
+            raise whole_object(first)
         tensors = {}
         total = 0
         for key, value in expect(values, dict, "a state dict file").items():

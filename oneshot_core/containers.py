@@ -264,7 +264,10 @@ def _weights(start: bytes) -> Container | None:
     if start.startswith(LEGACY_TORCH_START):
         return Container("torch-legacy", "weights", "a torch file")
     if re.match(rb"\x80[\x02-\x05]", start):
-        if re.search(rb"ctorch\n\w*Storage\n|\x8c\x05torch.{0,4}\x8c.\w*Storage", start, re.DOTALL):
+        embedded = b"_load_from_bytes" in start  # whole small torch files within a pickle, as NVIDIA's have
+        if not embedded and re.search(
+            rb"ctorch\n\w*Storage\n|\x8c\x05torch.{0,4}\x8c.\w*Storage", start, re.DOTALL
+        ):
             return _DATA_PKL
         return Container("pickle", "weights", "a Python pickle")
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _MAX_HEADER_BYTES:

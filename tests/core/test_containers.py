@@ -215,3 +215,10 @@ def test_random_bytes_and_their_beginnings_never_fail():
         assert said is None or said.isprintable()
     unknown = [recognised(data, 10**6) for data in (rng.randbytes(4096) for _ in range(300))]
     assert sum(found is not None for found in unknown) <= 3
+
+
+def test_a_pickle_that_embeds_small_torch_files_is_a_whole_one():
+    """As NVIDIA's are: the storage's name stands in the embedded file, near the start of a small network."""
+    data = pickle.dumps({"weight": torch.ones(2)}, protocol=4)
+    assert b"Storage" in data[: containers.START_BYTES]
+    assert recognised(data[: containers.START_BYTES], len(data)).name == "pickle"

@@ -12,7 +12,12 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, len(getattr(os, 'sched_
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
 PYTEST := $(TEST_ENV) $(RUN) -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-slow test-golden test-live lint format setup clean
+# ComfyUI's own command line, in an environment of its own: it needs much that the pack does not.
+COMFY_CLI_VENV := .venv-comfy-cli
+COMFY_CLI := $(COMFY_CLI_VENV)/bin/comfy
+COMFY_CLI_READY := $(COMFY_CLI_VENV)/.ready
+
+.PHONY: demo test test-slow test-gpu test-golden test-live lint format setup comfy-cli validate clean
 
 demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
@@ -25,6 +30,10 @@ test-slow: $(READY)
 
 test-golden: $(READY)
 	$(PYTEST) -m golden tests/core
+
+# Needs a CUDA device; without one every test is skipped, and the summary says so.
+test-gpu: $(READY)
+	$(TEST_ENV) $(RUN) -m pytest -v tests/gpu
 
 # On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
 test-live: $(READY)
@@ -39,6 +48,18 @@ format: $(READY)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+# What the registry checks before it takes a version; a warning fails too.
+validate: $(COMFY_CLI_READY)
+	@told=$$(HOME=$(abspath $(COMFY_CLI_VENV)) DO_NOT_TRACK=1 NO_COLOR=1 $(COMFY_CLI) --skip-prompt node validate 2>&1); \
+	  code=$$?; echo "$$told"; [ $$code -eq 0 ] && ! echo "$$told" | grep -qi "warning"
+
+comfy-cli: $(COMFY_CLI_READY)
+
+$(COMFY_CLI_READY):
+	@$(PYTHON) -m venv --clear $(COMFY_CLI_VENV)
+	@$(COMFY_CLI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "comfy-cli==1.23.0"
+	@touch $(COMFY_CLI_READY)
+
 setup: $(READY)
 
 $(READY): pyproject.toml
@@ -51,4 +72,4 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(COMFY_CLI_VENV) out build .mypy_cache .ruff_cache *.egg-info

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import ComfyExtension, io
-
 from . import bridge
+from .api import ComfyExtension, io
 from .editing import StyleCLIPEdit
 from .loaders import (
     LoadStyleGAN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import oneshot_core as core
+from . import routes
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_
 RUNS = "oneshot_runs"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
-    LATENTS: {".safetensors"},
+    LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
@@ -81,8 +83,13 @@ def names(key: str) -> list[str]:
     return folder_paths.get_filename_list(key)
 
 
-def file_path(key: str, name: str) -> Path:
+def file_path(key: str, name: str, asked: str) -> Path:
     """Find a file by the name a combo offers.
+
+    Args:
+        key: of the model folders.
+        name: the name.
+        asked: id of the combo, for the message.
 
     Raises:
         ValueError: there is no such file in the folders of that key; names cannot lead out of them.
@@ -92,15 +99,21 @@ def file_path(key: str, name: str) -> Path:
     if found is None and key == GENERATORS:
         found = _others().get(name)
     if found is None:
-        places = ", ".join(folder_paths.get_folder_paths(key))
-        raise ValueError(f"there is no file {name!r} in {places}; put it there and refresh the node list")
+        places = [f"models/{key}", *([] if key == ENCODERS else [f"output/{key}"])]
+        raise ValueError(
+            f"{asked}: there is no file {name!r} in {' or '.join(places)}; put it there and refresh the node "
+            "list"
+        )
     return Path(found)
 
 
-def stamp(path: Path) -> str:
-    """Value that changes when a file changes."""
-    status = path.stat()
-    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
+@contextmanager
+def by_name(path: Path, name: str) -> Iterator[None]:
+    """Let errors about a file call it by the name that its node lists: ComfyUI keeps and sends them."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace(str(path), name)) from error
 
 
 def encoder_folder() -> Path:
@@ -108,25 +121,27 @@ def encoder_folder() -> Path:
     return Path(folder_paths.get_folder_paths(ENCODERS)[0])
 
 
-def save_place(prefix: str, extension: str) -> tuple[Path, str, str]:
-    """Name a new output file by ComfyUI's rules.
+@contextmanager
+def save_place(prefix: str, extension: str) -> Iterator[tuple[Path, str, str]]:
+    """Name a new output file by ComfyUI's rules; no other server gives that name away within the block.
 
-    Returns:
-        The path, the file name and the subfolder within the output folder.
+    Yields:
+        The path, the file name and the subfolder within the output folder; the block writes the file.
     """
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory()
     )
-    file_name = f"{name}_{counter:05}_{extension}"
-    return Path(folder) / file_name, file_name, subfolder
+    numbered = (Path(folder) / f"{name}_{number:05}_{extension}" for number in itertools.count(counter))
+    with core.first_free(numbered) as path:
+        yield path, path.name, subfolder
 
 
 def loadable_name(path: Path, key: str) -> str:
-    """Name under which a loader offers an output file; its path where no loader looks."""
-    for folder in folder_paths.get_folder_paths(key):
+    """Name under which a loader offers an output file; where no loader looks, below the output folder."""
+    for folder in (*folder_paths.get_folder_paths(key), folder_paths.get_output_directory()):
         if path.resolve().is_relative_to(Path(folder).resolve()):
             return str(path.resolve().relative_to(Path(folder).resolve()))
-    return str(path)
+    return path.name
 
 
 def workflow_metadata(hidden: Any) -> dict[str, str]:
@@ -216,11 +231,6 @@ def said(notes: Sequence[str]) -> list[str]:
     return list(notes)
 
 
-def finite(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
-    """Curves as JSON knows them: what is not finite becomes None."""
-    return {name: [float(v) if math.isfinite(v) else None for v in curve] for name, curve in values.items()}
-
-
 def blocked(message: str) -> ExecutionBlocker:
     """Output that stops whoever is connected to it, with a message."""
     return ExecutionBlocker(message)
@@ -282,14 +292,24 @@ def make_room(needed_bytes: int) -> torch.device:
     return device
 
 
+def unless_memory_is_full(work: Callable[[], Any]) -> Any:
+    """Do what can be left out; None where memory does not suffice."""
+    try:
+        return work()
+    except mm.OOM_EXCEPTION:
+        mm.soft_empty_cache()
+        return None
+
+
 @contextmanager
-def working(lower: str) -> Iterator[None]:
+def working(lower: str, kept: str) -> Iterator[None]:
     """Work that can be cancelled at any layer and whose out-of-memory names what to lower.
 
     A quick step is finished first, so that its state can be saved; a slow one is left at its next layer.
 
     Args:
         lower: the inputs that decide about memory, for the message.
+        kept: a sentence about what was computed until then.
     """
 
     asked = [math.inf]  # when the cancel was first seen
@@ -303,10 +323,12 @@ def working(lower: str) -> Iterator[None]:
     hook = nn.modules.module.register_module_forward_pre_hook(check)
     try:
         yield
-    except mm.OOM_EXCEPTION as error:
+    except Exception as error:
+        if not (isinstance(error, mm.OOM_EXCEPTION) or core.is_out_of_memory(error)):
+            raise
+        said_by = (str(error) or type(error).__name__).splitlines()[0]
         raise RuntimeError(
-            f"out of memory ({str(error).splitlines()[0]}); lower {lower}, or free memory with ComfyUI's "
-            "unload button. What was computed so far is kept where the node keeps runs"
+            f"out of memory ({said_by}); lower {lower}, or free memory with ComfyUI's unload button. {kept}"
         ) from error
     finally:
         hook.remove()
@@ -403,7 +425,7 @@ def stoppable(node: str) -> Iterator[core.StopSignal]:
         _STOPS.pop(node, None)
 
 
-# Routes and ids that another pack took ----------------------------------------------------------------
+# Routes ------------------------------------------------------------------------------------------------
 
 
 def register_routes(own: Mapping[str, type]) -> None:
@@ -417,60 +439,10 @@ def register_routes(own: Mapping[str, type]) -> None:
         return
     from aiohttp import web
 
-    replaced = _foreign(own)
-    for name, pack in replaced.items():
-        log.warning(_CONFLICT_BEFORE, name, pack, pack)
-
-    async def stop_and_keep(request: web.Request) -> web.Response:
-        try:
-            node = (await request.json()).get("node")
-        except (ValueError, AttributeError):
-            node = None
-        if not isinstance(node, str):
-            return web.json_response({"error": 'send {"node": "<id of the running node>"}'}, status=400)
-        signal = _STOPS.get(node)
-        if signal is None:
-            return web.json_response({"error": f"node {node[:100]} is not training now"}, status=404)
-        signal.stop_and_keep()
-        return web.json_response({"node": node, "stopping": True})
-
-    async def conflicts(_: web.Request) -> web.Response:
-        return web.json_response({"overridden": _foreign(own), "replaced": replaced})
-
-    async def after_start(_: web.Application) -> None:
-        for name, pack in _foreign(own).items():
-            log.warning(_CONFLICT_AFTER, name, pack, pack)
-
-    server.routes.post("/oneshot/stop_and_keep")(stop_and_keep)
-    server.routes.get("/oneshot/conflicts")(conflicts)
-    server.app.on_startup.append(after_start)
-
-
-_CONFLICT_BEFORE = (
-    "One-Shot StyleGAN: its node %s replaces one of the same id from %s; workflows made for that pack will "
-    "not find theirs. Disable one of the two packs (%s)"
-)
-_CONFLICT_AFTER = (
-    "One-Shot StyleGAN: its node %s was overridden by %s, which loaded later; workflows of this pack will "
-    "not work. Disable one of the two packs (%s)"
-)
-
-
-def _foreign(own: Mapping[str, type]) -> dict[str, str]:
-    """Ids under which another class than ours is registered, with the pack it comes from."""
     import nodes
 
-    registered = {name: nodes.NODE_CLASS_MAPPINGS.get(name) for name in own}
-    return {
-        name: _pack_of(found)
-        for name, found in registered.items()
-        if found is not None and found is not own[name]
-    }
-
-
-def _pack_of(node: type) -> str:
-    """Folder of the pack that a node class comes from."""
-    return str(getattr(node, "RELATIVE_PYTHON_MODULE", None) or node.__module__)
+    allowed = comfy.cli_args.args.enable_cors_header
+    routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, _STOPS).add_to(server)
 
 
 def download_progress(done: int, total: int | None) -> None:

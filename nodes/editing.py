@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io
 from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
+from .values import checked
 
 OPTIMISATION = "latent optimisation"
 
@@ -60,6 +60,7 @@ class StyleCLIPEdit(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         generator: Any,
@@ -83,7 +84,7 @@ class StyleCLIPEdit(io.ComfyNode):
             run.step(now.step, lambda: now.images)
             run.losses(now.step, now.losses)
 
-        with bridge.working("the number of latents or the generator's size"):
+        with bridge.working("the number of latents or the generator's size", "Nothing of the edit is kept"):
             device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size))
             with core.gradients():
                 result = core.edit_latents(
@@ -94,7 +95,7 @@ class StyleCLIPEdit(io.ComfyNode):
             result.latent,
             bridge.to_comfy(result.images),
             bridge.to_comfy(result.before),
-            ui={"losses": [bridge.finite(result.losses)]},
+            ui={"losses": [core.plot_points(result.losses)]},
         )
 
 

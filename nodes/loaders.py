@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
+from .stamps import stamp
+from .values import checked
 
 AUTOMATIC = "automatic"
 CLIP_MODELS = [
@@ -36,7 +37,8 @@ class LoadStyleGAN(io.ComfyNode):
             display_name="Load StyleGAN2",
             category=CATEGORY,
             description="Reads a StyleGAN2 generator, with its discriminator where the file has one, without "
-            "ever running code from the file: .safetensors, rosinality .pt, NVIDIA .pkl, TensorFlow .pkl.",
+            "ever running code from the file: .safetensors, state dicts of rosinality, NVIDIA, BasicSR, "
+            "genforce and MMGeneration (.pt, .pth), NVIDIA .pkl, TensorFlow .pkl.",
             inputs=[
                 io.Combo.Input(
                     "generator_name",
@@ -61,15 +63,18 @@ class LoadStyleGAN(io.ComfyNode):
         """Run again when the file changed."""
         if generator_name == bridge.DEMO:
             return bridge.DEMO
-        return bridge.stamp(bridge.file_path(bridge.GENERATORS, generator_name))
+        return stamp(bridge.file_path(bridge.GENERATORS, generator_name, "generator_name"))
 
     @classmethod
+    @checked
     def execute(cls, generator_name: str) -> io.NodeOutput:
         """Load."""
         if generator_name == bridge.DEMO:
             bundle = core.demo_generator()
         else:
-            bundle = core.load(bridge.file_path(bridge.GENERATORS, generator_name))
+            path = bridge.file_path(bridge.GENERATORS, generator_name, "generator_name")
+            with bridge.by_name(path, generator_name):
+                bundle = core.load(path)
         info = bundle.summary()
         return io.NodeOutput(bundle, info, ui=ui.PreviewText(info))
 
@@ -133,19 +138,28 @@ class OneShotLoadEncoders(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, clip_file: str, perceptual_file: str, **_: Any) -> str:
+        """Run again when a file changed."""
+        chosen = {"clip_file": clip_file, "perceptual_file": perceptual_file}
+        files = {asked: name for asked, name in chosen.items() if name != AUTOMATIC}
+        paths = [bridge.file_path(bridge.ENCODERS, name, asked) for asked, name in files.items()]
+        return " ".join([AUTOMATIC, *map(stamp, paths)])
+
+    @classmethod
+    @checked
     def execute(
         cls, clip: str, perceptual: str, download: bool, clip_file: str, perceptual_file: str
     ) -> io.NodeOutput:
         """Remember the choice; nothing is loaded yet."""
         paths = [
-            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name))
-            for name in (clip_file, perceptual_file)
+            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name, asked))
+            for asked, name in (("clip_file", clip_file), ("perceptual_file", perceptual_file))
         ]
         choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1])
         encoders = choice.open(
             bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
         )
-        return io.NodeOutput(encoders)
+        return io.NodeOutput(encoders, ui={"text": bridge.said(choice.notes())})
 
 
 class OneShotDemoTarget(io.ComfyNode):
@@ -171,6 +185,7 @@ class OneShotDemoTarget(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, look: str) -> io.NodeOutput:
         """Load the picture."""
         image = bridge.to_comfy(core.demo_target(look))
@@ -201,8 +216,9 @@ class OneShotSaveGenerator(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="safetensors",
-                    tooltip="safetensors: this pack's format with settings and workflow in its header. "
-                    "rosinality: a .pt for the programs built on rosinality's StyleGAN2 (float32).",
+                    tooltip="safetensors: this pack's format with settings, a cover picture and the workflow "
+                    "in its header. rosinality: a .pt for the programs built on rosinality's StyleGAN2 "
+                    "(float32).",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -213,8 +229,8 @@ class OneShotSaveGenerator(io.ComfyNode):
                 io.Boolean.Input(
                     "with_discriminator",
                     default=True,
-                    tooltip="Keep the discriminator, which a further adaptation of this generator needs. "
-                    "Off: about half the size, for sampling only.",
+                    tooltip="Keep the discriminator, with which a further adaptation of this generator goes "
+                    "more surely; without it that starts a fresh one. Off: about half the size.",
                 ),
             ],
             outputs=[
@@ -228,6 +244,7 @@ class OneShotSaveGenerator(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         generator: Any,
@@ -237,19 +254,28 @@ class OneShotSaveGenerator(io.ComfyNode):
         with_discriminator: bool,  # noqa: A002
     ) -> io.NodeOutput:
         """Write the file and report it."""
-        path, name, subfolder = bridge.save_place(filename_prefix, FORMATS[format])
-        metadata = bridge.workflow_metadata(cls.hidden) if format == "safetensors" else {}
-        core.save(
-            generator,
-            path,
-            format=format,
-            dtype=dtype,
-            with_discriminator=with_discriminator,
-            metadata=metadata,
-        )
+        own = format == "safetensors"
+        cover, notes = _cover(generator) if own else (None, [])
+        kept = with_discriminator
+        with bridge.save_place(filename_prefix, FORMATS[format]) as (path, name, subfolder):
+            card = core.model_card(generator, cover, title=path.stem.rstrip("_"))
+            texts = {**card, **bridge.workflow_metadata(cls.hidden)} if own else {}
+            core.save(generator, path, format=format, dtype=dtype, with_discriminator=kept, metadata=texts)
         listed = bridge.loadable_name(path, bridge.GENERATORS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        return io.NodeOutput(listed, ui={"generators": [saved], "text": [f"saved as {listed}"]})
+        text = "\n".join([f"saved as {listed}", *notes])
+        return io.NodeOutput(listed, ui={"generators": [saved], "text": [text]})
+
+
+def _cover(generator: Any) -> tuple[Any, list[str]]:
+    """The cover picture; none, with a note, where memory does not suffice: the file matters more."""
+
+    def draw() -> Any:
+        bridge.place([generator.generator], core.sampling_bytes(generator, 1))
+        return core.draw_cover(generator)
+
+    cover = bridge.unless_memory_is_full(draw)
+    return cover, [] if cover is not None else bridge.said(["saved without a cover picture: out of memory"])
 
 
 class OneShotSaveLatent(io.ComfyNode):
@@ -284,10 +310,11 @@ class OneShotSaveLatent(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file and report it."""
-        path, name, subfolder = bridge.save_place(filename_prefix, ".safetensors")
-        core.save_latent(latent, path)
+        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
+            core.save_latent(latent, path)
         listed = bridge.loadable_name(path, bridge.LATENTS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(listed, ui={"latents": [saved], "text": [f"saved as {listed}"]})
@@ -304,23 +331,36 @@ class OneShotLoadLatent(io.ComfyNode):
             node_id="OneShotLoadLatent",
             display_name="Load StyleGAN Latent",
             category=CATEGORY,
-            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote.",
+            description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote, and w and w+ "
+            "codes of other programs' projectors and encoders: .npz, .npy, .pt, .pth, plain .safetensors.",
             inputs=[
                 io.Combo.Input(
                     "latent_name",
                     options=files,
-                    tooltip="A file in models/oneshot_latents or output/oneshot_latents.",
+                    tooltip="A file in models/oneshot_latents or output/oneshot_latents: .safetensors, .npz, "
+                    ".npy, .pt or .pth.",
                 )
             ],
-            outputs=[Latent.Output("latent", display_name="latent", tooltip="The latents of the file.")],
+            outputs=[
+                Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="The latents of the file. Other programs' files do not say which generator they "
+                    "belong to: use the one they were made with.",
+                )
+            ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, latent_name: str) -> str:
         """Run again when the file changed."""
-        return bridge.stamp(bridge.file_path(bridge.LATENTS, latent_name))
+        return stamp(bridge.file_path(bridge.LATENTS, latent_name, "latent_name"))
 
     @classmethod
+    @checked
     def execute(cls, latent_name: str) -> io.NodeOutput:
-        """Load."""
-        return io.NodeOutput(core.load_latent(bridge.file_path(bridge.LATENTS, latent_name)))
+        """Load, and tell what was assumed about another program's file."""
+        path = bridge.file_path(bridge.LATENTS, latent_name, "latent_name")
+        with bridge.by_name(path, latent_name):
+            latent = core.load_latent(path)
+        return io.NodeOutput(latent, ui={"text": bridge.said(core.latent_notes(latent))})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
-
 from .. import oneshot_core as core
 from . import bridge
+from .api import io
 from .sockets import CATEGORY, SEED_MAX, Generator, Latent, advanced, generator_input
+from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
@@ -80,6 +80,7 @@ class SampleAdapted(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         adapted: Any,
@@ -98,20 +99,18 @@ class SampleAdapted(io.ComfyNode):
         def progress(done: int, _: int) -> None:
             run.step(done)
 
-        with bridge.working("batch_size"):
+        with bridge.working("batch_size, or draw fewer at a time", "The pictures drawn so far are not kept"):
             working = core.sampling_bytes(adapted, config.batch_size)
             bridge.place([bundle.generator for bundle in (adapted, source) if bundle is not None], working)
+            options = {"classes": classes, "reference": reference, "progress": progress}
+            options["convert"] = bridge.to_comfy
             if source is None:
-                images, codes = core.sample_with_codes(
-                    adapted, samples, config, classes=classes, reference=reference, progress=progress
-                )
+                images, codes = core.sample_with_codes(adapted, samples, config, **options)
                 plain = bridge.blocked("connect the source generator to get its pictures")
             else:
-                pairs = core.sample_pairs(
-                    source, adapted, samples, config, classes=classes, reference=reference, progress=progress
-                )
-                images, codes, plain = pairs.adapted, pairs.latent, bridge.to_comfy(pairs.source)
-        return io.NodeOutput(bridge.to_comfy(images), plain, codes)
+                pairs = core.sample_pairs(source, adapted, samples, config, **options)
+                images, codes, plain = pairs.adapted, pairs.latent, pairs.source
+        return io.NodeOutput(images, plain, codes)
 
 
 def _advanced_inputs() -> list[io.Input]:
@@ -214,6 +213,7 @@ class OneShotRandomLatents(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
         """Draw the latents."""
         bridge.place([generator.generator], 0)
@@ -277,6 +277,7 @@ class OneShotBlendGenerators(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, first: Any, second: Any, mode: dict[str, Any]) -> io.NodeOutput:
         """Blend."""
         strength: Any = mode.get("strength")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import (
     CATEGORY,
     Latent,
@@ -21,7 +21,9 @@ from .sockets import (
     seed_input,
     target_input,
 )
+from .values import checked
 
+KEPT = "The search goes on from its last step when it is queued again"
 WEIGHTS = {
     "clip_weight": ("clip", 1.0, "likeness in CLIP's eyes; 0 gives the paper's pixel-only ablation"),
     "lpips_weight": ("lpips", 1.0, "perceptual likeness"),
@@ -93,6 +95,7 @@ class CLIPLatentSearch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, generator: Any, encoders: Any, target: Tensor, mask: Tensor | None = None, **settings: Any
     ) -> io.NodeOutput:
@@ -114,7 +117,7 @@ class CLIPLatentSearch(io.ComfyNode):
             run.step(now.step, lambda: now.image)
             run.losses(now.step, now.losses)
 
-        with bridge.working("the generator's size"):
+        with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_in_store(
                 bridge.run_store(),
                 generator,
@@ -129,5 +132,5 @@ class CLIPLatentSearch(io.ComfyNode):
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         return io.NodeOutput(
-            result.latent, image, ui={**shown, "losses": [bridge.finite(result.losses)], "text": notes}
+            result.latent, image, ui={**shown, "losses": [core.plot_points(result.losses)], "text": notes}
         )

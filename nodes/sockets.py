@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from comfy_api.latest import io
+from .api import io
 
 CATEGORY = "One-Shot StyleGAN"
 SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly

@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .. import oneshot_core as core
 from . import bridge
+from .api import io, ui
 from .sockets import (
     CATEGORY,
     PRECISIONS,
@@ -26,9 +26,11 @@ from .sockets import (
     seed_input,
     target_input,
 )
+from .values import checked
 
 PREVIEW_SEEDS = (0, 1, 2, 3, 4, 5)
 LOWER = "batch, the generator's size, or use precision bfloat16"
+KEPT = "The run goes on from its last saved step when it is queued again with the same inputs"
 WEIGHTS = {
     "semantic_weight": ("semantic", 10.0, "pictures keeping their mutual likeness in CLIP's eyes (content)"),
     "patch_weight": (
@@ -82,6 +84,7 @@ class OneShotAdapt(io.ComfyNode):
         return math.nan if train_again else float(bridge.stops())
 
     @classmethod
+    @checked
     def execute(
         cls,
         generator: Any,
@@ -105,7 +108,7 @@ class OneShotAdapt(io.ComfyNode):
             run.step(now.step, now.preview)
             run.losses(now.step, now.losses)
 
-        with bridge.working(LOWER), bridge.stoppable(run.node) as stop:
+        with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
             result = core.adapt_in_store(
                 bridge.run_store(),
                 source,
@@ -129,7 +132,7 @@ class OneShotAdapt(io.ComfyNode):
             bridge.count_stop(run.node)
         text = _report(result, [*notes, *more, *said])
         shown = ui.PreviewImage(preview, cls=cls).as_dict()
-        curves = bridge.finite(result.losses)
+        curves = core.plot_points(result.losses)
         return io.NodeOutput(result.bundle, preview, text, ui={**shown, "losses": [curves], "text": [text]})
 
 
@@ -200,20 +203,29 @@ def _advanced_inputs() -> list[io.Input]:
             100_000.0,
             1.0,
             "Half-life of the moving average of the weights, in steps; the result is this average. 0: as "
-            "published, but at most an eighth of the steps, so that short runs show what they learnt.",
+            "published, but with the default profile at most an eighth of the steps, so that short runs show "
+            "what they learnt.",
         ),
         whole("batch", 2, 1, 64, "Pictures per random step; 2 is the method's. More needs more memory."),
         *weights,
         number("mixing", 0.9, 0.0, 1.0, 0.01, "Probability that a random step mixes two latents."),
         whole("reference_steps", 1, 0, 100, "Steps on the reference picture per cycle (published code: 1)."),
         whole("random_steps", 3, 0, 100, "Steps on random pictures per cycle (published code: 3)."),
-        whole("crop_px", 0, 0, 1024, "Side of the compared crops in pixels; 0: an eighth of the picture."),
+        whole(
+            "crop_px",
+            0,
+            0,
+            1024,
+            "Side of the compared crops in pixels; 0: an eighth of the picture, with profile official 128 px "
+            "where that fits.",
+        ),
         whole("snapshot_every", 100, 1, 100_000, "Steps between snapshots; each is a file of the generator."),
         advanced(
             io.Boolean,
             "train_again",
             default=False,
-            tooltip="Throw away the run that is kept for these inputs and train again.",
+            tooltip="Throw away the run that is kept for these inputs and train again, if it has come to its "
+            "end; one that was interrupted goes on.",
         ),
     ]
 

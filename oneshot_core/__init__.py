@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batches import sampling_bytes
     from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
         CheckpointError,
@@ -21,18 +22,20 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
+    from .covers import draw_cover, model_card
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
-    from .latent_files import load_latent, save_latent
+    from .latent_files import latent_notes, load_latent, save_latent
     from .latents import Latent
+    from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
     from .objective.presets import PRESETS, fit_crops, oneshot_clip
+    from .picture_files import PictureError
     from .pictures import (
         FITS,
-        PictureError,
         fit_images,
         fit_mask,
         labelled_grid,
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
         save_png,
         to_tensor,
     )
-    from .plots import loss_plot
+    from .plots import loss_plot, plot_points
     from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
     from .sampling import (
         SampleConfig,
@@ -75,29 +78,33 @@ if TYPE_CHECKING:
         adapt,
     )
     from .training.loop import reference_values
-    from .training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
+    from .training.memory import editing_bytes, search_bytes, training_bytes
     from .training.state import check_adaptable, check_run
+    from .writing import first_free
 
 _MODULES = {
+    "batches": "sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
         "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
         "with_fresh_discriminator"
     ),
+    "covers": "draw_cover model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
-    "latent_files": "load_latent save_latent",
+    "latent_files": "latent_notes load_latent save_latent",
     "latents": "Latent",
+    "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
     "objective.presets": "PRESETS fit_crops oneshot_clip",
+    "picture_files": "PictureError",
     "pictures": (
-        "FITS PictureError fit_images fit_mask labelled_grid load_picture load_target "
-        "masked_target save_png to_tensor"
+        "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
     ),
-    "plots": "loss_plot",
+    "plots": "loss_plot plot_points",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",
     "sampling": (
         "SampleConfig SamplePairs check_family count_of iter_samples mix_table parse_classes "
@@ -111,8 +118,9 @@ _MODULES = {
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
     ),
     "training.loop": "reference_values",
-    "training.memory": "editing_bytes sampling_bytes search_bytes training_bytes",
+    "training.memory": "editing_bytes search_bytes training_bytes",
     "training.state": "check_adaptable check_run",
+    "writing": "first_free",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -166,17 +174,21 @@ __all__ = [
     "demo_generator",
     "demo_target",
     "detect",
+    "draw_cover",
     "edit_latents",
     "editing_bytes",
     "encoder_notes",
+    "first_free",
     "fit_crops",
     "fit_images",
     "fit_mask",
     "gradients",
     "inspect",
     "interpolate",
+    "is_out_of_memory",
     "iter_samples",
     "labelled_grid",
+    "latent_notes",
     "load",
     "load_clip",
     "load_latent",
@@ -186,11 +198,13 @@ __all__ = [
     "loss_plot",
     "masked_target",
     "mix_table",
+    "model_card",
     "oneshot_clip",
     "owned",
     "parse_classes",
     "parse_seeds",
     "parse_strengths",
+    "plot_points",
     "random_latents",
     "reference_values",
     "related",

@@ -1,12 +1,17 @@
 """Random views of an image for the CLIP term of the latent search.
 
-Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py `augment`. Image operations are torchvision's.
+Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py `augment`. Image operations are torchvision's, but
+for two that turn single pixels into NaN, one of which is enough to spoil a search: its perspective divides by
+zero on the line that the view sends to infinity, and its hue where a picture that is not clamped has 0 as the
+largest channel. Where torchvision's values are finite, these here are the same to the bit.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +23,15 @@ from .draws import Draws
 from .tensors import Images
 
 ERASE_TRIES = 10  # rectangles drawn until one fits, as torchvision does
+FAR, OUTSIDE = (
+    1e6,
+    -3.0,
+)  # coordinates in a sampling grid: of no use beyond; certainly out of a picture's -1 to 1
+BLACK = (
+    1e-18  # below it the square of a pixel's largest channel vanishes, by which the gradient of hue divides
+)
+
+Corners: TypeAlias = Sequence[Sequence[int]]  # x, y in pixels: top left, top right, bottom right, bottom left
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class ViewAugmentation:
             [right - dx[2], bottom - dy[2]],
             [dx[3], bottom - dy[3]],
         ]
-        return TF.perspective(image, start, end, InterpolationMode.BILINEAR)
+        return perspective(image, start, end)
 
     def _jittered(self, image: Images, u: Tensor) -> Images:
         values = image if self.jitter_on_signed else (image + 1) / 2
@@ -97,7 +111,7 @@ class ViewAugmentation:
             elif which == 2:
                 values = TF.adjust_saturation(values, 1 + factors[2])
             else:
-                values = TF.adjust_hue(values, factors[3])
+                values = shifted_hue(values, factors[3])
         return values if self.jitter_on_signed else values * 2 - 1
 
     def _erased(self, image: Images, draws: Draws, step: int, purpose: str) -> Images:
@@ -117,3 +131,80 @@ class ViewAugmentation:
                 return image * keep
             area, ratio = draws.uniform(step, f"{purpose}.{again}", (2,)).tolist()
         return image
+
+
+def perspective(image: Images, start: Corners, end: Corners) -> Images:
+    """Map four corners of a picture onto four points, bilinear, 0 (mid-grey) outside.
+
+    Args:
+        image: [N, 3, H, W].
+        start: corners in the picture.
+        end: where they lie in the result.
+
+    Returns:
+        [N, 3, H, W], differentiable; a pixel that sees nothing of the picture is 0 and has no gradient.
+
+    Source: torchvision.transforms.functional.perspective, the same to the bit where its grid is finite.
+    """
+    grid = perspective_grid(start, end, image)
+    return F.grid_sample(image, grid.expand(len(image), -1, -1, -1), "bilinear", "zeros", align_corners=False)
+
+
+def perspective_grid(start: Corners, end: Corners, image: Images) -> Tensor:
+    """Say where each pixel of a perspective view looks in the picture.
+
+    A pixel (x, y) looks at ((a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1)). Where the
+    denominator is 0 it looks along the picture's plane and sees nothing of it, like its neighbours; its
+    coordinates, infinite or NaN, are replaced by some outside, and so are those that are absurdly large.
+
+    Args:
+        start: corners in the picture.
+        end: where they lie in the view.
+        image: [N, C, H, W]; its size, dtype and device are the grid's.
+
+    Returns:
+        [1, H, W, 2] as (x, y), -1 to 1 within the picture, all below 1e6.
+    """
+    height, width = image.shape[-2:]
+    like = image.detach()
+    a, b, c, d, e, f, g, h = _coefficients(start, end)
+    scale = like.new_tensor([0.5 * width, 0.5 * height])
+    above = like.new_tensor([[[a, b, c], [d, e, f]]]).transpose(1, 2) / scale  # [1, 3, 2]
+    below = like.new_tensor([[[g, h, 1.0], [g, h, 1.0]]]).transpose(1, 2)
+    places = like.new_ones(1, height, width, 3)  # pixel centres as (x, y, 1)
+    places[..., 0] = torch.linspace(0.5, width - 0.5, width, device=image.device)
+    places[..., 1] = torch.linspace(0.5, height - 0.5, height, device=image.device)[:, None]
+    flat = places.view(1, height * width, 3)
+    grid = (flat.bmm(above) / flat.bmm(below) - 1.0).view(1, height, width, 2)
+    return torch.where(grid.abs() < FAR, grid, like.new_tensor(OUTSIDE))  # NaN is not below it either
+
+
+def _coefficients(start: Corners, end: Corners) -> list[float]:
+    """Fit the numbers a to h of a perspective map, rounded to float32 as torchvision does."""
+    rows = []
+    for (x, y), (u, v) in zip(end, start, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+    matrix = torch.tensor(rows, dtype=torch.float64)
+    wanted = torch.tensor(start, dtype=torch.float64).view(8)
+    solved: list[float] = torch.linalg.lstsq(matrix, wanted, driver="gels").solution.float().tolist()
+    return solved
+
+
+def shifted_hue(images: Images, shift: float) -> Images:
+    """Turn the hue of pictures whose values may lie beyond [0, 1], as those of a generator do.
+
+    Args:
+        images: [N, 3, H, W], nominally in [0, 1].
+        shift: -0.5 to 0.5 of a full turn.
+
+    Returns:
+        [N, 3, H, W] in [0, 1] but for channels that are the largest of their pixel, differentiable.
+
+    Source: torchvision.transforms.functional.adjust_hue, the same where no division by zero spoils it. Where
+        the largest channel is 0 and another is below it, the result is 0, the limit of its neighbours,
+        without gradient.
+    """
+    with torch.no_grad():
+        largest, smallest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+        black = (largest.abs() < BLACK) & (smallest < largest)
+    return TF.adjust_hue(torch.where(black, torch.zeros_like(images), images), shift)

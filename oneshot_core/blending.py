@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import GeneratorBundle, Provenance
+from .ranges import check_number
 from .sampling import related
 from .tensors import owned
 
@@ -127,10 +128,8 @@ def _strengths(strength: float | Mapping[int, float], size: int) -> dict[int, fl
     given = strength if isinstance(strength, Mapping) else dict.fromkeys(sides, strength)
     if unknown := sorted(set(given) - set(sides)):
         raise ValueError(f"a generator of {size} px has the resolutions {_listed(sides)}, got {unknown}")
-    low, high = STRENGTHS
     for value in given.values():
-        if not low <= value <= high:
-            raise ValueError(f"strength must lie within {low:g} and {high:g}, usually 0 and 1; got {value}")
+        check_number(value, "strength (usually 0 to 1)", *STRENGTHS)
     return {side: float(given.get(side, 0.0)) for side in sides}
 
 

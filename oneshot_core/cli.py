@@ -1,26 +1,36 @@
 """The command line: one command, one verb per task; only parsing, so that --help imports nothing heavy.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 bad input; 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import BadInput, Failed, Interrupted, note, one_line
+from .console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
+from .interrupts import exit_code, raised_signals
+from .memory import is_out_of_memory
+from .ranges import MOST_RATE, allowed, check_number
+from .writing import WriteError, in_words
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 PROFILES = ("default", "official")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FITS = ("stretch", "crop", "letterbox")
 PRECISIONS = ("float32", "bfloat16")
+_OPTIONS = {  # settings whose option has another name
+    "mix_from": "the start of --mix-slots",
+    "mix_to": "the end of --mix-slots",
+    "batch_size": "--batch",
+}
+NAMES = ("FILE", "DIR", "PICTURE", "URL", "FILE|demo", "NAME|FILE", "NAME|PICTURE")  # never empty
 NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
@@ -80,18 +90,30 @@ Run it again and it does what is missing. A small plan, for all pictures in a fo
 }
 
 
+def number(
+    low: float | None = None, high: float | None = None, above: float | None = None
+) -> Callable[[str], float]:
+    """Make a reader of finite numbers in a range."""
+
+    def read(text: str) -> float:
+        try:
+            return check_number(float(text), "it", low, high, above=above)
+        except ValueError:
+            wanted = allowed(low, high, above)
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
+
+    return read
+
+
 def weight(text: str) -> tuple[str, float]:
     """Read NAME=VALUE, the value finite."""
     name, _, value = text.partition("=")
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not name or not math.isfinite(number):
+        return name, number(low=0)(value if name else "")
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"write NAME=VALUE with a finite number, such as patch=0.5; got {text!r}"
-        )
-    return name, number
+            f"write NAME=VALUE with a finite number of at least 0, such as patch=0.5; got {text!r}"
+        ) from None
 
 
 def schedule(text: str) -> tuple[int, int]:
@@ -109,18 +131,21 @@ def slots(text: str) -> tuple[int, int]:
     """Read A-B, both ends included, as (first, after the last)."""
     low, dash, high = text.partition("-")
     try:
-        return int(low), int(high if dash else low) + 1
+        first, last = int(low), int(high if dash else low)
     except ValueError:
         raise argparse.ArgumentTypeError(f"write slots as 4-7 or 4; got {text!r}") from None
+    if last < first:
+        raise argparse.ArgumentTypeError(f"write the lower slot first, as in 4-7; got {text!r}")
+    return first, last + 1
 
 
 def numbers(text: str) -> list[float]:
-    """Read a list of numbers separated by commas."""
+    """Read a list of truncations separated by commas."""
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
+        return [number(-10, 10)(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"write numbers separated by commas, such as 0,0.5,1; got {text!r}"
+            f"write numbers from -10 to 10 separated by commas, such as 0,0.5,1; got {text!r}"
         ) from None
 
 
@@ -135,7 +160,19 @@ def positive(text: str) -> int:
     return value
 
 
+RATE = number(above=0, high=MOST_RATE)
+
+
+def filled(text: str) -> str:
+    """Read a name of a file, folder or address, which an unset variable of a script leaves empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a name, or leave the option out")
+    return text
+
+
 def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
+    if more.get("metavar") in NAMES:
+        more.setdefault("type", filled)
     parser.add_argument(name, help=help_text, **more)
 
 
@@ -239,7 +276,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help="checkpoint, or demo", metavar="FILE")
+    parser.add_argument("file", help="a checkpoint, or any other file; or demo", metavar="FILE")
     _common(parser, device=False)
 
 
@@ -257,7 +294,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     _option(parser, "--steps", "optimiser rounds (1000)", type=positive, default=1000, metavar="N")
-    _option(parser, "--learning-rate", "of Adam (0.01)", type=float, default=0.01, metavar="X")
+    _option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, default=0.01, metavar="X")
     _option(
         parser,
         "--weight",
@@ -293,7 +330,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
         type=schedule,
         metavar="R:N",
     )
-    _option(method, "--mixing", "probability of style mixing", type=float, metavar="P")
+    _option(method, "--mixing", "probability of style mixing", type=number(0, 1), metavar="P")
     _option(
         method,
         "--crop-px",
@@ -301,12 +338,12 @@ def _method(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
     )
-    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=float, metavar="R")
+    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=RATE, metavar="R")
     _option(
         method,
         "--ema-half-life",
         "half-life of the weights' average in steps (312.5); a short run wants an eighth of its steps",
-        type=float,
+        type=number(above=0),
         metavar="STEPS",
     )
     _precision(method)
@@ -328,7 +365,12 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=V",
     )
-    _option(reference, "--latent", "a latent from `search`; nothing is searched then", metavar="FILE")
+    _option(
+        reference,
+        "--latent",
+        "a latent from `search` or another program (.npz, .npy, .pt); nothing is searched then",
+        metavar="FILE",
+    )
     keep = parser.add_argument_group("results")
     _option(
         keep,
@@ -350,10 +392,17 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--out", "folder for the pictures", metavar="DIR", required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     _option(what, "--seeds", "numbers and ranges, such as 0-15,42", metavar="LIST")
-    _option(what, "--latent", "codes from a file instead of seeds", metavar="FILE")
+    _option(
+        what,
+        "--latent",
+        "codes from a file instead of seeds: of `search`, or another program's .npz, .npy or .pt",
+        metavar="FILE",
+    )
     _option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
     look = parser.add_argument_group("look")
-    _option(look, "--psi", "truncation: 1 none, 0 the mean (1)", type=float, default=1.0, metavar="X")
+    _option(
+        look, "--psi", "truncation: 1 none, 0 the mean (1)", type=number(-10, 10), default=1.0, metavar="X"
+    )
     _option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
     _option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")
     _option(look, "--noise-seed", "of --noise random (0)", type=int, default=0, metavar="N")
@@ -399,7 +448,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
-    "info": ("say what a checkpoint holds, without running anything in it", _add_info),
+    "info": ("say what a file is and holds, and what was left out; nothing in it is run", _add_info),
     "convert": ("rewrite a checkpoint in another format", _add_convert),
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
@@ -440,28 +489,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.DEBUG if options.debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         module, function = VERBS[options.verb].split(":")
-        getattr(import_module(f".commands.{module}", __package__), function)(options)
+        with raised_signals():
+            getattr(import_module(f".commands.{module}", __package__), function)(options)
     except (KeyboardInterrupt, Interrupted) as stop:
         note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
-        return EXIT_INTERRUPTED
+        return exit_code(stop)
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
-        return _report(error, options.debug)
+        return _report(error, options)
     return EXIT_OK
 
 
-def _report(error: Exception, debug: bool) -> int:
+def _in_options(text: str, options: argparse.Namespace) -> str:
+    """Say a setting that an error begins with by the option that users gave it with."""
+    first = re.match(r"[a-z]+(?:_[a-z]+)*(?= (?:must|is|needs|takes)\b)", text)
+    if first is None or not (first[0] in _OPTIONS or hasattr(options, first[0])):
+        return text
+    for name, option in {first[0]: f"--{first[0].replace('_', '-')}", **_OPTIONS}.items():
+        text = re.sub(rf"\b{name}\b(?! *=)", option, text) if "_" in name or name == first[0] else text
+    return text
+
+
+def _report(error: Exception, options: argparse.Namespace) -> int:
     """Say an error in one line and choose the exit code."""
+    debug = options.debug
     if debug:
-        traceback.print_exc()
-    if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        note(f"error: {one_line(error)}")
-        return EXIT_BAD_INPUT
+        note(traceback.format_exc())
     text = one_line(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        text = f"out of memory; lower --batch, or use a smaller generator or another --device ({text})"
+    if is_out_of_memory(error):
+        note(f"failed: {text}; {OUT_OF_MEMORY.get(options.verb, 'close other programs')}")
+        return EXIT_FAILED
+    if isinstance(error, (BadInput, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        note(f"error: {_in_options(text, options)}")
+        return EXIT_BAD_INPUT
+    if isinstance(error, OSError) and not isinstance(error, WriteError) and in_words(error):
+        text = f"{error.filename or 'a file'}: {in_words(error)}"
     elif not isinstance(error, (Failed, OSError, ArithmeticError)):
         text = f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
     note(f"failed: {text}")

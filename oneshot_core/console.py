@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
+
+from .memory import is_out_of_memory
+from .texts import printable
 
 BAR_WIDTH = 24
 SHORTEST_BAR = 8
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 60.0
+
+# verb: what to do when memory was not enough, and what is kept
+OUT_OF_MEMORY = {
+    "demo": "use --precision bfloat16 or another --device; the same command goes on from the last saved step",
+    "search": "use a smaller generator, a smaller --clip or another --device; nothing was kept",
+    "adapt": "lower --batch, use --precision bfloat16, a smaller generator or another --device; the same "
+    "command goes on from the last saved step",
+    "sample": "lower --batch, or use a smaller generator or another --device; the pictures so far are kept",
+    "batch": "lower the jobs' batch, or use a smaller generator or another --device; what is done is kept",
+}
 
 
 class BadInput(ValueError):
@@ -25,7 +41,16 @@ class Failed(Exception):
 
 
 class Interrupted(Exception):
-    """The user stopped the program; the message says what was kept and how to go on."""
+    """The user stopped the program; the message says what was kept and how to go on.
+
+    Args:
+        message: the text.
+        number: of the signal that did it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class ProgressBar:
@@ -47,7 +72,7 @@ class ProgressBar:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.label, self.total, self.quiet = label, max(1, total), quiet
+        self.label, self.total, self.quiet = printable(label), max(1, total), quiet
         self._stream, self._clock = stream or sys.stderr, clock
         self._live = self._stream.isatty()
         self._began = self._drawn = clock()
@@ -77,13 +102,16 @@ class ProgressBar:
                 self._redraw(now)
         elif 10 * done // self.total > self._tenth or now - self._drawn >= PLAIN_SECONDS:
             self._tenth, self._drawn = 10 * done // self.total, now
-            self._stream.write(self._line + "\n")
-            self._stream.flush()
+            self._write(self._line + "\n")
 
     def _redraw(self, now: float) -> None:
         self._drawn, self._unfinished = now, True
-        self._stream.write(f"\r\x1b[K{self._line}")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{self._line}")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # a closed terminal must not end what runs
+            self._stream.write(text)
+            self._stream.flush()
 
     def _text(self, done: int, eta: float, losses: Mapping[str, float]) -> str:
         left = f"{duration(eta)} left" if done < self.total else f"{duration(self._clock() - self._began)}"
@@ -108,8 +136,7 @@ class ProgressBar:
         if self._line and self._live:
             self._redraw(self._clock())
         if self._unfinished:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
         self._unfinished = False
 
     def __enter__(self) -> ProgressBar:
@@ -141,24 +168,40 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Write one line for the user; characters that the terminal lacks are replaced."""
+    """Write lines for the user.
+
+    Characters that the terminal lacks are replaced; control characters, as a file or a path may hold them to
+    steer the terminal, are written out.
+    """
     out = stream or sys.stdout
     encoding = out.encoding or "utf-8"
-    out.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    out.write(printable(text, "\n\t").encode(encoding, "replace").decode(encoding) + "\n")
     out.flush()
 
 
 def say_json(values: Any) -> None:
     """Write JSON values to stdout."""
-    say(json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False))
+    text = json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False)
+    say(text.replace("\x7f", "\\u007f"))  # the one control character that JSON need not escape
 
 
 def note(text: str) -> None:
-    """Write one line to stderr, where it does not mix with results."""
-    say(text, sys.stderr)
+    """Write one line to stderr, where it does not mix with results; nothing where the terminal is closed."""
+    with suppress(OSError):
+        say(text, sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
-    """Say an error in one line: its message, or its kind where it has none."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """Say an error in one line: its message, or its kind where it has none; lack of memory is called that."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if is_out_of_memory(error) and not text.lower().startswith("out of memory"):
+        return f"out of memory ({text})"
+    return text
+
+
+class LogLines(logging.Formatter):
+    """Formats messages of the log without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of one message."""
+        return printable(super().format(record), "\n\t")

@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batches import check_batch
 from .checkpoints import GeneratorBundle
 from .draws import SeededDraws
 from .features import ClipEncoder
 from .latents import Latent
 from .networks import Generator
 from .objective.terms import direction_distance
+from .ranges import MOST_RATE, check_number
 from .sampling import check_family
-from .tensors import Images, Latents, gradients, owned
+from .tensors import Images, Latents, check_weights, gradients, is_finite, owned
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
@@ -48,10 +50,10 @@ class EditConfig:
             raise ValueError(
                 f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}"
             )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not self.l2_weight >= 0 or self.views < 0:
-            raise ValueError(f"l2_weight and views must be 0 or more, got {self.l2_weight} and {self.views}")
+        check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
+        check_number(self.l2_weight, "l2_weight", low=0)
+        if self.views < 0:
+            raise ValueError(f"views must be 0 or more, got {self.views}")
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -126,9 +128,11 @@ def edit_latents(
         The codes, their pictures, the pictures before, the losses: "clip" or "direction", and "deviation".
 
     Raises:
-        ValueError: an empty text, two texts of one meaning, a latent of another family or of no code.
+        ValueError: an empty text, two texts of one meaning, a latent of another family or of no code, weights
+            that are not finite, or more codes than memory holds pictures of.
         EncoderError: the CLIP model reads no text.
-        FloatingPointError: a loss became NaN or infinite; the message names term and step.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, code,
+            step and seed.
 
     Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and
         criteria/clip_loss.py, without the identity term; `neutral_text`: StyleGAN-NADA (arXiv 2108.00946)
@@ -139,6 +143,12 @@ def edit_latents(
     check_family(latent, bundle)
     if not len(latent.values):
         raise ValueError("the latent holds no code; give at least one")
+    bundle.check_finite()
+    check_weights(
+        clip, f"the CLIP model {getattr(clip, 'name', '')}".rstrip(), "load its file again, or use another"
+    )
+    advice = "edit fewer latents at a time"
+    check_batch(bundle, len(latent.values), config.batch_size, copies=4, advice=advice)
     with gradients():
         goal = _Goal.of(clip, text, neutral_text)
         with torch.no_grad():
@@ -163,7 +173,7 @@ def _run(
     finished: list[_Finished] = []
     started, done, steps = time.monotonic(), 0, config.steps * len(codes)
     for index, part in enumerate(parts):
-        chunk = _Chunk(generator, goal, config, part)
+        chunk = _Chunk(generator, goal, config, part, index * config.batch_size)
         for step in range(config.steps):
             images, losses = chunk.update(step)
             for name, values in losses.items():
@@ -252,8 +262,11 @@ class _Goal:
 class _Chunk:
     """Codes that are edited at once, each as if it were alone."""
 
-    def __init__(self, generator: Generator, goal: _Goal, config: EditConfig, start: Latents) -> None:
+    def __init__(
+        self, generator: Generator, goal: _Goal, config: EditConfig, start: Latents, first: int
+    ) -> None:
         self.generator, self.goal, self.config, self.start = generator, goal, config, start
+        self.first = first  # its position in the batch
         self.noise = generator.constant_noise()
         self.draws = SeededDraws(config.seed)
         self.codes = start.clone().requires_grad_(True)
@@ -270,13 +283,24 @@ class _Chunk:
             losses["deviation"] = (self.codes - self.start).square().sum(dim=(1, 2))
             total = total + self.config.l2_weight * losses["deviation"].sum()
         for name, values in losses.items():
-            if not bool(values.isfinite().all()):
-                raise FloatingPointError(f"the edit's term {name!r} became {values.tolist()} at step {step}")
+            self._check(f"term {name!r}", values[:, None], step)
         (self.codes.grad,) = torch.autograd.grad(total, [self.codes])
+        self._check(f"gradient of term {self.goal.name!r}", self.codes.grad.flatten(1), step)
         rate = learning_rate_at(step, self.config.steps, self.config.learning_rate)
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
+        self._check("code", self.codes.detach().flatten(1), step)
         return images.detach(), {name: values.detach() for name, values in losses.items()}
+
+    def _check(self, what: str, values: Tensor, step: int) -> None:
+        """Refuse [n, K] values of which some are not finite, naming the first code that has them."""
+        if is_finite(values):
+            return
+        place = int((~values.isfinite().all(dim=1)).nonzero()[0])
+        raise FloatingPointError(
+            f"the edit's {what} became NaN or infinite at step {step} for code {self.first + place} (seed "
+            f"{self.config.seed}); lower the learning rate, change the seed, or leave that code out"
+        )
 
     def _distance(self, images: Images, step: int) -> Tensor:
         """Loss per picture [n], the mean over its views; the views are the same for every code."""

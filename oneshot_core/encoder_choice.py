@@ -13,6 +13,7 @@ from .features import (
     EncoderError,
     EncodersOnDemand,
     Perceptual,
+    assumed_activation,
     load_clip,
     load_perceptual,
 )
@@ -61,6 +62,16 @@ class EncoderChoice:
         if DEMO_GENERATOR.is_file() and bundle.family == demo_generator().family:
             return cls()
         return cls(CLIP_MODEL, None, PERCEPTUAL_NET)
+
+    def notes(self) -> list[str]:
+        """Return a sentence about what is assumed of a file for CLIP: no file says which activation it has.
+
+        Raises:
+            EncoderError: open_clip does not know the model or the tag.
+        """
+        if not self.clip_file or ":" not in self.clip:  # without a tag, loading says it
+            return []
+        return [f"the CLIP weights file {Path(self.clip_file).name} {assumed_activation(self.clip)}"]
 
     def open(
         self, folder: Path | None = None, *, allow_download: bool, progress: BytesProgress | None = None

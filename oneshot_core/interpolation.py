@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .checkpoints import GeneratorBundle
 from .latents import Latent, z_from_seeds
+from .memory import check_memory
 from .sampling import Samples, count_of, iter_codes, keys_of
 from .tensors import owned
+
+SMALLEST_ANGLE = 1e-4  # below it, and as near to half a turn, rounding decides on the circle
+TINY = 1e-20  # a length that counts as none
 
 
 def interpolate(
@@ -34,6 +40,10 @@ def interpolate(
             f"interpolation needs at least 2 samples and 1 frame, got {count_of(samples)} and {frames}"
         )
     ends = _ends(bundle, samples, space)
+    total = frames * count_of(samples)
+    check_memory(
+        2 * 4 * total * ends[0].numel(), f"the codes of {total} frames", "ask for fewer frames or samples"
+    )
     nexts = ends.roll(-1, 0) if loop else ends[1:]
     parts = torch.arange(frames, dtype=ends.dtype) / frames
     move = _slerp if space == "z" else torch.lerp
@@ -58,10 +68,15 @@ def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
 
 
 def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z]."""
+    """Walk on a great circle, with the length changing evenly; [Z], [Z], [] -> [Z].
+
+    Straight where no circle is given: from or to the origin, between (nearly) equal or opposite directions.
+    """
     lengths = torch.lerp(start.norm(), end.norm(), part)
+    if min(float(start.norm()), float(end.norm())) < TINY:
+        return torch.lerp(start, end, part)
     a, b = start / start.norm(), end / end.norm()
     angle = torch.acos((a * b).sum().clamp(-1, 1))
-    if angle < 1e-4:
+    if angle < SMALLEST_ANGLE or angle > math.pi - SMALLEST_ANGLE:
         return torch.lerp(start, end, part)
     return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)

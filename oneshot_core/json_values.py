@@ -23,12 +23,13 @@ class JsonError(ValueError):
     """A text that is not the JSON that was expected; the message says where and what is allowed."""
 
 
-def parse(text: str | bytes, what: str) -> Any:
+def parse(text: str | bytes, what: str, finite: bool = True) -> Any:
     """Parse a JSON text.
 
     Args:
         text: the text, or its bytes in UTF-8 with or without a byte order mark.
         what: where it comes from, for messages.
+        finite: refuse NaN, Infinity and -Infinity; else they become None, for programs that write them.
 
     Returns:
         None, booleans, finite numbers, texts that are valid Unicode, lists and dicts, at most 64 deep.
@@ -39,7 +40,8 @@ def parse(text: str | bytes, what: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        values = json.loads(text, parse_constant=_refuse_constant)
+        constant = _refuse_constant if finite else lambda _: None
+        values = json.loads(text, parse_constant=constant)
     except UnicodeDecodeError as error:
         raise JsonError(f"{what}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except RecursionError:
@@ -103,7 +105,9 @@ def told(value: Any) -> str:
         return ascii(value[:_SHOWN_CHARACTERS])
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} with {len(value)} entries"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)[:_SHOWN_CHARACTERS])
+    if value is None or isinstance(value, bool):  # 0 and 1 are equal to false and true, but are not they
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)[:_SHOWN_CHARACTERS]
 
 
 class Fields:

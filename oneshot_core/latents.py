@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .draws import Draws
 from .networks import Generator
-from .tensors import Latents, check_shape, seeded
+from .tensors import Latents, check_finite, check_shape, seeded
 
 SPACES = ("z", "w", "w+")
 
@@ -36,12 +36,31 @@ class Latent:
         if self.space not in SPACES:
             raise ValueError(f"latent space must be one of {', '.join(SPACES)}, got {self.space!r}")
         check_shape(self.values, f"a latent in {self.space}", (None,) * (3 if self.space == "w+" else 2))
+        check_finite(self.values, f"the latent in {self.space}", "make it again, or load another")
 
     def codes(self, generator: Generator) -> Latents:
-        """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated."""
+        """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated.
+
+        Raises:
+            ValueError: the latent has another width or number of slots than the generator.
+        """
+        self.check(generator)
         if self.space == "z":
             return generator.map(self.values.to(generator.const))
         return generator.broadcast(self.values.to(generator.const))
+
+    def check(self, generator: Generator) -> None:
+        """Refuse a generator of another width or number of slots; raises ValueError that names both."""
+        config = generator.config
+        width = config.z_dim if self.space == "z" else config.w_dim
+        found = list(self.values.shape[1:])
+        wanted = [config.num_layers, width] if self.space == "w+" else [width]
+        if found != wanted:
+            slots = f"{wanted[0]} slots of " if self.space == "w+" else ""
+            raise ValueError(
+                f"this latent holds codes in {self.space} of shape {found}, but the generator ({config.size} "
+                f"px) has {slots}width {width} there; use the generator that the latent was made with"
+            )
 
 
 def z_from_seeds(seeds: Sequence[int], z_dim: int) -> Latents:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -19,10 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .json_values import Fields
 from .ops import bias_act, blur_kernel, modulated_conv2d, upfirdn2d
 from .tensors import Images, Latents, Noise, Styles, check_shape
 
 NORM_EPS = 1e-8
+MAX_LEVELS, MAX_WIDTH = 9, 4_096  # 4 to 1024 px; the widest known layers have 1,024 channels
+_RANGES = {  # far beyond any known network
+    "z_dim": (1, MAX_WIDTH), "w_dim": (1, MAX_WIDTH), "c_dim": (0, 32_768), "mapping_layers": (1, 64),
+    "mapping_width": (1, MAX_WIDTH), "label_width": (1, MAX_WIDTH), "cmap_dim": (1, MAX_WIDTH),
+    "mapping_lr_multiplier": (1e-9, 1e9), "conv_clamp": (1e-9, 1e9),
+    "mbstd_group": (1, 65_536), "mbstd_features": (1, MAX_WIDTH),
+}  # fmt: skip
 _Module = TypeVar("_Module", bound=nn.Module)
 _Config = TypeVar("_Config", bound="_JsonConfig")
 
@@ -37,24 +45,45 @@ class _JsonConfig:
 
     @classmethod
     def from_dict(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
-        """Build from `to_dict` values; raises ValueError for unknown keys."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"{cls.__name__} does not know {unknown}; it knows {sorted(known)}")
-        settings = dict(values)
-        if "channels" in settings:
-            settings["channels"] = tuple(settings["channels"])
-        return cls(**settings)
+        """Build from `to_dict` values; raises ValueError for unknown keys and for impossible values."""
+        given = Fields(values, cls.__name__.removesuffix("Config").lower())
+        read: dict[str, Any] = {"channels": tuple(given.items("channels", MAX_LEVELS))}
+        for field in fields(cls):  # type: ignore[arg-type]
+            if field.name in read:
+                continue
+            more = {} if field.default is MISSING else {"default": field.default}
+            if "None" in str(field.type) and given.value(field.name, **more) is None:
+                read[field.name] = None
+                continue
+            take = given.number if str(field.type).startswith("float") else given.whole
+            read[field.name] = take(field.name, **more)
+        given.close()
+        return cls(**read)
 
 
 def _check_sizes(size: int, channels: tuple[int, ...]) -> None:
     levels = int(math.log2(size)) if size > 0 else 0
     if size != 2**levels or not 16 <= size <= 1024:
         raise ValueError(f"size must be a power of two from 16 to 1024, got {size}")
-    if len(channels) != levels - 1 or any(width < 1 for width in channels):
+    if len(channels) != levels - 1 or not all(
+        type(width) is int and 1 <= width <= MAX_WIDTH for width in channels
+    ):
         raise ValueError(
-            f"channels must hold one positive width per resolution from 4 to {size} "
-            f"({levels - 1} values), got {list(channels)}"
+            f"channels must hold one width from 1 to {MAX_WIDTH} per resolution from 4 to {size} "
+            f"({levels - 1} values), got {list(channels[:MAX_LEVELS])}"
+        )
+
+
+def _check_ranges(config: Any) -> None:
+    """Refuse values far beyond any known network, before layers are made or memory is taken."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+    if config.image_channels not in (1, 3, 4):
+        raise ValueError(
+            "pictures have 3 channels (colour), 1 (grey) or 4 (colour and transparency), these would have "
+            f"{config.image_channels}"
         )
 
 
@@ -76,8 +105,7 @@ class GeneratorConfig(_JsonConfig):
 
     def __post_init__(self) -> None:
         _check_sizes(self.size, self.channels)
-        if self.mapping_layers < 1:
-            raise ValueError(f"mapping_layers must be at least 1, got {self.mapping_layers}")
+        _check_ranges(self)
 
     @property
     def num_convs(self) -> int:
@@ -112,6 +140,7 @@ class DiscriminatorConfig(_JsonConfig):
 
     def __post_init__(self) -> None:
         _check_sizes(self.size, self.channels)
+        _check_ranges(self)
 
     @property
     def label_dim(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import struct
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -12,32 +9,26 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
-from .tensors import Images, atomic_path, check_shape
-
-log = logging.getLogger(__name__)
+from .picture_files import open_picture
+from .tensors import Images, atomic_path, check_finite, check_shape
 
 FITS = ("stretch", "crop", "letterbox")
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM", "TIFF")  # none of them runs another program
-MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that its warning never shows
-MAX_SIDE_PX = 32_768
+LARGEST_CELL_PX = 256  # of a picture in a grid, unless the caller says otherwise
 PAPER, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 
 Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
 Picture: TypeAlias = Image.Image
 
 
-class PictureError(ValueError):
-    """A file is not a picture that can be used; the message says why and what to do."""
-
-
 def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images:
     """Read a picture file and fit it to a square.
 
-    The camera's rotation mark is applied, transparent parts become white, greyscale, palette, CMYK and 16-bit
-    pictures become 8-bit RGB, and of an animation the first frame is taken.
+    The camera's rotation mark is applied, embedded colour profiles are converted to sRGB, transparent parts
+    become white, greyscale, palette, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first
+    frame is taken.
 
     Args:
         path: PNG, JPEG, WebP, AVIF, BMP, GIF, PPM or TIFF, told by content, not by suffix.
@@ -54,7 +45,11 @@ def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images
 
     Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
     """
-    picture = _framed(open_picture(path), size_px, fit)
+    return _loaded(open_picture(path), size_px, fit)
+
+
+def _loaded(picture: Picture, size_px: int, fit: str) -> Images:
+    picture = _framed(picture, size_px, fit)
     values = torch.from_numpy(np.array(picture, dtype=np.uint8))  # [S, S, 3]
     return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
 
@@ -77,10 +72,11 @@ def load_target(
         PictureError: see `load_picture`.
         ValueError: an unknown fit, a mask of another size or one that is black everywhere.
     """
-    image = load_picture(path, size_px, fit)
+    target = open_picture(path)
+    image = _loaded(target, size_px, fit)
     if mask is None and fit != "letterbox":
         return image, None
-    width, height = open_picture(path).size
+    width, height = target.size
     counts = torch.ones(1, 1, height, width)
     if mask is not None:
         picture = open_picture(mask).convert("L")
@@ -92,62 +88,6 @@ def load_target(
         counts = torch.from_numpy(np.array(picture, dtype=np.uint8))[None, None].float() / 255
     fitted = fit_mask(counts, size_px, fit)
     return image, None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
-
-
-def open_picture(path: Path | str) -> Picture:
-    """Read a picture file as an upright 8-bit RGB Pillow image; see `load_picture` for rules and errors."""
-    path = Path(path)
-    if not path.is_file():
-        raise PictureError(f"{path} is not a file; give the path of a picture, such as a PNG or JPEG")
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged metadata, which does not matter here
-            with Image.open(path, formats=known) as picture:
-                _check_extent(path, *picture.size)
-                return _rgb(_upright(picture), path)
-    except Image.UnidentifiedImageError as error:
-        raise PictureError(f"{path} is not a picture that can be read ({', '.join(known)})") from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is too large: {error}") from error
-    except PictureError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError) as error:
-        raise PictureError(f"{path} is damaged or not supported: {error}; save it again as PNG") from error
-
-
-def _check_extent(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-        raise PictureError(
-            f"{path} has {width} x {height} px; at most {MAX_PIXELS // 1_000_000} megapixels and "
-            f"{MAX_SIDE_PX} px per side are read. Scale it down first"
-        )
-
-
-def _upright(picture: Picture) -> Picture:
-    """Apply the camera's rotation mark; damaged marks are ignored."""
-    picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error) as error:
-        log.warning("the rotation mark of %s is damaged and was ignored: %s", picture, error)
-        return picture.copy()
-
-
-def _rgb(picture: Picture, path: Path) -> Picture:
-    """Convert any mode to 8-bit RGB; transparency is laid on white."""
-    if picture.mode == "F":
-        raise PictureError(f"{path} holds floating-point values of unknown range; save it as 8 or 16 bit PNG")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        full = 257 if picture.mode != "I" or values.max(initial=0) > 255 else 1  # 65535 / 255
-        picture = Image.fromarray(((values + full // 2) // full).clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
 
 
 def _placement(width: int, height: int, size_px: int, fit: str) -> tuple[tuple[int, int, int, int], int, int]:
@@ -218,6 +158,7 @@ def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
         ValueError: another shape, values outside [0, 1], or nothing counts.
     """
     check_shape(mask, "mask", (1, 1, size_px, size_px))
+    check_finite(mask, "the mask", "give another mask, or leave it out")
     low, high = float(mask.min()), float(mask.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"a mask holds values from 0 (ignored) to 1 (counts), got {low:g} to {high:g}")
@@ -346,8 +287,22 @@ def labelled_grid(
     first = next((images for _, images in rows if images is not None and len(images)), None)
     if first is None:
         raise ValueError("a grid needs at least one row with pictures")
-    side = picture_px or min(256, max(96, first.shape[2]))
+    side = picture_px or min(LARGEST_CELL_PX, max(96, first.shape[2]))
     return _Sheet(rows, columns, lead, title, side).drawn()
+
+
+def thumbnails(images: Images) -> Images:
+    """Reduce pictures to the size that `labelled_grid` draws them in, so that many can be kept for one.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1], square.
+
+    Returns:
+        [N, 3, 256, 256], with which the grid is the same to the bit; the input itself where it is not larger.
+    """
+    if not len(images) or images.shape[-1] <= LARGEST_CELL_PX:
+        return images
+    return torch.cat([to_tensor(_scaled(picture, LARGEST_CELL_PX)) for picture in to_pillow(images)])
 
 
 class _Sheet:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from .pictures import FAINT, INK, PAPER, font, save_png, shortened
 
+MAX_POINTS = 400  # of a curve that a page draws some hundred pixels wide
 SCALE = 3  # drawn larger and reduced, which smooths the lines
 PANEL_PX = (340, 210)  # width and height of a panel
 TITLE_PX, TICK_PX = 16, 12
@@ -29,6 +30,35 @@ class _Curve:
     steps: list[int]
     values: list[float]
     smooth: list[float]
+
+
+def plot_points(
+    losses: Mapping[str, Sequence[float]], most: int = MAX_POINTS
+) -> dict[str, list[list[float]]]:
+    """Thin loss curves to what a plot can show.
+
+    Args:
+        losses: per name one value per step; NaN or infinite where a step has none.
+        most: points of a curve, at least 4.
+
+    Returns:
+        {name: [[step, value], ...]} with steps from 1, JSON values of five digits. First and last point, and
+        the least and the greatest of every stretch, are kept, so that no spike is lost.
+    """
+    return {name: _thinned(values, most) for name, values in losses.items()}
+
+
+def _thinned(values: Sequence[float], most: int) -> list[list[float]]:
+    points = [[step, float(f"{v:.5g}")] for step, v in enumerate(values, 1) if math.isfinite(v)]
+    if len(points) <= most:
+        return points
+    inner, stretches = points[1:-1], (most - 2) // 2
+    kept = [points[0]]
+    for number in range(stretches):
+        part = inner[number * len(inner) // stretches : (number + 1) * len(inner) // stretches]
+        ends = (min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1]))
+        kept += sorted(ends, key=lambda point: point[0])[: 1 + (ends[0] is not ends[1])]
+    return [*kept, points[-1]]
 
 
 def loss_plot(

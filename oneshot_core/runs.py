@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import re
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,28 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save, write_tensors
 from .features import Encoders
+from .json_values import JsonError
 from .latents import Latent
 from .objective import Preset
 from .pictures import masked_target
-from .search import SearchConfig, SearchProgress, SearchResult, search_latent
-from .tensors import Images, atomic_path, gradients, rename_patiently
+from .saved_states import curves_of, differences, finite, read_record, write_record
+from .search import SearchConfig, SearchProgress, SearchResult, check_search, search_latent
+from .tensors import Images, gradients
 from .training import STATE_FILE, AdaptResult, Callback, TrainConfig, adapt
 from .training.fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
-from .training.loop import reference_values
-from .training.state import run_settings
+from .training.loop import SNAPSHOTS, reference_values, snapshot_files
+from .training.state import run_settings, state_file
+from .writing import claim, remove_stale_temporaries, rename_patiently
 
 log = logging.getLogger(__name__)
 
-FORMAT, FORMAT_VERSION = "oneshot-stored-run", 1
+FORMAT, FORMAT_VERSION = "oneshot-stored-run", 2
 ENGINE = 1  # raise it when the same settings give other numbers
 RECORD, RESULT, SEARCH = "run.json", "result.safetensors", "search.safetensors"
 MASKED = "masked_target.safetensors"
-SNAPSHOTS, MARK = "snapshots", "used"
+MARK, LOCK = "used", ".lock"
 KEY_DIGITS = 32
 POLL_SECONDS = 0.2
 
@@ -74,9 +76,7 @@ class Run:
 
     def snapshots(self) -> tuple[int, ...]:
         """Steps whose generator is kept."""
-        names = [path.name for path in (self.folder / SNAPSHOTS).glob("step_*.safetensors")]
-        found = [re.fullmatch(r"step_(\d+)\.safetensors", name) for name in names]
-        return tuple(sorted(int(match[1]) for match in found if match))
+        return tuple(sorted(snapshot_files(self.folder)))
 
     def result(self, steps: int, snapshot: int | None = None) -> StoredResult | None:
         """Load what is there.
@@ -92,50 +92,45 @@ class Run:
             CheckpointError: a file is damaged.
             ValueError: the run has ended and keeps no snapshot of that step.
         """
-        record = self._record()
-        if snapshot is None or snapshot == steps:
-            if record is None:
-                return None
-            path, step = self.folder / RESULT, int(record["step"])
-        else:
-            path, step = self.folder / SNAPSHOTS / f"step_{snapshot:06d}.safetensors", snapshot
-            if not path.is_file():
-                if record is None:
-                    return None
-                kept = ", ".join(map(str, self.snapshots())) or "none"
-                raise ValueError(
-                    f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
-                    "train again"
-                )
-        losses = {} if record is None else record["losses"]
-        return StoredResult(load(path), losses, step, steps, self.snapshots())
+        record = self._record(steps)
+        step = steps if snapshot is None else snapshot
+        path = self.folder / RESULT if step == steps else snapshot_files(self.folder).get(step)
+        if record is None and (step == steps or path is None):
+            return None
+        if path is None:
+            kept = ", ".join(map(str, self.snapshots())) or "none"
+            raise ValueError(
+                f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
+                "train again"
+            )
+        bundle = load(path)
+        if bundle.provenance.history.get("step") != step:
+            raise CheckpointError(f"{path}: is no generator of step {step}")
+        return StoredResult(bundle, record or {}, step, steps, self.snapshots())
 
-    def _record(self) -> dict[str, Any] | None:
-        """What `complete` wrote; None before that."""
+    def _record(self, steps: int) -> dict[str, list[float]] | None:
+        """The losses that `complete` wrote; None before that."""
         path = self.folder / RECORD
         if not path.is_file():
             return None
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if (record["format"], record["format_version"]) != (FORMAT, FORMAT_VERSION):
-                raise ValueError(f"its format is {record['format']!r} {record['format_version']!r}")
-            curves = record["losses"].items()
-            losses = {name: [math.nan if v is None else float(v) for v in curve] for name, curve in curves}
-            return {"step": int(record["step"]), "losses": losses}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fields = read_record(path, FORMAT, FORMAT_VERSION)
+            differing = differences(fields.value("settings"), self.settings)
+            if differing or fields.whole("step") != steps:
+                raise JsonError(
+                    f"{path}: belongs to another run ({', '.join(differing[:4]) or 'step'} differs)"
+                )
+            return curves_of(fields.object("losses"), steps)
+        except (OSError, JsonError) as error:
             raise CheckpointError(f"{path}: is damaged ({str(error)[:200]})") from error
 
     def complete(self, result: AdaptResult) -> None:
         """Keep a finished adaptation; its training state is no longer needed."""
         save(result.bundle, self.folder / RESULT)
-        losses = {
-            name: [v if math.isfinite(v) else None for v in curve] for name, curve in result.losses.items()
-        }
+        losses = {name: finite(curve) for name, curve in result.losses.items()}
         record = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": result.step, "losses": losses}
-        with atomic_path(self.folder / RECORD) as temporary:
-            text = json.dumps({**record, "settings": self.settings}, allow_nan=False)
-            temporary.write_text(text, encoding="utf-8")
-        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        write_record(self.folder / RECORD, {**record, "settings": self.settings})
+        state_file(self.folder / STATE_FILE).remove()
 
     def clear(self) -> None:
         """Throw the run away, to start anew."""
@@ -182,52 +177,76 @@ class RunStore:
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = _lock_of(folder)
-        while True:
-            try:
-                lock.acquire(timeout=POLL_SECONDS)
-                break
-            except Timeout:
-                if poll is not None:
-                    poll()
+        while (held := claim(_lock_of(folder))) is None:
+            time.sleep(POLL_SECONDS)
+            if poll is not None:
+                poll()
         try:
             folder.mkdir(exist_ok=True)
             (folder / MARK).touch()
+            for place in (folder, folder / SNAPSHOTS):
+                remove_stale_temporaries(place)
             yield Run(folder, values)
         finally:
             with suppress(OSError):
                 (folder / MARK).touch()  # a run of hours was in use all the time
-            lock.release()
+            held.release()
 
     def trim(self) -> list[Path]:
-        """Remove runs, the longest unused first, until the store is within its limit; returns their folders.
+        """Remove what killed processes left half-made, then the runs longest unused, down to the limit.
 
         Damaged folders that were set aside go before all others; a run that a process holds stays.
+
+        Returns:
+            The folders of the runs that were removed for the limit.
         """
-        if self.limit_bytes is None or not self.root.is_dir():
+        if not self.root.is_dir():
             return []
+        self._tidy()
         sizes = {folder: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
         total, removed = sum(sizes.values()), []
         for folder in sorted(sizes, key=_last_use):
-            if total <= self.limit_bytes:
+            if self.limit_bytes is None or total <= self.limit_bytes:
                 break
-            lock = _lock_of(folder)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                lock.release()
-            total -= sizes[folder]
-            removed.append(folder)
-            log.info("removed the kept run %s: the store exceeds %d bytes", folder, self.limit_bytes)
+            if _remove_unused(folder):
+                total -= sizes[folder]
+                removed.append(folder)
+                log.info("removed the kept run %s: the store exceeds %d bytes", folder, self.limit_bytes)
         return removed
 
+    def _tidy(self) -> None:
+        """Remove empty runs, locks of killed processes and half-written files."""
+        remove_stale_temporaries(self.root)
+        for path in list(self.root.iterdir()):
+            if path.is_dir() and set(_names(path)) <= {MARK}:
+                _remove_unused(path)
+            elif path.suffix == LOCK and path.is_file():
+                held = claim(path)
+                if held is not None:
+                    held.release()
 
-def _lock_of(folder: Path) -> FileLock:
-    return FileLock(folder.with_name(f"{folder.name}.lock"))
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:  # another process removed it, or it may not be read: then it is not empty
+        return [str(error)]
+
+
+def _remove_unused(folder: Path) -> bool:
+    """Remove a run's folder unless a process holds it."""
+    held = claim(_lock_of(folder))
+    if held is None:
+        return False
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        held.release()
+    return True
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{LOCK}")
 
 
 def _size(folder: Path) -> int:
@@ -325,7 +344,10 @@ def _counted_target(
             own = generator.synthesize(codes, generator.constant_noise())
         picture = masked_target(target, own.to(target), mask)
         write_tensors(path, {"target": picture}, {"format": FORMAT, "format_version": FORMAT_VERSION})
-    return read_tensors(path)[0]["target"]
+    kept = read_tensors(path)[0].get("target")
+    if kept is None or kept.shape != target.shape or not bool(kept.isfinite().all()):
+        raise CheckpointError(f"{path}: holds no picture of {target.shape[-1]} px; it is damaged")
+    return kept
 
 
 def _kept(run: Run, result: AdaptResult, steps: int, snapshot: int | None) -> StoredResult:
@@ -367,6 +389,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
         place: called before it runs, not when it is only loaded; makes room and names the device.
         poll: called while another process does the same search; it may raise.
     """
+    check_search(bundle, encoders, target, mask)
     raw = bundle.raw_generator if config.profile.trains_raw_generator else None
     settings = {
         "kind": "search",

@@ -12,9 +12,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .batches import Filled, check_batch, check_chunk, check_drawn
 from .checkpoints import GeneratorBundle
 from .latents import Latent, labels, mix, truncate, z_from_seeds
+from .memory import check_memory
 from .networks import Generator
+from .ranges import check_number
 from .tensors import Images, Latents, Noise, owned, seeded
 
 NOISE_MODES = ("const", "none", "random")
@@ -46,8 +49,7 @@ class SampleConfig:
         object.__setattr__(self, "mix_seeds", tuple(self.mix_seeds))
         if self.noise not in NOISE_MODES:
             raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {self.noise!r}")
-        if not -10 <= self.psi <= 10:
-            raise ValueError(f"psi must lie within -10 and 10 (usually 0.5 to 1), got {self.psi}")
+        check_number(self.psi, "psi (usually 0.5 to 1)", low=-10, high=10)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         for name in ("cutoff", "mix_from", "mix_to", "replace_from"):
@@ -124,6 +126,7 @@ def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Seque
         Space "z", or "w" for a conditional generator, whose w depends on the class.
     """
     generator = bundle.generator
+    check_memory(8 * len(seeds) * generator.config.z_dim, f"latents of {len(seeds)} seeds", "give fewer")
     z = z_from_seeds(seeds, generator.config.z_dim)
     origin: dict[str, Any] = {"method": "seeds", "seeds": list(seeds)}
     if not generator.config.c_dim:
@@ -143,13 +146,14 @@ def related(bundle: GeneratorBundle, family: str) -> bool:
 
 
 def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
-    """Refuse a latent that belongs to another generator family; raises ValueError that names both."""
+    """Refuse a latent of another family, width or number of slots; raises ValueError that names both."""
     if not related(bundle, latent.family):
         raise ValueError(
             f"this latent belongs to generator family {latent.family[:12]}, but "
             f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
             "with, or one adapted from it"
         )
+    latent.check(bundle.generator)
 
 
 @torch.no_grad()
@@ -221,6 +225,7 @@ def _check(
     if total == 0:
         raise ValueError("there is nothing to sample; give at least one seed or latent")
     config.check(bundle.num_layers)
+    bundle.check_finite()
     if len(config.mix_seeds) not in (0, 1, total):
         raise ValueError(f"mix_seeds must be one seed or {total}, got {len(config.mix_seeds)}")
     if isinstance(samples, Latent):
@@ -269,10 +274,10 @@ def render_codes(
         config: noise mode and seed.
 
     Returns:
-        [n, 3, S, S] float32 on the CPU, not clamped.
+        [n, 3, S, S] float32 on the CPU, not clamped; FloatingPointError where one is not finite.
     """
     noise = _noise(generator, keys, config or SampleConfig())
-    return generator.synthesize(codes, noise).float().cpu()
+    return check_drawn(generator.synthesize(codes, noise).float().cpu(), keys)
 
 
 def _noise(generator: Generator, keys: Sequence[int], config: SampleConfig) -> Noise | None:
@@ -300,6 +305,7 @@ def iter_samples(
 ) -> Iterator[Images]:
     """Draw samples chunk by chunk, so that memory does not grow with their number; see `sample`."""
     config = config or SampleConfig()
+    check_chunk(bundle, min(config.batch_size, count_of(samples)))
     for codes, keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
         yield render_codes(bundle.generator, codes, keys, config)
 
@@ -327,15 +333,12 @@ def sample(
         [N, 3, S, S] float32 on the CPU; the same for any chunk size up to rounding of the last bits.
 
     Raises:
-        ValueError: see `iter_codes`.
+        ValueError: see `iter_codes`; or memory cannot hold all pictures, then none is drawn.
     """
-    done: list[Images] = []
-    total = count_of(samples)
-    for images in iter_samples(bundle, samples, config, classes=classes, reference=reference):
-        done.append(images)
-        if progress is not None:
-            progress(sum(map(len, done)), total)
-    return torch.cat(done)
+    images, _ = sample_with_codes(
+        bundle, samples, config, classes=classes, reference=reference, progress=progress
+    )
+    return images
 
 
 def sample_with_codes(
@@ -346,20 +349,24 @@ def sample_with_codes(
     classes: Sequence[int] = (),
     reference: Latent | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Images, Latent]:
-    """Draw samples, and return the w+ codes that were drawn beside the pictures; arguments as in `sample`."""
-    config = config or SampleConfig()
-    images: list[Images] = []
-    codes: list[Latents] = []
-    keys: list[int] = []
+    convert: Callable[[Images], Tensor] | None = None,
+) -> tuple[Tensor, Latent]:
+    """Draw samples, and return the w+ codes that were drawn beside the pictures.
+
+    Arguments as in `sample`, and `convert`: applied to each chunk [n, 3, S, S] before it is kept, so that all
+    pictures are never held in two forms.
+    """
+    config, total = config or SampleConfig(), count_of(samples)
+    check_batch(bundle, total, config.batch_size)
+    images, codes, keys = Filled(total, convert), Filled(total), list[int]()
     for part, part_keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
-        images.append(render_codes(bundle.generator, part, part_keys, config))
-        codes.append(owned(part).cpu().float())
+        images.add(render_codes(bundle.generator, part, part_keys, config))
+        codes.add(owned(part).cpu().float())
         keys += part_keys
         if progress is not None:
-            progress(len(keys), count_of(samples))
+            progress(len(keys), total)
     origin = {"method": "sampled", "seeds": keys, "settings": config.describe()}
-    return torch.cat(images), Latent("w+", torch.cat(codes), bundle.family, origin)
+    return images.whole(), Latent("w+", codes.whole(), bundle.family, origin)
 
 
 def iter_pairs(
@@ -379,6 +386,8 @@ def iter_pairs(
         )
     config = config or SampleConfig()
     config.check(source.num_layers)
+    adapted.check_finite()
+    check_chunk(adapted, min(config.batch_size, count_of(samples)))
     plain, last = replace(config, replace_from=None), _replacement(source, reference)
     for codes, keys in iter_codes(source, samples, plain, classes=classes, reference=reference):
         own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
@@ -397,6 +406,7 @@ def sample_pairs(
     classes: Sequence[int] = (),
     reference: Latent | None = None,
     progress: Callable[[int, int], None] | None = None,
+    convert: Callable[[Images], Tensor] | None = None,
 ) -> SamplePairs:
     """Draw the same latents by the source and by the adapted generator.
 
@@ -408,32 +418,30 @@ def sample_pairs(
         classes: of conditional generators, one for all or one per sample; default class 0.
         reference: for `replace_from`; None: the mean latent.
         progress: told after each chunk how many of how many are done; one that raises stops.
+        convert: applied to each chunk of pictures before it is kept, as in `sample_with_codes`.
 
     Returns:
         Both sets of pictures and the codes of the adapted ones.
 
     Raises:
-        ValueError: the generators are not related, or see `iter_codes`.
+        ValueError: the generators are not related, memory cannot hold all pictures, or see `iter_codes`.
 
     Source: methods.md C; one deviation: codes come from the source's mapping network, which the method
     freezes.
     """
-    parts: list[SamplePairs] = []
-    keys: list[int] = []
-    total = count_of(samples)
+    config, total = config or SampleConfig(), count_of(samples)
+    check_batch(adapted, total, config.batch_size, copies=2)
+    ours, theirs, codes, keys = Filled(total, convert), Filled(total, convert), Filled(total), list[int]()
     chunks = iter_pairs(source, adapted, samples, config, classes=classes, reference=reference)
     for part, part_keys in chunks:
-        parts.append(part)
+        ours.add(part.source)
+        theirs.add(part.adapted)
+        codes.add(part.latent.values)
         keys += part_keys
         if progress is not None:
             progress(len(keys), total)
-    origin = {**parts[0].latent.origin, "seeds": keys}
-    codes = torch.cat([part.latent.values for part in parts])
-    return SamplePairs(
-        torch.cat([part.source for part in parts]),
-        torch.cat([part.adapted for part in parts]),
-        Latent("w+", codes, source.family, origin),
-    )
+    origin = {"method": "sample_pairs", "seeds": keys, "settings": config.describe()}
+    return SamplePairs(ours.whole(), theirs.whole(), Latent("w+", codes.whole(), source.family, origin))
 
 
 def truncation_sweep(
@@ -448,6 +456,7 @@ def truncation_sweep(
     if not psis:
         raise ValueError("no psi given; give at least one, such as 0.7")
     config = config or SampleConfig()
+    check_batch(bundle, count_of(samples) * len(psis), config.batch_size)
     return [sample(bundle, samples, replace(config, psi=psi), classes=classes) for psi in psis]
 
 
@@ -474,6 +483,7 @@ def mix_table(
     config = config or SampleConfig()
     if config.mix_seeds:
         raise ValueError("mix_table takes its seeds as arguments; leave mix_seeds empty")
+    check_batch(bundle, count_of(first) * count_of(second), config.batch_size)
     plain = replace(config, replace_from=None)
     rows = torch.cat([codes for codes, _ in iter_codes(bundle, first, plain)])
     others = torch.cat([codes for codes, _ in iter_codes(bundle, second, plain)])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,17 +21,21 @@ from torch import Tensor
 from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
-from .checkpoints.native import read_tensors, write_tensors
 from .draws import Draws, SeededDraws
-from .features import Encoders
+from .features import Encoders, check_encoders
 from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
 from .objective.presets import AUGMENTED, clip_search
 from .pictures import check_mask
-from .tensors import Images, check_shape, gradients, owned
+from .ranges import MOST_RATE, check_number
+from .saved_states import DamagedState, SavedState, StateError, StateFile
+from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
+from .writing import remove_stale_temporaries
 
-STATE_FORMAT = "oneshot-search"
+log = logging.getLogger(__name__)
+
+STATE_FORMAT, STATE_VERSION = "oneshot-search", 2
 SAVE_EVERY_SECONDS = 30.0
 
 
@@ -49,8 +55,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; to skip the search pass a latent")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
         unknown = sorted(set(self.weights) - set(clip_search().names))
         if unknown:
             raise ValueError(f"the search has no term {unknown}; its terms: {', '.join(clip_search().names)}")
@@ -130,30 +135,59 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
         draws: where noise and views come from; default seeded by `config.seed`.
         callbacks: called after every step; one that raises stops the search.
         state_file: where the search is saved every 30 s and at any end; a file found there with the same
-            settings
-            is resumed and gives what an uninterrupted search would have given. None: nothing is written.
+            settings is resumed and gives what an uninterrupted search would have given; one that is damaged
+            is set aside. None: nothing is written.
 
     Returns:
         The latent, its image, the losses.
 
     Raises:
-        ValueError: target or mask do not fit the generator, or the state file has other settings.
-        FloatingPointError: a loss became NaN or infinite; the message names term and step.
+        ValueError: target or mask do not fit the generator, something that is given is not finite, or the
+            state file has other settings.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, step and
+            seed, and the state file keeps the last good step.
     """
     config = config or SearchConfig()
-    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
-    if mask is not None:
-        check_mask(mask, bundle.size)
+    check_search(bundle, encoders, target, mask, start)
     with gradients():
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         if state_file is None:
             return search.run(callbacks)
-        path = Path(state_file)
-        search.restore(path)
+        states = search_states(state_file)
+        remove_stale_temporaries(states.path.parent)
+        states.load(lambda path: search.restore(states, path))
         try:
-            return search.run([*callbacks, _Saver(search, path)])
+            return search.run([*callbacks, _Saver(search, states)])
         finally:
-            search.save(path)
+            search.save(states)
+
+
+def search_states(path: Path | str) -> StateFile:
+    """The state of a search at a path, and the one before it."""
+    return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a saved search")
+
+
+def check_search(
+    bundle: GeneratorBundle,
+    encoders: Encoders,
+    target: Images,
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+) -> None:
+    """Refuse what cannot be searched with, before any work starts; see `search_latent`.
+
+    Raises:
+        ValueError: a shape that does not fit, or NaN or infinity in the target, the mask, the start, the
+            generator's weights, its mean latent or the encoders' weights.
+    """
+    check_shape(target, "target", (1, 3, bundle.size, bundle.size))
+    check_finite(target, "the target", "give another picture")
+    if mask is not None:
+        check_mask(mask, bundle.size)
+    if start is not None:
+        check_finite(start, "the latent to start from")
+    bundle.check_finite()
+    check_encoders(encoders)
 
 
 @dataclass
@@ -161,12 +195,12 @@ class _Saver:
     """Save a search from time to time."""
 
     search: _Search
-    path: Path
+    states: StateFile
     last: float = field(default_factory=time.monotonic)
 
     def __call__(self, progress: SearchProgress) -> None:
         if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
-            self.search.save(self.path)
+            self.search.save(self.states)
             self.last = time.monotonic()
 
 
@@ -199,6 +233,8 @@ class _Search:
         self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
         self.objective = clip_search(config.profile, config.augment).reweighted(config.weights)
         self.step = 0
+        self.saved_step = -1
+        self.amid_step = False
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
         self.views = ViewAugmentation(
@@ -216,6 +252,7 @@ class _Search:
             for name, value in losses.items():
                 self.history[name].append(value)
             self.step += 1
+            self.amid_step = False
             spent = time.monotonic() - started
             eta = spent / (self.step - first) * (self.config.steps - self.step)
             for callback in callbacks:
@@ -232,47 +269,54 @@ class _Search:
             settings["mask"] = hashlib.sha256(self.mask.float().cpu().numpy().tobytes()).hexdigest()
         return settings
 
-    def save(self, path: Path) -> None:
-        """Write latent, Adam's moments, step and losses; atomic."""
-        moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
-        losses = {f"history.{name}": torch.tensor(values).double() for name, values in self.history.items()}
-        header = {
-            "format": STATE_FORMAT,
-            "format_version": 1,
-            "step": self.step,
-            "settings": self._settings(),
-        }
-        write_tensors(path, {"latent": self.latent.detach(), **moments, **losses}, header)
+    def save(self, states: StateFile) -> None:
+        """Write latent, Adam's moments, step and losses; atomic. Nothing amid a step, and no step twice.
 
-    def restore(self, path: Path) -> None:
-        """Continue from a saved search, if there is one; raises ValueError for other settings."""
-        if not path.is_file():
+        What is not finite is never written.
+        """
+        if self.amid_step or self.step == self.saved_step:
             return
-        tensors, header = read_tensors(path)
-        if header.get("format") != STATE_FORMAT or header.get("settings") != json.loads(
-            json.dumps(self._settings())
-        ):
-            raise ValueError(f"{path} belongs to a search with other settings; use the same or another file")
-        if not 0 <= header["step"] <= self.config.steps:
-            raise ValueError(
-                f"{path} holds a search of {header['step']} steps, asked for {self.config.steps}"
+        kept = [self.latent, *self.optimiser.state.get(self.latent, {}).values()]
+        if not all(map(is_finite, kept)):
+            log.warning("the search is not finite after step %d; its saved state was left", self.step)
+            return
+        moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
+        settings = json.loads(json.dumps(self._settings()))
+        history = {name: values for name, values in self.history.items() if values}
+        states.save(SavedState(self.step, settings, {"latent": self.latent.detach(), **moments}, history))
+        self.saved_step = self.step
+
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Continue from a saved search; a bad one changes nothing.
+
+        Raises:
+            DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
+            StateError: it has other settings or more steps.
+        """
+        latent = self.latent.detach()
+        moments = {"adam.step": torch.zeros(()), "adam.exp_avg": latent, "adam.exp_avg_sq": latent}
+        saved = states.read(path, json.loads(json.dumps(self._settings())), {"latent": latent}, [moments])
+        if saved.step > self.config.steps:
+            raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
+        if set(saved.history) - set(self.history) or bool(saved.step) != ("adam.step" in saved.tensors):
+            raise DamagedState(
+                f"{path}: its curves and moments are not those of a search of {saved.step} steps"
             )
-        self.step = header["step"]
+        self.step = self.saved_step = saved.step
         with torch.no_grad():
-            self.latent.copy_(tensors["latent"])
+            self.latent.copy_(saved.tensors["latent"])
         if self.step:
-            state = {key[5:]: value for key, value in tensors.items() if key.startswith("adam.")}
+            state = {key: saved.tensors[f"adam.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
-        self.history = {
-            key[8:]: value.tolist() for key, value in tensors.items() if key.startswith("history.")
-        }
+        self.history = {name: list(saved.history.get(name, [])) for name in self.history}
 
-    def _step(self, step: int) -> tuple[Images, dict[str, float]]:
+    def _context(self, step: int) -> tuple[Images, StepContext]:
+        """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
         image = self.generator.synthesize(self.latent, noise)
         seen = image if self.mask is None else torch.lerp(self.goal.targets, image, self.mask)
-        context = StepContext(
+        return image, StepContext(
             goal=self.goal,
             views={
                 MAIN: self._view(lambda: seen),
@@ -283,14 +327,23 @@ class _Search:
             latent=self.latent,
             mean_latent=self.mean,
         )
+
+    def _step(self, step: int) -> tuple[Images, dict[str, float]]:
+        image, context = self._context(step)
         total, values = self.objective(context)
         losses = {name: float(value) for name, value in values.items()}
         for name, value in losses.items():
-            if not abs(value) < float("inf"):
-                raise FloatingPointError(f"the search's term {name!r} became {value} at step {step}")
-        self.optimiser.zero_grad(set_to_none=True)
-        (self.latent.grad,) = torch.autograd.grad(total, [self.latent])
+            if not math.isfinite(value):
+                raise self._broken(f"the search's term {name!r} became {value}", step)
+        (gradient,) = torch.autograd.grad(total, [self.latent])
+        if not math.isfinite(gradient.norm()):  # of which Adam squares the entries
+            guilty = self.objective.blamed(lambda: self._context(step)[1], [self.latent])
+            raise self._broken(f"the gradient of the search's {guilty} became NaN or infinite", step)
+        self.latent.grad = gradient
+        self.amid_step = True  # until the step is counted: a signal may come in between
         self.optimiser.step()
+        if not is_finite(self.latent):
+            raise self._broken("the latent became NaN or infinite", step)
         return image.detach(), losses
 
     def _view(self, images: Callable[[], Images]) -> View:
@@ -298,6 +351,12 @@ class _Search:
 
     def _encode(self, index: int, images: Images) -> Tensor:
         return self.encoders.clips[index][0].encode_images(images)
+
+    def _broken(self, what: str, step: int) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at step {step} (seed {self.config.seed}); the same search breaks there again: lower its "
+            "learning rate or the weight of that term, or change the seed"
+        )
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
         origin = {"method": "clip_search", "settings": self.config.describe()}

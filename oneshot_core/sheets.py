@@ -8,7 +8,7 @@ import torch
 
 from .checkpoints import GeneratorBundle
 from .latents import Latent
-from .pictures import Picture, labelled_grid
+from .pictures import Picture, labelled_grid, thumbnails
 from .sampling import SampleConfig, sample, sample_with_codes
 from .tensors import Images
 
@@ -37,10 +37,13 @@ def adaptation_sheet(
     Returns:
         A Pillow image; give it to `save_png` or `pictures.to_tensor`.
     """
-    ours, codes = sample_with_codes(source, tuple(seeds), SampleConfig(psi=psi))
+    config = SampleConfig(psi=psi)
+    ours, codes = sample_with_codes(source, tuple(seeds), config, convert=thumbnails)
+    theirs, _ = sample_with_codes(adapted, codes, convert=thumbnails)
+    first = [thumbnails(sample(bundle, reference)) for bundle in (source, adapted)]
     rows = [
-        ("source generator", torch.cat([sample(source, reference), ours])),
-        ("adapted generator", torch.cat([sample(adapted, reference), sample(adapted, codes)])),
+        ("source generator", torch.cat([first[0], ours])),
+        ("adapted generator", torch.cat([first[1], theirs])),
     ]
     return labelled_grid(
         rows,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import os
-import tempfile
-import time
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from .writing import atomic_path as atomic_path
+from .writing import remove_stale_temporaries as remove_stale_temporaries
+from .writing import rename_patiently as rename_patiently
 
 Images: TypeAlias = Tensor  # [N, 3, H, W], float, nominally in [-1, 1], not clamped
 Latents: TypeAlias = Tensor  # [N, Z], [N, W] or [N, L, W]
@@ -38,6 +38,55 @@ def check_shape(tensor: Tensor, name: str, shape: Sequence[int | None]) -> None:
     if not fits:
         allowed = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape [{allowed}], got {list(tensor.shape)}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether every number is finite; whole numbers are, and so are tensors without values."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    if tensor.device.type not in ("cpu", "cuda"):
+        return bool(tensor.detach().isfinite().all())
+    low, high = (
+        tensor.detach().aminmax()
+    )  # NaN wins both; one pass without copies, where isfinite() makes three
+    return math.isfinite(low) and math.isfinite(high)
+
+
+def check_finite(tensor: Tensor, name: str, advice: str = "") -> None:
+    """Refuse a tensor with NaN or infinity in it.
+
+    Args:
+        tensor: what was given.
+        name: how the user calls it, for the message.
+        advice: what to do about it.
+
+    Raises:
+        ValueError: naming it and how many of its values are not finite.
+    """
+    if is_finite(tensor):
+        return
+    spoilt = int((~tensor.detach().isfinite()).sum())
+    raise ValueError(
+        f"{name} is not made of finite numbers: {spoilt} of {tensor.numel()} values are NaN or infinite"
+        + (f"; {advice}" if advice else "")
+    )
+
+
+def check_weights(network: object, name: str, advice: str = "") -> None:
+    """Refuse a network with a weight that is not finite; what is no torch module is not looked at.
+
+    Args:
+        network: a module, or None.
+        name: how the user calls it, for the message.
+        advice: what to do about it.
+
+    Raises:
+        ValueError: naming the network and the first such tensor.
+    """
+    if not isinstance(network, torch.nn.Module):
+        return
+    for key, value in network.state_dict().items():  # a mask of -inf, which CLIP has, is no part of it
+        check_finite(value, f"{name}: {key}", advice)
 
 
 @contextmanager
@@ -71,64 +120,3 @@ def seeded(seed: int, step: int, purpose: str) -> torch.Generator:
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
     return generator
-
-
-@contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Write a file so that its final name never holds half of it.
-
-    Args:
-        path: final name; its folder is made when it is missing.
-
-    Yields:
-        A temporary path in the same folder. After the block it is flushed to disk and renamed to the final
-        name; when the block raises it is removed and the final name is untouched.
-    """
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{final.stem[:40]}-", suffix=f".tmp{final.suffix}", dir=final.parent
-    )
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        rename_patiently(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def rename_patiently(old: Path, new: Path, tries: int = 20) -> None:
-    """Rename a file, over an existing one too, or a folder; wait where Windows refuses for a moment.
-
-    Virus scanners and indexers hold new files open for some milliseconds, and Windows then denies renaming.
-
-    Raises:
-        OSError: it is still refused after a second.
-    """
-    for left in reversed(range(tries)):
-        try:
-            os.replace(old, new)
-            return
-        except PermissionError:
-            if os.name != "nt" or not left:
-                raise
-            gc.collect()  # a failed read may still hold the file in its traceback
-            time.sleep(0.05)
-
-
-def _umask() -> int:
-    """Read the process's umask; `mkstemp` makes files that only the owner can read."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def remove_stale_temporaries(folder: Path, older_than_seconds: float = 600.0) -> None:
-    """Remove what `atomic_path` left in a folder when its process was killed; recent files may be in use."""
-    for leftover in folder.glob(".*-*.tmp*"):
-        if time.time() - leftover.stat().st_mtime > older_than_seconds:
-            leftover.unlink(missing_ok=True)

@@ -4,21 +4,56 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import struct
+import tempfile
 import threading
 from contextlib import suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from PIL import Image
+from safetensors import safe_open
+from tiny_networks import tiny_bundle
+
+from oneshot_core.checkpoints import GeneratorBundle, save
+
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+@cache
+def _bundle() -> GeneratorBundle:
+    return tiny_bundle(64)
+
+
+def generator_file(prompt: dict[str, Any]) -> bytes:
+    """A small generator with a prompt in its header, as Save Generator writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(_bundle(), Path(folder) / "x.safetensors", metadata={"prompt": json.dumps(prompt)})
+        return path.read_bytes()
+
+
+def prompt_of(path: Path) -> dict[str, Any]:
+    """The prompt in a generator's header."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["prompt"])
+
+
+def png_file() -> bytes:
+    """A small picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
 
 
 class FakeComfy:
     """Starts on a free port; prompts run when `run_next` is called, or by themselves with `automatic`.
 
-    A node OneShotSaveGenerator saves a file whose content is the JSON of the prompt; a node Fail raises.
+    A node OneShotSaveGenerator saves a generator whose header holds the prompt; a node Fail raises.
     """
 
     def __init__(self, automatic: bool = True) -> None:
@@ -132,13 +167,13 @@ class FakeComfy:
             if values["class_type"] == "OneShotSaveGenerator":
                 subfolder, _, stem = values["inputs"]["filename_prefix"].rpartition("/")
                 name = f"{stem}_00001_.safetensors"
-                self.files["output", subfolder, name] = json.dumps(prompt).encode()
+                self.files["output", subfolder, name] = generator_file(prompt)
                 outputs[node] = {"generators": [{"filename": name, "subfolder": subfolder, "type": "output"}]}
                 outputs[node]["text"] = ["saved"]
             elif values["class_type"] == "PreviewImage":
                 outputs[node] = {"images": [{"filename": "p.png", "subfolder": "", "type": "temp"}]}
             elif values["class_type"] == "SaveImage":
-                self.files["output", "", "x.png"] = b"picture"
+                self.files["output", "", "x.png"] = png_file()
                 outputs[node] = {"images": [{"filename": "x.png", "subfolder": "", "type": "output"}]}
         return outputs
 

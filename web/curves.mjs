@@ -11,15 +11,6 @@ export function mergePoints(curves, points) {
   return merged;
 }
 
-/** Turn whole curves {name: [value or null, ...]}, one value per step, into {name: [[step, value], ...]}. */
-export function fromWhole(whole) {
-  const curves = {};
-  for (const [name, values] of Object.entries(whole ?? {})) {
-    curves[name] = values.flatMap((value, step) => (Number.isFinite(value) ? [[step + 1, value]] : []));
-  }
-  return curves;
-}
-
 /** Names worth drawing: scores of the discriminator are no losses. */
 export function shownNames(curves) {
   return Object.keys(curves).filter((name) => !name.endsWith("_score") && curves[name].length > 0);

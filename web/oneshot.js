@@ -3,7 +3,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { fromWhole, mergePoints } from "./curves.mjs";
+import { mergePoints } from "./curves.mjs";
 import { lossPlot } from "./loss_plot.mjs";
 
 const OPTIMISING = new Set(["OneShotAdapt", "CLIPLatentSearch", "StyleCLIPEdit"]);
@@ -86,7 +86,7 @@ function onExecuted({ detail }) {
   const chart = chartOf(detail?.display_node ?? detail?.node);
   const whole = detail?.output?.losses?.[0];
   if (!chart || !whole) return;
-  chart.curves = fromWhole(whole);
+  chart.curves = mergePoints({}, whole); // thinned by the node, {name: [[step, value], ...]}
   chart.plot.draw(chart.curves, 0);
 }
 

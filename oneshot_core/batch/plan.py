@@ -6,19 +6,21 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..json_values import Fields, JsonError, read, told
+from . import manifest
+from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
 from .workflow import Workflow, WorkflowError, filled, read_workflow
 
 FORMAT, FORMAT_VERSION = "oneshot-batch", 1
-PLAN_KEYS = ("format", "format_version", "workflow", "defaults", "jobs", "grid")
-JOB_KEYS = ("name", "target", "generator", "seed", "steps", "options", "set")
 GRID_KEYS = ("targets", "generators", "seeds", "settings")
-MAX_NAME = 100
+MAX_JOBS = 100_000
 _NAME = re.compile(r"\w(?:[\w .+-]*[\w+-])?")
 
 
@@ -94,16 +96,23 @@ class Plan:
 
         Returns:
             32 hexadecimal digits.
+
+        Raises:
+            PlanError: a file of the job cannot be read.
         """
         values: dict[str, Any] = {**job.describe(), "name": job.name}
-        values["target"] = None if job.target is None else hashlib.sha256(job.target.read_bytes()).hexdigest()
+        try:
+            values["target"] = None if job.target is None else _sha256(job.target)
+            file = None if on_server else self.generator_file(job)
+            status = None if file is None else file.stat()
+        except (OSError, ValueError) as error:
+            raise PlanError(f"job {job.name!r}: a file that it names cannot be read: {error}") from None
         if on_server:
             values["workflow"] = self.workflow
             values.pop("options", None)
         else:
             values.pop("set", None)
-            file = self.generator_file(job)
-            values["generator_file"] = [file.stat().st_size, file.stat().st_mtime_ns] if file else None
+            values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -139,8 +148,12 @@ class Plan:
                 '"options" (those of `oneshot adapt`), or leave it out'
             )
         file = self.generator_file(job)
-        if file is not None and not file.is_file():
+        if file is not None and not _is_file(file):
             raise PlanError(f"job {job.name!r}: the generator {file} is not a file; demo is the shipped one")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_for_server(job: BatchJob, workflow: Workflow | None) -> None:
@@ -175,16 +188,12 @@ def read_plan(path: Path | str) -> Plan:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        values = read(path)
     except FileNotFoundError:
         raise PlanError(f"there is no plan {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no JSON, or a path that no file can have
         raise PlanError(f"{path} cannot be read as JSON: {error}") from None
     return plan_from_values(values, path.parent, path.stem)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
@@ -193,79 +202,82 @@ def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
     Args:
         values: {"format": "oneshot-batch", "format_version": 1, "workflow": FILE or null, "defaults": JOB,
             "jobs": [JOB, ...], "grid": {"targets": GLOB or [GLOB, ...], "generators": [...], "seeds": [...],
-            "settings": [JOB, ...]}}; a JOB has any of `JOB_KEYS`. The grid is every target with every
-            generator, seed and settings; "options" and "set" of defaults and job are merged name by name.
+            "settings": [JOB, ...]}}; a JOB has any of name, target, generator, seed, steps, options and set.
+            The grid is every target with every generator, seed and settings; "options" and "set" of defaults
+            and job are merged name by name.
         folder: where relative paths start.
         name: for messages and file names.
 
     Raises:
         PlanError: something unknown, missing or of the wrong type; no job at all; a name used twice.
     """
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise PlanError(f'plan {name} is not a plan: it must be an object with "format": "{FORMAT}"')
-    if values.get("format_version") != FORMAT_VERSION:
-        raise PlanError(
-            f"plan {name} has format_version {values.get('format_version')!r}; this program reads "
-            f"{FORMAT_VERSION}; update it, or write the plan anew"
-        )
-    _refuse_unknown(values, PLAN_KEYS, f"plan {name}")
-    defaults = _fields(values.get("defaults", {}), "defaults", folder, named=False)
-    listed = _list(values.get("jobs", []), "jobs")
-    fields = [
-        _merged(defaults, _fields(job, f"job {number}", folder)) for number, job in enumerate(listed, start=1)
-    ]
-    fields += [_merged(defaults, cell) for cell in _grid(values.get("grid"), folder)]
-    jobs = tuple(_job(one, number) for number, one in enumerate(fields, start=1))
-    if not jobs:
-        raise PlanError(f'plan {name} has no jobs; list them in "jobs", or give a "grid" with "targets"')
-    _refuse_twice(jobs)
-    return Plan(name, folder, jobs, _workflow(values.get("workflow"), folder))
-
-
-def _workflow(file: Any, folder: Path) -> Workflow | None:
-    if file is None:
-        return None
-    if not isinstance(file, str):
-        raise PlanError(f'"workflow" must be a file name or null, got {file!r}')
     try:
-        return read_workflow(folder / file)
-    except WorkflowError as error:
+        return _plan(values, folder, name)
+    except (JsonError, WorkflowError) as error:
         raise PlanError(str(error)) from None
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise PlanError(f"{where} has {unknown[0]!r}; known are {', '.join(known)}")
+def _plan(values: Any, folder: Path, name: str) -> Plan:
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise PlanError(f'plan {name} is not a plan: it must be an object with "format": "{FORMAT}"')
+    plan = Fields(values, f"plan {name}")
+    plan.value("format")
+    if plan.value("format_version", None) != FORMAT_VERSION:
+        raise PlanError(
+            f"plan {name} has format_version {told(values.get('format_version'))}; this program reads "
+            f"{FORMAT_VERSION}; update it, or write the plan anew"
+        )
+    file = plan.text("workflow", None)
+    defaults = _fields(plan.object("defaults", {}), folder, named=False)
+    plan.items("jobs", MAX_JOBS, [])
+    listed = plan.objects("jobs", MAX_JOBS) if "jobs" in plan else ()
+    found = [_merged(defaults, _fields(job, folder)) for job in listed]
+    if plan.value("grid", None) is not None:
+        found += [_merged(defaults, cell) for cell in _grid(plan.object("grid"), folder)]
+    plan.close()
+    jobs = tuple(_job(one, number) for number, one in enumerate(found, start=1))
+    if not jobs:
+        raise PlanError(f'plan {name} has no jobs; list them in "jobs", or give a "grid" with "targets"')
+    _refuse_twice(jobs)
+    return Plan(name, folder, jobs, None if file is None else read_workflow(folder / file))
 
 
-def _list(values: Any, where: str) -> list[Any]:
-    if not isinstance(values, list):
-        raise PlanError(f'"{where}" must be a list, got {type(values).__name__}')
-    return values
-
-
-def _fields(values: Any, where: str, folder: Path, named: bool = True) -> dict[str, Any]:
+def _fields(job: Fields, folder: Path, named: bool = True) -> dict[str, Any]:
     """Check the fields of a job and make its target's path whole."""
-    if not isinstance(values, dict):
-        raise PlanError(f"{where} must be an object, got {type(values).__name__}")
-    _refuse_unknown(values, JOB_KEYS if named else JOB_KEYS[1:], where)
-    for name, value in values.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        allowed, right = {
-            "seed": ("a whole number from 0 on", whole and value >= 0),
-            "steps": ("a whole number from 1 on", whole and value >= 1),
-            "options": ("an object", isinstance(value, dict)),
-            "set": ("an object", isinstance(value, dict)),
-        }.get(name, ("a text", isinstance(value, str) and value != ""))
-        if not right:
-            raise PlanError(f"{where}: {name!r} must be {allowed}, got {value!r}")
-    if "target" not in values:
-        return values
-    path = folder / values["target"]
-    if not path.is_file():
+    there, found = set(job.names()), dict[str, Any]()
+    for name in ("name", "target", "generator") if named else ("target", "generator"):
+        if name in there:
+            found[name] = job.text(name)
+            if not found[name]:
+                raise JsonError(
+                    f"{job.what}: {name} must be a text with at least one letter, found an empty one"
+                )
+    for name, least in (("seed", 0), ("steps", 1)):
+        if name in there:
+            found[name] = job.whole(name, least)
+    for name in ("options", "set"):
+        if name in there:
+            values = job.object(name)
+            found[name] = {one: values.value(one) for one in values.names()}
+    job.close()
+    if "target" in found:
+        found["target"] = _target(folder, found["target"], job.what)
+    return found
+
+
+def _target(folder: Path, name: str, where: str) -> Path:
+    path = folder / name
+    if not _is_file(path):
         raise PlanError(f"{where}: the target {path} is not a file")
-    return {**values, "target": path}
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -278,71 +290,90 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {**first, **second, **both}
 
 
-def _grid(values: Any, folder: Path) -> Iterator[dict[str, Any]]:
+def _grid(grid: Fields, folder: Path) -> Iterator[dict[str, Any]]:
     """Every target with every generator, seed and settings; a name tells only what differs."""
-    if values is None:
-        return
-    if not isinstance(values, dict):
-        raise PlanError(f'"grid" must be an object, got {type(values).__name__}')
-    _refuse_unknown(values, GRID_KEYS, "grid")
-    settings = [
-        _fields(
-            {"name": f"setting{number}", **one} if isinstance(one, dict) else one,
-            f"settings {number}",
-            folder,
-        )
-        for number, one in enumerate(_list(values.get("settings", []), "settings"), start=1)
-    ]
+    targets = grid.value("targets", [])
     axes = [
-        [{"target": path, "name": _safe(path.stem)} for path in _targets(values.get("targets", []), folder)],
+        [{"target": path, "name": _safe(path.stem)} for path in _targets(targets, folder)],
         [
-            {**_fields({"generator": one}, "grid", folder), "name": _safe(Path(str(one)).stem)}
-            for one in _list(values.get("generators", []), "generators")
+            {**_cell("generator", one, folder), "name": _safe(Path(str(one)).stem)}
+            for one in grid.items("generators", MAX_JOBS, [])
         ],
         [
-            {**_fields({"seed": one}, "grid", folder), "name": f"seed{one}"}
-            for one in _list(values.get("seeds", []), "seeds")
+            {**_cell("seed", one, folder), "name": _safe(f"seed{one}")}
+            for one in grid.items("seeds", MAX_JOBS, [])
         ],
-        settings,
+        [
+            {"name": f"setting{number}", **_fields(one, folder)}
+            for number, one in enumerate(grid.objects("settings", MAX_JOBS), start=1)
+        ]
+        if grid.items("settings", MAX_JOBS, [])
+        else [],
     ]
+    grid.close()
     used = [axis for axis in axes if axis]
     if not used:
         raise PlanError(f'"grid" is empty; give it at least one of {", ".join(GRID_KEYS)}')
+    count = math.prod(map(len, used))
+    if count > MAX_JOBS:
+        raise PlanError(f'"grid" makes {count} jobs; a plan has at most {MAX_JOBS}')
     for cell in itertools.product(*used):
-        names = [part["name"] for part, axis in zip(cell, used, strict=True) if len(axis) > 1]
+        names = [str(part["name"]) for part, axis in zip(cell, used, strict=True) if len(axis) > 1]
         merged: dict[str, Any] = {}
         for part in cell:
             merged = _merged(merged, part)
-        yield {**merged, "name": "-".join(names) or cell[0]["name"]}
+        yield {**merged, "name": _joined(names or [str(cell[0]["name"])])}
+
+
+def _cell(field: str, value: Any, folder: Path) -> dict[str, Any]:
+    return _fields(Fields({field: value}, f"grid: {field}s"), folder)
+
+
+def _joined(names: list[str]) -> str:
+    """One name of several; one that is too long ends in what tells it from the others."""
+    name = "-".join(names)
+    if len(name) <= MAX_NAME and len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    kept = name[: MAX_NAME - 9].encode()[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore")
+    return f"{kept}-{mark}"
 
 
 def _targets(patterns: Any, folder: Path) -> list[Path]:
     """Files of one or many patterns, sorted within each, each file once."""
     found: dict[Path, None] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else _list(patterns, "targets"):
-        if not isinstance(pattern, str):
-            raise PlanError(f'"targets" must be file names or patterns, got {pattern!r}')
-        names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)
-        matches = sorted(path for path in map(Path, names) if path.is_file())
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in Fields({"targets": listed}, "grid").texts("targets", MAX_JOBS):
+        try:
+            names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)
+        except (OSError, ValueError, re.error):  # a pattern that no file can match
+            names = []
+        matches = sorted(path for path in map(Path, names) if _is_file(path))
         if not matches:
-            raise PlanError(f"no file matches the targets {pattern!r} in {folder.resolve()}")
+            raise PlanError(f"no file matches the targets {told(pattern)} in {folder.resolve()}")
         found.update(dict.fromkeys(matches))
     return list(found)
 
 
 def _safe(text: str) -> str:
     """Make a job's name from a file's."""
-    return re.sub(r"[^\w .+-]", "-", text).strip(" .-")[:MAX_NAME] or "job"
+    name = cut(re.sub(r"[^\w .+-]", "-", text).strip(" .-")[:MAX_NAME]) or "job"
+    return f"_{name}" if is_reserved(name) else name
 
 
 def _job(fields: dict[str, Any], number: int) -> BatchJob:
     fields = dict(fields)
     target = fields.get("target")
     name = fields.pop("name", None) or (_safe(target.stem) if target else f"job{number}")
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME or len(name.encode()) > MAX_NAME_BYTES:
         raise PlanError(
-            f"job {number}: the name {name!r} cannot be a folder's; use letters, digits, spaces and . _ + - "
-            f"(at most {MAX_NAME}, the first a letter or digit, the last no space or dot)"
+            f"job {number}: the name {told(name)} cannot be a folder's; use letters, digits, spaces and "
+            f". _ + - (at most {MAX_NAME}, the first a letter or digit, the last no space or dot)"
+        )
+    if is_reserved(name) or same(name) == manifest.FILE_NAME:
+        raise PlanError(
+            f"job {number}: the name {name!r} cannot be a folder's, as Windows keeps it for a device or the "
+            "batch for a file of its own; choose another"
         )
     inputs = fields.pop("set", {})
     return replace(BatchJob(name, inputs=inputs), **fields)
@@ -352,6 +383,9 @@ def _refuse_twice(jobs: tuple[BatchJob, ...]) -> None:
     """Names must differ even where the file system takes A for a."""
     seen: set[str] = set()
     for job in jobs:
-        if job.name.casefold() in seen:
-            raise PlanError(f'two jobs are named {job.name!r}; give each its own "name"')
-        seen.add(job.name.casefold())
+        if same(job.name) in seen:
+            raise PlanError(
+                f"two jobs are named {job.name!r} (capital or small, some systems take them for one); give "
+                'each its own "name", or rename the file'
+            )
+        seen.add(same(job.name))

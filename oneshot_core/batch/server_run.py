@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from .comfy_client import (
-    ComfyClient,
-    ComfyError,
-    EventStream,
-    SavedFile,
-    ServerUnreachable,
-    failure,
-    saved_files,
-)
+from .answers import Event, Outcome, SavedFile
+from .comfy_client import ComfyClient
+from .downloads import is_fetched
+from .events import EventStream
 from .manifest import CANCELLED, DONE, FAILED, OPEN, Manifest
+from .names import local_name
 from .plan import BatchJob, Plan, given
+from .transfer import ComfyError, ServerUnreachable, plain
 from .workflow import expected_steps, filled
 
 MAX_CRASHES = 3
+MAX_NODES = 10_000
+MAX_BREAKS = 5  # connections that broke over one job, or over the queue, while the server answers otherwise
 POLL_SECONDS, SLOW_POLL_SECONDS = 2.0, 10.0  # without and with the websocket
 RETRY_SECONDS = 2.0
+_Result = TypeVar("_Result")
 
 
 class BatchWatcher:
@@ -52,6 +51,7 @@ class _Open:
     losses: dict[str, float] = field(default_factory=dict)
     began: float | None = None
     runs: bool = False
+    breaks: dict[str, int] = field(default_factory=dict)  # connections that broke in a row, by what was done
 
     @property
     def prompt_id(self) -> str:
@@ -65,6 +65,7 @@ class ServerRun:
     a server that was restarted, loses nothing: what is in neither the server's queue nor its history is sent
     again, a job that was running when the server stopped at most twice.
     A prompt that disappears while the connection stood was removed by somebody and counts as cancelled.
+    What the server answers about one job, or sends as its files, ends that job at most, with one line.
 
     Args:
         plan: checked for a server.
@@ -88,6 +89,7 @@ class ServerRun:
         self._patience, self._poll = patience_seconds, poll_seconds
         self._open: dict[str, _Open] = {}
         self._may_be_lost = True
+        self._unread = 0  # looks at the queue in a row that failed
 
     def run(self) -> dict[str, str]:
         """Run what is not done yet.
@@ -97,6 +99,7 @@ class ServerRun:
 
         Raises:
             ServerUnreachable: it did not answer at the start, or not within the patience later.
+            ComfyError: it is no ComfyUI, or its queue cannot be read; what it has queued stays open.
         """
         self._client.version()
         keys = {job.name: self._plan.key(job, on_server=True) for job in self._plan.jobs}
@@ -117,7 +120,7 @@ class ServerRun:
             if self._manifest.is_done(job.name, key):
                 continue
             entry = self._manifest.entry(job.name, key)
-            same = entry.get("status") == OPEN and entry.get("server") == self._client.server
+            same = _is_open_on(entry, self._client)
             entry = {
                 **(entry if same else {}),
                 "key": key,
@@ -133,14 +136,16 @@ class ServerRun:
         """Compare with the server: finish what is in its history, send what it does not know."""
         if events.was_cut():
             self._may_be_lost = True
-        queued = self._client.queued()
+        queued = self._queued()
         for one in list(self._open.values()):
             if one.prompt_id in queued:
                 one.runs = one.runs or queued[one.prompt_id]
                 continue
-            record = self._client.history(one.prompt_id)
-            if record is not None:
-                self._finish(one, record)
+            outcome = self._tried(one, "look", partial(self._client.history, one.prompt_id))
+            if one.prompt_id not in self._open:
+                continue
+            if outcome is not None:
+                self._finish(one, outcome)
             elif self._may_be_lost:
                 self._send_again(one) if one.runs else self._send(one)
             elif events.was_cut():  # only now: look again at everything
@@ -149,6 +154,37 @@ class ServerRun:
             else:
                 self._close(one, CANCELLED, error="somebody removed it from the server's queue or history")
         self._may_be_lost = False
+
+    def _queued(self) -> dict[str, bool]:
+        """The queue; a server that answers all but this, again and again, ends the run."""
+        try:
+            queued = self._client.queued()
+        except ComfyError as error:
+            self._unread += 1
+            if self._unread >= MAX_BREAKS:
+                raise ComfyError(f"the queue of {self._client.server} cannot be read: {error}") from error
+            raise ServerUnreachable(str(error)) from error
+        self._unread = 0
+        return queued
+
+    def _tried(self, one: _Open, what: str, work: Callable[[], _Result]) -> _Result | None:
+        """Do something for one job; what goes wrong ends this job and no other.
+
+        A broken connection passes through, so that the server is waited for, but not again and again.
+        """
+        try:
+            result = work()
+        except ServerUnreachable as error:
+            one.breaks[what] = one.breaks.get(what, 0) + 1
+            if one.breaks[what] < MAX_BREAKS:
+                raise
+            self._close(one, FAILED, error=plain(f"{error} ({MAX_BREAKS} times in a row)"))
+            return None
+        except (OSError, ValueError) as error:  # refused, or not what it should be; no such file
+            self._close(one, FAILED, error=plain(error))
+            return None
+        one.breaks[what] = 0
+        return result
 
     def _send_again(self, one: _Open) -> None:
         """Queue a job again that was running when the server stopped, but not one that always stops it."""
@@ -163,20 +199,20 @@ class ServerRun:
 
     def _send(self, one: _Open) -> None:
         """Upload the target and queue the job."""
-        try:
+
+        def send() -> tuple[dict[str, int], list[str]]:
             image = None if one.job.target is None else self._client.upload_image(one.job.target)
             fields = given(one.job, image)
             workflow = filled(self._plan.workflow or {}, one.job.name, fields, one.job.inputs)
-            objections = self._client.submit(workflow, one.prompt_id)
-        except ServerUnreachable:
-            raise
-        except OSError as error:  # refused, too large, or a target that cannot be read: the others go on
-            self._close(one, FAILED, error=str(error))
+            return expected_steps(workflow), self._client.submit(workflow, one.prompt_id)
+
+        sent = self._tried(one, "send", send)
+        if sent is None:
             return
-        one.nodes, one.done = expected_steps(workflow), {}
-        if objections:
-            one.entry["warnings"] = objections
-            self._watcher.message(f"{one.job.name}: the server skips outputs: {'; '.join(objections)}")
+        one.nodes, one.done = sent[0], {}
+        if sent[1]:
+            one.entry["warnings"] = sent[1]
+            self._watcher.message(f"{one.job.name}: the server skips outputs: {'; '.join(sent[1])}")
 
     def _listen(self, events: EventStream) -> None:
         """Show progress until a prompt ends or the time for the next look has come."""
@@ -184,55 +220,51 @@ class ServerRun:
         until = time.monotonic() + seconds
         while self._open and (left := until - time.monotonic()) > 0:
             event = events.next(left)
-            if event is not None and self._told(event["type"], event["data"]):
+            if event is not None and self._told(event):
                 return
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> bool:
+    def _told(self, event: Event) -> bool:
         """Take one event; True when a prompt of this run has ended and its history is there."""
-        one = self._open.get(str(data.get("prompt_id")))
+        one = self._open.get(event.prompt_id)
         if one is None:
             return False
-        if kind == "execution_start":
+        if event.kind == "start":
             one.began, one.runs = time.monotonic(), True
-        elif kind == "execution_cached":
-            one.done.update({node: one.nodes[node] for node in data.get("nodes", ()) if node in one.nodes})
-        elif kind == "progress":
-            node = str(data.get("node"))
-            one.done[node], one.nodes[node] = int(data["value"]), int(data["max"])
-        elif kind == "oneshot.loss":
-            one.losses.update(_last_values(data.get("points") or {}))
+        elif event.kind == "cached":
+            one.done.update({node: one.nodes[node] for node in event.nodes if node in one.nodes})
+        elif event.kind == "progress":
+            (node,) = event.nodes
+            if node in one.nodes or len(one.nodes) < MAX_NODES:
+                one.done[node], one.nodes[node] = event.done, event.total
+        elif event.kind == "losses":
+            one.losses.update(event.losses)
         else:
-            return kind == "executing" and data.get("node") is None
+            return True
         total = sum(one.nodes.values())
         if total:
             self._watcher.progress(one.job.name, sum(one.done.values()), total, one.losses)
         return False
 
-    def _finish(self, one: _Open, record: Mapping[str, Any]) -> None:
+    def _finish(self, one: _Open, outcome: Outcome) -> None:
         """Fetch the results of a prompt that ended, or say why it failed."""
-        reason = failure(record)
-        if reason is not None:
-            message, interrupted = reason
-            self._close(one, CANCELLED if interrupted else FAILED, error=message)
+        if outcome.error is not None:
+            self._close(one, CANCELLED if outcome.interrupted else FAILED, error=outcome.error)
             return
-        try:
-            files = self._fetch(one, saved_files(record))
-        except ServerUnreachable:
-            raise
-        except ComfyError as error:
-            self._close(one, FAILED, error=str(error))
-            return
-        self._close(one, DONE, files=files)
+        files = self._tried(one, "fetch", lambda: self._fetch(one, outcome.files))
+        if files is not None:
+            self._close(one, DONE, files=files, **({} if files else {"saved_nothing": True}))
 
     def _fetch(self, one: _Open, found: Sequence[SavedFile]) -> list[dict[str, Any]]:
-        """Download files into the job's folder, under their own names as far as those differ."""
+        """Download files into the job's folder, under their own names as far as those can be used."""
+        wanted = [file for file in found if is_fetched(file.kind, file.filename)]
+        left = [f"{plain(file.filename, 100)} was not fetched" for file in found if file not in wanted]
+        if left:
+            one.entry["warnings"] = [*dict.fromkeys([*one.entry.get("warnings", []), *left])]
         files: list[dict[str, Any]] = []
-        for file in found:
-            name = re.sub(r'[<>:"|?*\x00-\x1f]', "_", re.split(r"[/\\]", file.filename)[-1]).lstrip(".")
-            taken = {entry["path"] for entry in files}
-            path = f"{one.job.name}/{name}"
-            if not name or path in taken:
-                path = f"{one.job.name}/{file.node.replace(':', '-')}_{len(files)}_{name}"
+        taken: list[str] = []
+        for file in wanted:
+            taken.append(local_name(file.filename, taken))
+            path = f"{one.job.name}/{taken[-1]}"
             facts = self._client.download(file, self._manifest.folder / path)
             where = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
             files.append({"path": path, "kind": file.kind, "node": file.node, **facts, "on_server": where})
@@ -257,20 +289,17 @@ class ServerRun:
                 self._client.version()
             except ServerUnreachable as again:
                 error = again
+            except ComfyError as again:  # a proxy's page while the server behind it restarts
+                error = ServerUnreachable(str(again))
             else:
                 self._watcher.message(f"{self._client.server} answers again")
                 return
         raise error
 
 
-def _last_values(points: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, float]:
-    """Last value of each curve [[step, value], ...] that is a number."""
-    last = {name: pairs[-1][1] for name, pairs in points.items() if pairs}
-    return {
-        name: value
-        for name, value in last.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
+def _is_open_on(entry: Mapping[str, Any], client: ComfyClient) -> bool:
+    """Whether a job's part of the manifest says that this server has it in its queue."""
+    return entry.get("status") == OPEN and entry.get("server") == client.server and "prompt_id" in entry
 
 
 def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
@@ -282,7 +311,7 @@ def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
     found: dict[str, dict[str, Any]] = {}
     for job in plan.jobs:
         entry = manifest.entry(job.name, plan.key(job, on_server=True))
-        if entry.get("status") == OPEN and entry.get("server") == client.server:
+        if _is_open_on(entry, client):
             found[job.name] = entry
     if found:
         client.cancel([entry["prompt_id"] for entry in found.values()])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from ..json_values import read, told
+
+MAX_INPUT_NAME = 300
 
 Workflow: TypeAlias = dict[str, Any]  # {"<id>": {"class_type": NAME, "inputs": {NAME: value or [id, index]}}}
 
@@ -47,24 +50,40 @@ def read_workflow(path: Path) -> Workflow:
         WorkflowError: no such file, no JSON, or another form.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = read(path)
     except FileNotFoundError:
         raise WorkflowError(f"there is no workflow {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no JSON, or a path that no file can have
         raise WorkflowError(f"the workflow {path} cannot be read as JSON: {error}") from None
-    if isinstance(values, dict) and isinstance(values.get("nodes"), list):
-        raise WorkflowError(
-            f"{path} is a workflow for the canvas; open it in ComfyUI and save it with Export (API)"
-        )
     nodes = list(values.values()) if isinstance(values, dict) else []
-    if not nodes or not all(
+    if nodes and all(map(_is_node, nodes)):
+        return dict(values)
+    raise WorkflowError(f"{path} {_other_form(values)}")
+
+
+def _is_node(node: Any) -> bool:
+    return (
         isinstance(node, dict)
         and isinstance(node.get("class_type"), str)
         and isinstance(node.get("inputs"), dict)
-        for node in nodes
-    ):
-        raise WorkflowError(f"{path} is not a workflow in API form; save it in ComfyUI with Export (API)")
-    return values
+    )
+
+
+def _other_form(values: Any) -> str:
+    """Say what a workflow is that is not in API form, and what to do."""
+    again = "save it in ComfyUI with Export (API)"
+    if not isinstance(values, dict):
+        return f"is not a workflow in API form, it is {told(values)}; {again}"
+    if isinstance(values.get("nodes"), list):
+        return f"is a workflow for the canvas; open it in ComfyUI and {again}"
+    if isinstance(values.get("prompt"), dict):
+        return 'holds a request for a server; save what stands under "prompt" in it as a file of its own'
+    if "format" in values and "jobs" in values:
+        return f"is a plan, not a workflow; {again}"
+    wrong = next((name for name, node in values.items() if not _is_node(node)), None)
+    if wrong is None or not any(map(_is_node, values.values())):
+        return f"is not a workflow in API form; {again}"
+    return f"is not a workflow in API form: its node {told(wrong)} lacks class_type or inputs; {again}"
 
 
 def filled(
@@ -150,6 +169,8 @@ def _title(node: Mapping[str, Any]) -> str:
 
 def _named_input(workflow: Workflow, name: str) -> tuple[str, str]:
     """Find the node and input that "<node id or class>.<input>" means; an input's name may hold dots."""
+    if len(name) > MAX_INPUT_NAME:
+        raise WorkflowError(f'"set" has a name of {len(name)} characters; at most {MAX_INPUT_NAME} are read')
     parts = name.split(".")
     for count in range(1, len(parts)):
         node, entry = ".".join(parts[:count]), ".".join(parts[count:])

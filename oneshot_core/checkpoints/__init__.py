@@ -1,7 +1,8 @@
 """Network files: detect, inspect, load and save; no file that is opened here can run code.
 
-Reads the own safetensors format, rosinality-style `.pt` in all known dialects, NVIDIA `.pkl` of StyleGAN2
-networks and legacy TensorFlow `.pkl`; writes the own format and rosinality `.pt`.
+Reads the own safetensors format, state dicts of StyleGAN2 generators in the layouts of all known programs
+(torch files, pickles, safetensors), NVIDIA `.pkl` of StyleGAN2 networks and legacy TensorFlow `.pkl`; writes
+the own format and rosinality `.pt`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ from typing import Any, Literal
 
 import torch
 
-from . import native, nvidia, rosinality, tensorflow
-from .assemble import CheckpointPlan, build_discriminator, build_generator, with_fresh_discriminator
+from ..texts import printable
+from . import layouts, native, nvidia, rosinality, tensorflow
+from .assemble import (
+    CheckpointPlan,
+    build_discriminator,
+    build_generator,
+    in_three_colours,
+    with_fresh_discriminator,
+)
 from .bundle import (
     MEAN_LATENT_SAMPLES,
     MEAN_LATENT_SEED,
@@ -23,7 +31,7 @@ from .bundle import (
     Provenance,
     estimate_mean_latent,
 )
-from .native import read_tensors, write_tensors
+from .native import read_tensors, verify, write_tensors
 from .restricted import KNOWN_FILES, container, read_contents, read_state_dict
 from .stored import CheckpointError, UnsafePickleError, describe, naming, opened
 
@@ -39,6 +47,7 @@ __all__ = [
     "read_state_dict",
     "read_tensors",
     "save",
+    "verify",
     "with_fresh_discriminator",
     "write_tensors",
 ]
@@ -52,22 +61,26 @@ def _opened_plan(path: Path) -> Iterator[CheckpointPlan]:
             size = data.size
             if container(data) != "safetensors":
                 root = read_contents(data).root
-                plan = _plan(root)
-                plan.check(size)
-                yield plan
+                yield _checked(_plan(root), size)
                 return
         with native.opened_plan(path) as plan:
-            plan.check(size)
-            yield plan
+            yield _checked(plan, size)
+
+
+def _checked(plan: CheckpointPlan, file_bytes: int) -> CheckpointPlan:
+    plan.check(file_bytes)
+    in_three_colours(plan)
+    plan.notes = [printable(note) for note in plan.notes]
+    return plan
 
 
 def _plan(root: Any) -> CheckpointPlan:
-    if nvidia.is_network_file(root):
-        return nvidia.read_plan(root)
     if tensorflow.is_network_file(root):
         return tensorflow.read_plan(root)
+    if nvidia.is_network_file(root):
+        return nvidia.read_plan(root)
     if isinstance(root, dict):
-        return rosinality.read_plan(root)
+        return layouts.read_plan(root)
     raise CheckpointError(f"holds {describe(root)}, no networks; {KNOWN_FILES}")
 
 
@@ -86,7 +99,8 @@ def detect(path: Path | str) -> str:
     """Tell the format of a network file.
 
     Returns:
-        "oneshot-stylegan", "rosinality", "e4e", "nvidia" or "tensorflow".
+        "oneshot-stylegan", "rosinality", "e4e", "nvidia", "tensorflow", "basicsr", "genforce" or
+        "mmgeneration".
 
     Raises:
         CheckpointError: not a network file that `load` could read; the message says why.
@@ -129,7 +143,9 @@ def load(path: Path | str, *, expected_sha256: str | None = None) -> GeneratorBu
             mean = plan.mean_latent.read().float().clone()
         if not bool(mean.isfinite().all()):
             raise CheckpointError("the mean latent is not finite (NaN or infinity); use an earlier snapshot")
-    provenance = Provenance(plan.format, path.name, sha256, inferred, tuple(plan.notes), plan.history)
+    provenance = Provenance(
+        plan.format, printable(path.name), sha256, inferred, tuple(plan.notes), plan.history
+    )
     return GeneratorBundle(generator, discriminator, raw, mean, provenance)
 
 
@@ -204,10 +220,12 @@ def save(
         The path.
 
     Raises:
-        ValueError: unknown format or dtype, or metadata for a format that has no place for it.
+        ValueError: unknown format or dtype, or metadata for a format that has no place for it; a weight
+            is NaN or infinite, then nothing is written.
         CheckpointError: the networks cannot be expressed in the format.
     """
     path = Path(path)
+    bundle.check_finite(training=with_discriminator)
     if format == "safetensors":
         native.write(bundle, path, dtype, with_discriminator, metadata)
     elif format == "rosinality":

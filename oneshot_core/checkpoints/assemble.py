@@ -15,12 +15,13 @@ from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorC
 from ..tensors import seeded
 from .bundle import GeneratorBundle
 from .restricted import MAX_EXPANSION_BYTES
-from .stored import CheckpointError, Source
+from .stored import CheckpointError, Source, UnsafePickleError
 
 Config: TypeAlias = GeneratorConfig | DiscriminatorConfig
 Shape: TypeAlias = tuple[int, ...]
 _Config = TypeVar("_Config", GeneratorConfig, DiscriminatorConfig)
 _Module = TypeVar("_Module", bound=nn.Module)
+_COLOURS = 3
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -82,6 +83,38 @@ class CheckpointPlan:
                 f"the networks need {needed / 1e6:.0f} MB and the file has {file_bytes / 1e6:.1f} MB: its "
                 "tensors repeat few numbers endlessly. That is no real network; refused"
             )
+
+
+def in_three_colours(plan: CheckpointPlan) -> None:
+    """Let networks of grey pictures, or of pictures with transparency, draw ordinary colour pictures.
+
+    Everything else of this program works on three channels. Grey is drawn thrice; of four channels the first
+    three are drawn. A note says so. The discriminator judges other pictures and is left out.
+    """
+    found = plan.generator.config.image_channels
+    if found == _COLOURS:
+        return
+    plan.generator = _recoloured(plan.generator)
+    if plan.raw_generator is not None:
+        plan.raw_generator = _recoloured(plan.raw_generator)
+    what = "grey pictures (1 channel), drawn as three equal channels"
+    if found != 1:
+        what = "pictures with transparency (4 channels), of which the 3 colour channels are drawn"
+    left = "" if plan.discriminator is None else "; its discriminator judges such pictures and was left out"
+    plan.notes.append(f"the network was made for {what}{left}")
+    plan.discriminator = None
+
+
+def _recoloured(plan: NetworkPlan[GeneratorConfig]) -> NetworkPlan[GeneratorConfig]:
+    sources = dict(plan.sources)
+    for name, source in plan.sources.items():
+        if name.startswith("to_rgbs.") and name.endswith((".weight", ".bias")) and ".affine." not in name:
+            sources[name] = source.converted((_COLOURS, *source.shape[1:]), _three_channels)
+    return replace(plan, config=replace(plan.config, image_channels=_COLOURS), sources=sources)
+
+
+def _three_channels(tensor: Tensor) -> Tensor:
+    return tensor.expand(_COLOURS, *tensor.shape[1:]) if len(tensor) == 1 else tensor[:_COLOURS]
 
 
 def make_config(kind: type[_Config], **values: Any) -> _Config:
@@ -154,9 +187,107 @@ def _mismatch(label: str, config: Config, missing: list[str], unexpected: list[s
     kind = "generator" if isinstance(config, GeneratorConfig) else "discriminator"
     return (
         f"{label} looks like a StyleGAN2 {kind} for {config.size} px but does not fit one "
-        f"({'; '.join(parts)}). The file is damaged or holds another "
-        "architecture; use a StyleGAN2 network with the standard layers"
+        f"({'; '.join(parts)}). It has other layers than the standard ones; use a StyleGAN2 network with the "
+        "standard layers"
     )
+
+
+def optional_discriminator(
+    plan: Callable[[], NetworkPlan[DiscriminatorConfig]], generator: GeneratorConfig, notes: list[str]
+) -> NetworkPlan[DiscriminatorConfig] | None:
+    """Plan a discriminator, which drawing does not need: one that cannot be used is left out with a note.
+
+    Args:
+        plan: makes the plan; its CheckpointError says why there is none.
+        generator: what the discriminator would judge.
+        notes: gets one line when it is left out.
+
+    Returns:
+        The plan, or None.
+
+    Raises:
+        UnsafePickleError: as `plan`; what could run something is refused wherever it stands.
+    """
+    try:
+        found = plan()
+        _check_judges(found, generator)
+    except UnsafePickleError:
+        raise
+    except CheckpointError as error:
+        notes.append(
+            f"the discriminator was left out: {error}. Pictures can be drawn; to adapt the generator, "
+            "give it a fresh discriminator or take a file that holds a standard one"
+        )
+        return None
+    return found
+
+
+def optional_raw_generator(
+    plan: Callable[[], NetworkPlan[GeneratorConfig]], generator: GeneratorConfig, notes: list[str]
+) -> NetworkPlan[GeneratorConfig] | None:
+    """Plan the generator without averaging, which drawing does not need; see `optional_discriminator`."""
+    try:
+        found = plan()
+        if found.config != generator:
+            raise CheckpointError(f"{found.label} and the averaged generator differ in shape")
+    except UnsafePickleError:
+        raise
+    except CheckpointError as error:
+        notes.append(f"the generator without averaging was left out: {error}")
+        return None
+    return found
+
+
+def _check_judges(plan: NetworkPlan[DiscriminatorConfig], generator: GeneratorConfig) -> None:
+    """Refuse a discriminator for other pictures than the generator draws."""
+    for name, unit in (("size", "px"), ("image_channels", "colour channels"), ("c_dim", "classes")):
+        judged, drawn = getattr(plan.config, name), getattr(generator, name)
+        if judged not in ((0, drawn) if name == "c_dim" else (drawn,)):  # one without classes ignores them
+            raise CheckpointError(f"{plan.label} is made for {judged} {unit}, the generator for {drawn}")
+
+
+def check_constant(label: str, shape: Shape, levels: int) -> None:
+    """Refuse networks that draw no squares, by the learnt constant that their pictures grow from.
+
+    Args:
+        label: how the file calls the network, for messages.
+        shape: of the constant; the last two are its height and width.
+        levels: how often the sides are doubled.
+
+    Raises:
+        CheckpointError: height and width differ, or are not 4.
+    """
+    height, width = shape[-2:]
+    if height != width:
+        raise CheckpointError(
+            f"{label} is not square: it grows from {height} x {width} points to pictures of "
+            f"{height << min(levels, 16)} x {width << min(levels, 16)} px (height x width); only square "
+            "networks are supported"
+        )
+    if height != 4:  # noqa: PLR2004 - every side is 4 doubled
+        raise CheckpointError(f"{label} grows from {height} x {width} points; StyleGAN2 starts from 4 x 4")
+
+
+def check_labels(label: str, classes: Any, latents: Any, found_classes: int, found_latents: int) -> None:
+    """Refuse a conditional generator that lost the weights of its labels.
+
+    Args:
+        label: how the file calls the network, for messages.
+        classes: number of classes that the file states; looked at only if it is a whole number.
+        latents: width of z that it states, likewise.
+        found_classes: number of classes by the tensors, 0 without tensors for labels.
+        found_latents: width of z by the tensors.
+
+    Raises:
+        CheckpointError: classes are stated and not found, or z would be wider than stated.
+    """
+    lost = type(classes) is int and classes > 0 and not found_classes
+    if lost or (type(latents) is int and 0 < latents < found_latents and not found_classes):
+        raise CheckpointError(
+            f"{label} is conditional (it draws by class labels), but the weights of its labels are not in "
+            f"the file: its mapping takes {found_latents} numbers, of which z is only a part. Use the file "
+            "that it was made from, or an unconditional network"
+        )
 
 
 def require(tensors: Mapping[str, Source], name: str, label: str, dimensions: int) -> Shape:

@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..json_values import Fields, JsonError, told
 from ..networks import Discriminator, Generator
-from ..tensors import seeded
+from ..tensors import check_finite, check_weights, seeded
+from ..texts import printable
 
 MEAN_LATENT_SAMPLES = 10_000  # as the method's official code
 MEAN_LATENT_SEED = 0
+MAX_NOTES, MAX_TEXT = 1_000, 10_000
 _Network = TypeVar("_Network", Generator, Discriminator)
 
 
@@ -47,18 +50,32 @@ class Provenance:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
         """Build from `to_dict` values; raises ValueError for unknown or missing keys and for wrong types."""
-        known = {"format", "file_name", "sha256", "inferred", "notes", "history"}
-        if set(values) != known:
-            raise ValueError(
-                f"a provenance has the keys {sorted(known)}, found {sorted(map(str, values))[:10]}"
-            )
-        texts = [values["format"], values["file_name"], *values["notes"]]
-        dicts = [values["inferred"], values["history"]]
-        if not all(isinstance(text, str) for text in texts) or not all(
-            isinstance(one, dict) for one in dicts
-        ):
-            raise ValueError("a provenance holds texts, two dicts and a list of notes")
-        return cls(**{**values, "notes": tuple(values["notes"])})
+        given = Fields(values, "provenance")
+        notes = given.texts("notes", MAX_NOTES)
+        sha256 = given.text("sha256", default=None)
+        history = given.object("history")
+        if "parent" in history.names():
+            history.object("parent").text("file_name", default="")
+        read = cls(
+            _clean(given.text("format"), "format"),
+            _clean(given.text("file_name"), "file_name"),
+            None if sha256 is None else _clean(sha256, "sha256"),
+            {name: given.object("inferred").value(name) for name in given.object("inferred").names()},
+            tuple(_clean(note, "notes") for note in notes),
+            {name: history.value(name) for name in history.names()},
+        )
+        given.close()
+        return read
+
+
+def _clean(text: str, name: str) -> str:
+    """Refuse a text that would move the cursor of a terminal that shows it, and endless ones."""
+    if len(text) > MAX_TEXT or printable(text) != text:
+        raise JsonError(
+            f"provenance: {name} must be at most {MAX_TEXT} characters without control characters, found "
+            f"{told(text)}"
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,7 @@ class GeneratorBundle:
         config, origin = self.generator.config, self.provenance
         widths = " ".join(map(str, config.channels))
         parameters = sum(value.numel() for value in self.generator.parameters())
-        parent = origin.history.get("parent", {}).get("file_name")
+        parent = printable(origin.history.get("parent", {}).get("file_name") or "")
         lines = [
             f"StyleGAN2 generator, {self.size} px, {parameters / 1e6:.1f} M parameters",
             f"widths from 4 px on: {widths}; z {config.z_dim}, w {config.w_dim}, {self.num_layers} slots",
@@ -111,6 +128,20 @@ class GeneratorBundle:
             discriminator=moved(self.discriminator),
             raw_generator=moved(self.raw_generator),
         )
+
+    def check_finite(self, training: bool = False) -> None:
+        """Refuse networks that cannot draw, or with `training` cannot be trained.
+
+        Raises:
+            ValueError: a weight or the mean latent is NaN or infinite; the message names the first.
+        """
+        advice = "the training that made it broke down; use an earlier snapshot or another file"
+        networks: list[tuple[str, torch.nn.Module | None]] = [("generator", self.generator)]
+        if training:
+            networks += [("discriminator", self.discriminator), ("raw generator", self.raw_generator)]
+        for label, network in networks:
+            check_weights(network, f"the {label} of {self.provenance.file_name}", advice)
+        check_finite(self.mean_latent, f"the mean latent of {self.provenance.file_name}", advice)
 
     @property
     def family(self) -> str:
@@ -152,6 +183,6 @@ def estimate_mean_latent(
             c = None
             if config.c_dim:
                 classes = torch.arange(start, start + count) % config.c_dim
-                c = torch.nn.functional.one_hot(classes, config.c_dim).to(weight)
+                c = torch.zeros(count, config.c_dim).scatter_(1, classes[:, None], 1.0).to(weight)
             total += generator.map_single(z.to(weight), c).cpu().double().sum(dim=0)
         return (total / samples).float()

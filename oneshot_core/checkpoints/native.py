@@ -15,14 +15,18 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import json_values
+from ..containers import START_BYTES, recognised, told
+from ..json_values import Fields, JsonError
 from ..networks import DiscriminatorConfig, GeneratorConfig
 from ..tensors import atomic_path, owned
+from . import layouts
 from .assemble import CheckpointPlan, Layout, NetworkPlan, expected_shapes, match
 from .bundle import GeneratorBundle, Provenance
 from .stored import CheckpointError, Source, describe, naming, opened
+from .tensor_file import READ_TYPES, check_sum, stored_checksums, write_file
 
 _Config = TypeVar("_Config", GeneratorConfig, DiscriminatorConfig)
 FORMAT = "oneshot-stylegan"
@@ -30,17 +34,14 @@ FORMAT_VERSION = 1
 HEADER_KEY = "oneshot"
 MAX_HEADER_BYTES = 16 * 1024**2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_STORED_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+OTHER_FILES = {  # format in the header: what it is, and who reads it
+    "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
+    "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
+    "oneshot-run": "the state of an unfinished training; `adapt` with the same --out goes on from it",
+    "oneshot-stored-run": "a part of a stored run; the folder that it lies in is read as a whole",
+    "oneshot-perceptual": "weights of the perceptual loss; --lpips reads them",
+    "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
+    "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",
 }
 
 
@@ -49,35 +50,34 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
+    keep: Path | None = None,
 ) -> Path:
-    """Write tensors and a JSON header as one file, in one step.
+    """Write tensors and a JSON header as one file, in one step; equal content gives equal bytes.
 
     Args:
         path: final name; an existing file is replaced only when the new one is complete.
-        tensors: any device; they are copied to the CPU.
+        tensors: any device; they are copied to the CPU, one at a time.
         header: JSON values, among them `format` (text) and `format_version` (whole number).
         metadata: further texts beside the header, such as the workflow that made the file.
+        keep: name that an existing file gets when the new one is complete; None: it is replaced.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the header lacks `format` or `format_version`, or holds something that is not JSON.
-        OSError: the file cannot be written, as when the disk is full.
+        ValueError: the header lacks `format` or `format_version`, or holds something that is not JSON; a
+            tensor of a type that is not stored.
+        OSError: the file cannot be written; a full disk is called that.
     """
     path = Path(path)
     if not isinstance(header.get("format"), str) or not isinstance(header.get("format_version"), int):
         raise ValueError(f"the header needs format (text) and format_version (number), got {sorted(header)}")
     try:
-        text = json.dumps(header, allow_nan=False)
+        text = json.dumps(header, allow_nan=False, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"the header of {path.name} holds something that is not JSON: {error}") from error
-    copies = {name: owned(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata={**(metadata or {}), HEADER_KEY: text})
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {str(error)[:200]}; is the disk full?") from error
+    with atomic_path(path, keep) as temporary, open(temporary, "wb") as file:
+        write_file(file, tensors, {**(metadata or {}), HEADER_KEY: text}, HEADER_KEY)
     return path
 
 
@@ -95,23 +95,47 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: owned(source.read()) for name, source in sources.items()}, header
 
 
+def verify(path: Path | str) -> dict[str, Any]:
+    """Read a file of `write_tensors` through and compare it with its checksums, one tensor at a time.
+
+    Returns:
+        Its header.
+
+    Raises:
+        CheckpointError: missing, damaged, or a safetensors file of another origin.
+    """
+    path = Path(path)
+    with naming(path), opened_file(path) as (sources, header):
+        for source in sources.values():
+            source.read()
+        return header
+
+
 @contextmanager
 def opened_file(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, Any]]]:
-    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block."""
-    _check_start(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            yield {name: _source(file, name) for name in file.keys()}, header  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
-        ) from error
+    """Open a file of `write_tensors`: its tensors, unread, and its header, valid inside the block.
+
+    Raises:
+        CheckpointError: missing, damaged, or a safetensors file of another origin.
+    """
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY not in texts:
+            raise CheckpointError(
+                "is a safetensors file without this project's header: another program wrote it, or a tool "
+                "that saved it again dropped the header (metadata); give the original file"
+            )
+        yield sources, _header(texts[HEADER_KEY])
 
 
 def _check_start(path: Path) -> None:
     """Check the declared length of the header before anything parses it."""
     with opened(path) as data:
+        start = data.read(0, min(data.size, START_BYTES))
+        found = recognised(start, data.size)
+        if found is not None and found.name != "safetensors":
+            raise CheckpointError(told(start, data.size, "a safetensors file") or "")
+        if data.size < 8:
+            raise CheckpointError(f"has {data.size} bytes; it is truncated: copy or download it again")
         length = int.from_bytes(data.read(0, 8), "little")
         if length > min(data.size - 8, MAX_HEADER_BYTES):
             raise CheckpointError(
@@ -120,57 +144,59 @@ def _check_start(path: Path) -> None:
             )
 
 
-def _header(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(HEADER_KEY)
-    if text is None:
-        raise CheckpointError(
-            f"is a safetensors file without the header {HEADER_KEY!r}, not one of this program; "
-            "load the original checkpoint (.pt or .pkl) and convert it"
-        )
+def _header(text: str) -> dict[str, Any]:
+    """Parse this project's header; raises CheckpointError where it is not the JSON object that it must be."""
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"has a damaged header: {str(error)[:200]}") from error
-    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
-        raise CheckpointError(f"has the header {describe(header)} without a format")
+        header: dict[str, Any] = json_values.parse(text, "the header")
+        fields = Fields(header, "the header")
+        fields.text("format")
+        fields.whole("format_version", 0)
+    except JsonError as error:
+        raise CheckpointError(f"has a damaged header ({error}); copy or download the file again") from error
     return header
 
 
-def _source(file: Any, name: str) -> Source:
+def _source(file: Any, name: str, wanted: str | None) -> Source:
     part = file.get_slice(name)
-    dtype = _STORED_TYPES.get(part.get_dtype())
+    kind = part.get_dtype()
+    dtype = READ_TYPES.get(kind)
     if dtype is None:
-        raise CheckpointError(f"tensor {name[:80]} has the type {part.get_dtype()}, which is not supported")
-    return Source(name, tuple(part.get_shape()), dtype, lambda: file.get_tensor(name))
+        raise CheckpointError(f"tensor {name[:80]} has the type {kind}, which is not supported")
+    shape = tuple(part.get_shape())
+    return Source(name, shape, dtype, lambda: check_sum(name, file.get_tensor(name), wanted))
 
 
 @contextmanager
 def opened_plan(path: Path) -> Iterator[CheckpointPlan]:
-    """Plan the networks of a generator file; the plan can be built inside the block.
+    """Plan the networks of a safetensors file; the plan can be built inside the block.
 
     Raises:
-        CheckpointError: another format or version, unknown settings, missing or ill-shaped weights.
+        CheckpointError: of another kind or version, unknown settings, missing or ill-shaped weights.
     """
-    with opened_file(path) as (sources, header):
-        yield _plan(sources, header)
+    with opened_tensors(path) as (sources, texts):
+        if HEADER_KEY in texts:
+            yield _plan(sources, _header(texts[HEADER_KEY]))
+        else:
+            yield layouts.read_flat_plan(sources)
 
 
 def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> CheckpointPlan:
     if header["format"] != FORMAT:
-        raise CheckpointError(f"has the format {describe(header['format'])}; a generator has {FORMAT!r}")
-    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(other_file(header["format"]))
+    if header["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"has format_version {describe(header.get('format_version'))}; this program knows "
-            f"{FORMAT_VERSION}. Update it, or write the file again with this version"
+            f"has format_version {header['format_version']}; this program knows {FORMAT_VERSION}. Update it, "
+            "or write the file again with this version"
         )
     try:
-        provenance = Provenance.from_dict(header["provenance"])
-        generator = GeneratorConfig.from_dict(header["generator"])
+        fields = Fields(header, "the header")
+        provenance = Provenance.from_dict(fields.value("provenance"))
+        generator = GeneratorConfig.from_dict(fields.value("generator"))
         discriminator = None
-        if header.get("discriminator") is not None:
-            discriminator = DiscriminatorConfig.from_dict(header["discriminator"])
+        if "discriminator" in fields:
+            discriminator = DiscriminatorConfig.from_dict(fields.value("discriminator"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"has a damaged header: {type(error).__name__} {str(error)[:200]}") from error
+        raise CheckpointError(f"has a damaged header ({str(error)[:200]}); copy the file again") from error
     plan = CheckpointPlan(FORMAT, FORMAT, _network(generator, sources, "generator"))
     if any(name.startswith("raw_generator.") for name in sources):
         plan.raw_generator = _network(generator, sources, "raw_generator")
@@ -185,10 +211,41 @@ def _plan(sources: Mapping[str, Source], header: Mapping[str, Any]) -> Checkpoin
     return plan
 
 
+def other_file(kind: str) -> str:
+    """Say what a file of another format than the generators' is, and who reads it.
+
+    Args:
+        kind: the header's format.
+    """
+    known = OTHER_FILES.get(kind)
+    if known is None:
+        return f"has the format {describe(kind)}; a generator of this project has {FORMAT!r}"
+    return f"is no generator but {known}"
+
+
 def _network(config: _Config, sources: Mapping[str, Source], label: str) -> NetworkPlan[_Config]:
     table = {name: Layout(f"{label}.{name}") for name in expected_shapes(config)}
     own = {name: source for name, source in sources.items() if name.startswith(f"{label}.")}
     return match(label, config, table, own)
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Source], dict[str, str]]]:
+    """Open any safetensors file: its tensors, unread, and its texts, valid inside the block.
+
+    Raises:
+        CheckpointError: another container, damaged, or with a type of numbers that is not known here.
+    """
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts, names = dict(file.metadata() or {}), list(file.keys())
+            sums = stored_checksums(texts, names, HEADER_KEY)
+            yield {name: _source(file, name, sums.get(name)) for name in names}, texts
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"is no sound safetensors file ({str(error)[:200]}); copy or download it again"
+        ) from error
 
 
 def write(

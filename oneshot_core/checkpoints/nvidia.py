@@ -9,26 +9,39 @@ Source: checkpoints.md B (structure, names, variants).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..networks import DiscriminatorConfig, GeneratorConfig
+from . import foreign
 from .assemble import (
     CheckpointPlan,
     Layout,
     NetworkPlan,
+    check_constant,
+    check_labels,
     expected_shapes,
     make_config,
     match,
+    optional_discriminator,
+    optional_raw_generator,
     require,
     zeros,
 )
-from .rebuild import Record
+from .rebuild import TF_NETWORK, ForeignRecord, Record, whole_object
 from .rosinality import channel_multiplier, is_blur
 from .stored import CheckpointError, Source, StoredTensor, describe
 
 MAX_MODULES = 2_000
 MAX_DEPTH = 8
+MAX_ENTRIES = 10_000  # parameters and buffers, None among them; NVIDIA's largest networks have about 250
+MAX_NAME = 100
+_ROLES = {  # the names that files give to a network
+    "G_ema": ("G_ema", "g_ema", "generator_ema"),
+    "G": ("G", "g", "generator", "netG", "model"),
+    "D": ("D", "d", "discriminator", "netD"),
+}
 
 
 @dataclass
@@ -38,25 +51,59 @@ class _Module:
     label: str
     tensors: dict[str, Source] = field(default_factory=dict)
     settings: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    kind: str = ""  # name of its class
 
     def setting(self, name: str, *paths: str) -> Any:
         """Return an attribute that the modules at `paths` must agree on; None where no one states it."""
         found = [self.settings[path][name] for path in paths if name in self.settings.get(path, {})]
+        for value in found:  # nested values are never compared: that can take for ever
+            if value is not None and type(value) not in (bool, int, float, str):
+                raise CheckpointError(
+                    f"{self.label}: {name} of a layer is {describe(value)}, expected a number, a text or None"
+                )
         if any(value != found[0] for value in found):
             raise CheckpointError(f"{self.label}: layers with different {name} are not supported")
         return found[0] if found else None
 
 
 def is_network_file(root: Any) -> bool:
-    """Whether a pickle's object has the layout of these files."""
-    return isinstance(root, dict) and any(isinstance(root.get(name), Record) for name in ("G_ema", "G", "D"))
+    """Whether an object has the layout of these files: a module, or a dict with modules for networks."""
+    if isinstance(root, dict):
+        generators = [root.get(name) for role in ("G_ema", "G") for name in _ROLES[role]]
+        judges = [root.get(name) for name in _ROLES["D"]]
+        return not any(isinstance(value, dict) for value in generators) and any(
+            _is_module(value) for value in (*generators, *judges)
+        )
+    return _is_module(root)
 
 
-def read_plan(root: dict[Any, Any]) -> CheckpointPlan:
-    """Plan the networks of a network pickle.
+def _is_module(value: Any) -> bool:
+    return isinstance(value, Record) and value.kind != TF_NETWORK
+
+
+def _by_role(root: Any) -> dict[str, tuple[str, Any]]:
+    """The networks of a file under the names G_ema, G and D, each with the file's own name for it."""
+    if isinstance(root, Record):
+        return {"D": ("D", root)} if _is_discriminator(root) else {"G_ema": ("the generator", root)}
+    found = {}
+    for role, names in _ROLES.items():
+        values = [(name, root[name]) for name in names if root.get(name) is not None]
+        if values:
+            found[role] = values[0]
+    return found
+
+
+def _is_discriminator(record: Record) -> bool:
+    children = _part(record, "_modules", "the module")
+    return "b4" in children and "synthesis" not in children
+
+
+def read_plan(root: dict[Any, Any] | Record) -> CheckpointPlan:
+    """Plan the networks of a network pickle, or of a torch file with the same modules.
 
     Args:
-        root: a dict with module records under G_ema, G and D (each may be missing, but not both generators).
+        root: a dict with module records under G_ema, G and D (each may be missing, but not both generators),
+            or the record of a generator alone.
 
     Returns:
         The plan; format "nvidia".
@@ -64,23 +111,32 @@ def read_plan(root: dict[Any, Any]) -> CheckpointPlan:
     Raises:
         CheckpointError: StyleGAN3, another architecture, missing or ill-shaped weights.
     """
-    modules = {name: collect(root[name], name) for name in ("G_ema", "G", "D") if root.get(name) is not None}
+    modules = _by_role(root)
     main = "G_ema" if "G_ema" in modules else "G"
     if main not in modules:
         raise CheckpointError("holds a discriminator only; a file with G_ema or G is needed")
     notes: list[str] = []
-    plan = CheckpointPlan("nvidia", _kind(root[main]), plan_generator(modules[main], notes), notes=notes)
+    label, record = modules[main]
+    module = collect(record, label)
+    plan = CheckpointPlan("nvidia", _kind(record), plan_generator(module, notes), notes=notes)
+    config = plan.generator.config
     if main == "G_ema" and "G" in modules:
-        plan.raw_generator = plan_generator(modules["G"], [])
+        name, raw = modules["G"]
+        plan.raw_generator = optional_raw_generator(
+            lambda: plan_generator(collect(raw, name), []), config, notes
+        )
     if "D" in modules:
-        plan.discriminator = _plan_discriminator(modules["D"], notes)
-    average = modules[main].tensors.get("mapping.w_avg")
+        title, judge = modules["D"]
+        plan.discriminator = optional_discriminator(
+            lambda: plan_discriminator(collect(judge, title)), config, notes
+        )
+    average = module.tensors.get("mapping.w_avg")
     if average is not None:
-        if average.shape != (plan.generator.config.w_dim,):
+        if average.shape != (config.w_dim,):
             raise CheckpointError(f"mapping.w_avg has shape {list(average.shape)}")
         plan.mean_latent = average
     plan.inferred["shape"] = "size, widths, dimensions and mapping depth were read from the tensors' shapes"
-    plan.inferred["channel_multiplier"] = channel_multiplier(plan.generator.config.channels)
+    plan.inferred["channel_multiplier"] = channel_multiplier(config.channels)
     return plan
 
 
@@ -95,7 +151,29 @@ def collect(record: Any, label: str) -> _Module:
     """Gather the tensors of a module tree; parameters and buffers alike (frozen layers are buffers)."""
     if not isinstance(record, Record):
         raise CheckpointError(f"{label} is {describe(record)}, not a network module")
-    found = _Module(label)
+    found = _Module(label, kind=record.kind)
+    entries = 0
+    for path, module in _walk(record, label):
+        if isinstance(module, ForeignRecord):
+            raise _of_another_program(record, label)
+        found.settings[path[:-1]] = module.state
+        for part in ("_parameters", "_buffers"):
+            own = _part(module, part, label)
+            entries += len(own)
+            if entries > MAX_ENTRIES:
+                raise CheckpointError(
+                    f"{label} has more than {MAX_ENTRIES} tensors; no StyleGAN2 network has"
+                )
+            for name, value in own.items():
+                if isinstance(value, StoredTensor):
+                    found.tensors[f"{path}{name}"] = value.source(f"{path}{name}")
+    if not found.tensors:
+        raise CheckpointError(f"{label} ({record.described}) holds no tensors")
+    return found
+
+
+def _walk(record: Record, label: str) -> Iterator[tuple[str, Record]]:
+    """Yield the modules of a tree with their dotted paths, each path ending in a dot but the root's."""
     waiting: list[tuple[str, Any]] = [("", record)]
     visited = 0
     while waiting:
@@ -105,24 +183,41 @@ def collect(record: Any, label: str) -> _Module:
         visited += 1
         if not isinstance(module, Record):
             raise CheckpointError(f"{label}: {path[:80]} is {describe(module)}, not a network module")
-        if visited > MAX_MODULES or path.count(".") > MAX_DEPTH:
+        children = _part(module, "_modules", label)
+        if visited + len(waiting) + len(children) > MAX_MODULES or path.count(".") > MAX_DEPTH:
             raise CheckpointError(f"{label} has more than {MAX_MODULES} layers; that is no StyleGAN2 network")
-        found.settings[path[:-1]] = module.state
-        waiting += [(f"{path}{name}.", child) for name, child in _part(module, "_modules", label).items()]
-        own = {**_part(module, "_parameters", label), **_part(module, "_buffers", label)}
-        for name, value in own.items():
-            if isinstance(value, StoredTensor):
-                found.tensors[f"{path}{name}"] = value.source(f"{path}{name}")
-    if not found.tensors:
-        raise CheckpointError(f"{label} ({record.kind[:60]}) holds no tensors; the file is damaged")
-    return found
+        yield path, module
+        waiting += [(f"{path}{name}.", child) for name, child in children.items()]
+
+
+def state_dict(label: str, tensors: dict[str, Source]) -> _Module:
+    """A network of which only the tensors are known, by its state dict's names; no layer states a setting."""
+    return _Module(label, tensors)
 
 
 def _part(module: Record, kind: str, label: str) -> dict[str, Any]:
     values = module.state.get(kind, {})
-    if not isinstance(values, dict) or not all(isinstance(name, str) and len(name) <= 100 for name in values):
+    if (
+        not isinstance(values, dict)
+        or len(values) > MAX_ENTRIES
+        or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in values)
+    ):
         raise CheckpointError(f"{label}: {kind} of a layer is {describe(values)}, not a dict of named parts")
     return values
+
+
+def _of_another_program(record: Record, label: str) -> CheckpointError:
+    """Say whose network this is: of a known program, or an object that needs its program's code."""
+    names = []
+    for path, module in _walk(record, label):
+        names.append(module.kind)
+        names += [f"{path}{name}" for name in _part(module, "_parameters", label)]
+    known = foreign.program(names)
+    if known is None:
+        return CheckpointError(f"{label} {whole_object(record)}")
+    return CheckpointError(
+        f"{label} is {record.described}, a network of {known}, no StyleGAN2 network; only those can be used"
+    )
 
 
 def _resolutions(module: _Module, prefix: str) -> list[int]:
@@ -130,8 +225,10 @@ def _resolutions(module: _Module, prefix: str) -> list[int]:
     found = {re.fullmatch(rf"{prefix}b(\d{{1,5}})\..*", name) for name in module.tensors}
     sides = sorted({int(hit[1]) for hit in found if hit})
     if not sides or sides != [4 << level for level in range(len(sides))]:
+        blocks = f"blocks for the sides {sides[:12]} px" if sides else "no blocks b4, b8, ..."
         raise CheckpointError(
-            f"{module.label} has blocks for the sides {sides[:12]} px; StyleGAN2 has 4, 8, ... up to its size"
+            f"{module.label} is no StyleGAN2 network: it has {blocks}; StyleGAN2 has blocks for 4, 8, ... "
+            "px up to its size"
         )
     return sides
 
@@ -146,11 +243,21 @@ def _refuse_stylegan3(module: _Module) -> None:
         )
 
 
+def _refuse_other_programs(module: _Module) -> None:
+    """Refuse networks of other programs by name, also those that hold a StyleGAN2 among other parts."""
+    is_like = "synthesis.b4.const" in module.tensors
+    said = foreign.refusal([module.kind, *module.tensors], wrappers_only=is_like)
+    if said is not None:
+        raise CheckpointError(f"{module.label} {said}")
+
+
 def plan_generator(module: _Module, notes: list[str]) -> NetworkPlan[GeneratorConfig]:
     """Infer a generator's shape and settings and find every weight."""
     _refuse_stylegan3(module)
+    _refuse_other_programs(module)
     tensors, label = module.tensors, module.label
     sides = _resolutions(module, "synthesis.")
+    check_constant(label, require(tensors, "synthesis.b4.const", label, 3), len(sides) - 1)
     if any(f"synthesis.b{side}.skip.weight" in tensors for side in sides):
         raise _architecture(label, "resnet", "skip")
     if any(f"synthesis.b{side}.torgb.weight" not in tensors for side in sides):
@@ -189,7 +296,8 @@ def _architecture(label: str, found: str, supported: str) -> CheckpointError:
 
 
 def _dense(module: _Module) -> list[str]:
-    return sorted(path for path in module.settings if re.fullmatch(r"mapping\.fc\d+", path))
+    names = (name.removesuffix(".weight") for name in module.tensors)
+    return sorted(path for path in names if re.fullmatch(r"mapping\.fc\d+", path))
 
 
 def _mapping(module: _Module) -> dict[str, Any]:
@@ -200,6 +308,8 @@ def _mapping(module: _Module) -> dict[str, Any]:
     last = require(tensors, f"mapping.fc{len(dense) - 1}.weight", label, 2)
     conditional = "mapping.embed.weight" in tensors
     embed = require(tensors, "mapping.embed.weight", label, 2) if conditional else (0, 0)
+    stated = module.settings.get("", {})
+    check_labels(label, stated.get("c_dim"), stated.get("z_dim"), embed[1], first[1] - embed[0])
     return {
         "z_dim": first[1] - embed[0],
         "w_dim": last[0],
@@ -272,23 +382,14 @@ def mapping_table(layers: int, c_dim: int) -> dict[str, Layout]:
     }
 
 
-def _plan_discriminator(module: _Module, notes: list[str]) -> NetworkPlan[DiscriminatorConfig] | None:
-    """Plan D; leaves it out with a note where only its architecture is foreign: G can still be used."""
-    sides = _resolutions(module, "")
-    if f"b{sides[-1]}.skip.weight" in module.tensors:
-        return plan_discriminator(module, sides)
-    found = "skip" if f"b{sides[0]}.fromrgb.weight" in module.tensors else "orig"
-    notes.append(
-        f"{module.label} has the architecture {found!r} (supported is 'resnet'); it was left out. The "
-        "generator can be sampled, but not be adapted with its own discriminator"
-    )
-    return None
-
-
-def plan_discriminator(module: _Module, sides: list[int]) -> NetworkPlan[DiscriminatorConfig]:
+def plan_discriminator(module: _Module) -> NetworkPlan[DiscriminatorConfig]:
     """Infer a discriminator's shape and settings and find every weight."""
     tensors, label = module.tensors, module.label
+    sides = _resolutions(module, "")
     top = f"b{sides[-1]}"
+    if f"{top}.skip.weight" not in tensors:
+        found = "skip" if f"b{sides[0]}.fromrgb.weight" in tensors else "orig"
+        raise _architecture(label, found, "resnet")
     image = require(tensors, f"{top}.fromrgb.weight", label, 4)
     channels = tuple(require(tensors, f"b{side}.conv1.weight", label, 4)[0] for side in sides[1:]) + image[:1]
     final = require(tensors, "b4.conv.weight", label, 4)

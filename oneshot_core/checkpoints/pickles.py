@@ -10,22 +10,19 @@ checkpoints.md F.
 
 from __future__ import annotations
 
-import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .opcodes import MAX_OPCODES, NAMES, Instruction, instructions
 from .stored import ByteRange, CheckpointError, UnsafePickleError, describe
 
-MAX_OPCODES = 400_000  # the largest known files, training snapshots with optimisers, have about 100,000
+_PYTHONS_OWN = sys.stdlib_module_names | {"__builtin__", "commands", "copy_reg", "exceptions", "os2emxpath"}
 MAX_CALLS = 50_000  # one per tensor, array or ordered dict; the same files have about 6,000
-MAX_TEXT_BYTES = 4_096  # longer texts (embedded source code, binary data as text) stay in the file
-MAX_NAME_BYTES = 256
-MAX_INTEGER_BYTES = 16
 MAX_KEY = 2**63  # old optimiser states are keyed by memory addresses
 _MARK = object()
 Name = tuple[str, str]
-Instruction = tuple[str, Any, int]
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,17 @@ class Global:
     module: str
     name: str
 
-
-@dataclass(frozen=True)
-class LongText:
-    """A text that was left in the file because of its length."""
-
-    utf8: ByteRange
+    @property
+    def described(self) -> str:
+        """What it is, in a user's words."""
+        return f"the name {self.module[:80]} {self.name[:80]}"
 
 
 class Inert:
     """Base of the stand-ins that may receive a state by the BUILD opcode."""
+
+    described = "an object"  # in a user's words
+    takes_items = False  # whether items may be added to it as to a dict or a list; they are dropped
 
     def build(self, state: Any) -> None:
         """Take the state; the default refuses it."""
@@ -59,161 +57,26 @@ class Rules:
     makes: Mapping[Name, Callable[[], Any]] = field(default_factory=dict)  # NEWOBJ: own stand-ins
     tokens: frozenset[Name] = frozenset()  # names that only occur as arguments
     persistent: Callable[[Any], Any] | None = None  # BINPERSID: storages of torch files
+    foreign: Callable[[str], Inert] | None = None  # NEWOBJ without arguments of a class outside the list
     max_opcodes: int = MAX_OPCODES
 
     def allows(self, name: Name) -> bool:
         """Whether the pair is on the list."""
         return name in self.calls or name in self.makes or name in self.tokens
 
+    def is_foreign(self, name: Name) -> bool:
+        """Whether the pair is outside the list and may be the class of an empty object.
 
-class _Cursor:
-    """Reads a byte range from front to back through a small window."""
-
-    def __init__(self, data: ByteRange, start: int) -> None:
-        self.data, self.position = data, start
-        self._window, self._base, self._step = b"", start, 512
-
-    def take(self, count: int) -> bytes:
-        begin = self.position - self._base
-        if begin + count > len(self._window):
-            if self.position + count > self.data.size:
-                raise CheckpointError(
-                    f"the pickle stream ends at byte {self.data.size} in the middle of an instruction; "
-                    "the file is truncated: copy or download it again"
-                )
-            size = min(max(count, self._step), self.data.size - self.position)
-            self._window, self._base, begin = self.data.read(self.position, size), self.position, 0
-            self._step = min(2 * self._step, 65_536)
-        self.position += count
-        return self._window[begin : begin + count]
-
-    def number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
-
-    def blob(self, layout: str) -> ByteRange:
-        size = self.number(layout)
-        part = self.data.part(self.position, size)
-        self.position += size
-        return part
-
-    def text(self, layout: str) -> str | LongText:
-        part = self.blob(layout)
-        if part.size > MAX_TEXT_BYTES:
-            return LongText(part)
-        return _decoded(part.read(0, part.size))
-
-    def integer(self, layout: str) -> int:
-        size = self.number(layout)
-        if not 0 <= size <= MAX_INTEGER_BYTES:
-            raise CheckpointError(
-                f"the pickle declares an integer of {size} bytes; at most {MAX_INTEGER_BYTES} are allowed"
-            )
-        return int.from_bytes(self.take(size), "little", signed=True)
-
-    def line(self) -> str:
-        raw = bytearray()
-        while (byte := self.take(1)) != b"\n":
-            raw += byte
-            if len(raw) > MAX_NAME_BYTES:
-                raise CheckpointError(f"a name in the pickle is longer than {MAX_NAME_BYTES} bytes")
-        return _decoded(bytes(raw))
+        Never one of Python's own modules: no network keeps objects of them, hostile files name them.
+        """
+        if self.foreign is None or self.allows(name):
+            return False
+        module, attribute = name
+        parts = module.split(".")
+        return parts[0] not in _PYTHONS_OWN and all(part.isidentifier() for part in (*parts, attribute))
 
 
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"a text in the pickle is not UTF-8: {error}") from error
-
-
-def _nothing(_: _Cursor) -> None:
-    return None
-
-
-def _number(layout: str) -> Callable[[_Cursor], Any]:
-    return lambda cursor: cursor.number(layout)
-
-
-# fmt: off
-_OPCODES: dict[bytes, tuple[str, Callable[[_Cursor], Any]]] = {
-    b"\x80": ("PROTO", _number("<B")),           b"\x95": ("FRAME", _number("<Q")),
-    b".": ("STOP", _nothing),                    b"(": ("MARK", _nothing),
-    b"N": ("NONE", _nothing),                    b"\x88": ("NEWTRUE", _nothing),
-    b"\x89": ("NEWFALSE", _nothing),             b"G": ("NUMBER", _number(">d")),
-    b"K": ("NUMBER", _number("<B")),             b"M": ("NUMBER", _number("<H")),
-    b"J": ("NUMBER", _number("<i")),
-    b"\x8a": ("NUMBER", lambda c: c.integer("<B")),  b"\x8b": ("NUMBER", lambda c: c.integer("<i")),
-    b"\x8c": ("TEXT", lambda c: c.text("<B")),   b"X": ("TEXT", lambda c: c.text("<I")),
-    b"\x8d": ("TEXT", lambda c: c.text("<Q")),
-    b"C": ("DATA", lambda c: c.blob("<B")),      b"B": ("DATA", lambda c: c.blob("<I")),
-    b"\x8e": ("DATA", lambda c: c.blob("<Q")),   b"\x96": ("DATA", lambda c: c.blob("<Q")),
-    b"}": ("EMPTY_DICT", _nothing),              b"]": ("EMPTY_LIST", _nothing),
-    b")": ("EMPTY_TUPLE", _nothing),             b"\x8f": ("EMPTY_SET", _nothing),
-    b"t": ("TUPLE", _nothing),                   b"\x85": ("TUPLE1", _nothing),
-    b"\x86": ("TUPLE2", _nothing),               b"\x87": ("TUPLE3", _nothing),
-    b"a": ("APPEND", _nothing),                  b"e": ("APPENDS", _nothing),
-    b"s": ("SETITEM", _nothing),                 b"u": ("SETITEMS", _nothing),
-    b"\x90": ("ADDITEMS", _nothing),
-    b"h": ("GET", _number("<B")),                b"j": ("GET", _number("<I")),
-    b"q": ("PUT", _number("<B")),                b"r": ("PUT", _number("<I")),
-    b"\x94": ("MEMOIZE", _nothing),
-    b"c": ("GLOBAL", lambda c: (c.line(), c.line())),  b"\x93": ("STACK_GLOBAL", _nothing),
-    b"R": ("REDUCE", _nothing),                  b"\x81": ("NEWOBJ", _nothing),
-    b"b": ("BUILD", _nothing),                   b"Q": ("BINPERSID", _nothing),
-}
-# fmt: on
-_REFUSED = {
-    b"i": "INST (imports and calls)",
-    b"o": "OBJ (calls a class)",
-    b"\x82": "EXT1 (copyreg registry)",
-    b"\x83": "EXT2 (copyreg registry)",
-    b"\x84": "EXT4 (copyreg registry)",
-    b"P": "PERSID (external reference)",
-    b"\x92": "NEWOBJ_EX (calls a class)",
-    b"\x97": "NEXT_BUFFER (out-of-band data)",
-}
-
-
-def instructions(data: ByteRange, start: int = 0, max_opcodes: int = MAX_OPCODES) -> Iterator[Instruction]:
-    """Decode a stream up to and including STOP.
-
-    Args:
-        data: where the stream lies.
-        start: first byte of the stream within `data`.
-        max_opcodes: how many instructions the stream may have.
-
-    Yields:
-        (name, operand, position behind the instruction). Texts above 4 KiB and all binary data are yielded
-        as ranges of the file, unread.
-
-    Raises:
-        CheckpointError: unknown opcode, truncated stream, a length beyond the data, too many instructions.
-        UnsafePickleError: an opcode that calls or imports by itself.
-    """
-    cursor = _Cursor(data, start)
-    for _ in range(max_opcodes):
-        code = cursor.take(1)
-        if code in _REFUSED:
-            raise UnsafePickleError(
-                f"the pickle uses the opcode {_REFUSED[code]} at byte {cursor.position - 1}; network files "
-                "do not need it, so the file is refused and nothing in it was run"
-            )
-        if code not in _OPCODES:
-            raise CheckpointError(
-                f"byte {cursor.position - 1} of the pickle is {code!r}, which is no instruction of a network "
-                "file; the file is damaged or of another kind"
-            )
-        name, operand = _OPCODES[code]
-        value = operand(cursor)
-        if name == "FRAME":
-            data.part(cursor.position, value)
-        yield name, value, cursor.position
-        if name == "STOP":
-            return
-    raise CheckpointError(f"the pickle has more than {max_opcodes} instructions, far beyond any network file")
-
-
-def scan(data: ByteRange, rules: Rules, start: int = 0) -> int:
+def scan(data: ByteRange, rules: Rules, start: int = 0) -> list[Instruction]:
     """Check a whole stream without building anything.
 
     Args:
@@ -222,46 +85,96 @@ def scan(data: ByteRange, rules: Rules, start: int = 0) -> int:
         start: first byte of the stream within `data`.
 
     Returns:
-        Position behind the STOP instruction.
+        Its instructions; the operand of the last one is the position behind the stream.
 
     Raises:
         UnsafePickleError: a name outside the allow-list, or one that is computed instead of written out.
         CheckpointError: see `instructions`; also a memo index larger than the number of instructions.
     """
+    program: list[Instruction] = []
     memo: dict[int, Any] = {}
-    recent: list[Any] = [None, None]  # the texts of the last two pushes, None where one is no plain text
-    end = start
-    for count, (name, operand, position) in enumerate(instructions(data, start, rules.max_opcodes)):
-        end = position
+    recent: list[Any] = [None, None]  # the last two pushes: a text, a foreign name, None for all else
+    use = _ForeignUse()
+    nothing = recent
+    for instruction in instructions(data, start, rules.max_opcodes):
+        name, operand = instruction
+        if use.name is not None:
+            use.follow(name)
         if name == "TEXT":
             recent = [recent[1], operand]
         elif name == "GET":
             recent = [recent[1], memo.get(operand)]
+            use.begin(recent)
         elif name in ("PUT", "MEMOIZE"):
             index = len(memo) if name == "MEMOIZE" else operand
-            if index > count:
+            if index > len(program):
                 raise CheckpointError(
-                    f"the pickle writes memo slot {index} as instruction {count}; it is damaged or hostile"
+                    f"the pickle writes memo slot {index} as instruction {len(program)}; it is damaged or "
+                    "hostile"
                 )
             memo[index] = recent[1]
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            recent = [recent[1], _checked_name(tuple(operand or recent), rules)]
+            use.begin(recent)
         elif name not in ("PROTO", "FRAME"):
-            if name in ("GLOBAL", "STACK_GLOBAL"):
-                _check_name(tuple(operand or recent), rules)
-            recent = [None, None]
-    return end
+            recent = nothing
+        program.append(instruction)
+    return program
 
 
-def _check_name(name: tuple[Any, ...], rules: Rules) -> None:
+_AS_CLASS = ("EMPTY_TUPLE", "NEWOBJ")
+_AS_MODULE = ("SOURCE", "SOURCE", "TUPLE", "BINPERSID", *_AS_CLASS)  # ("module", class, file, source)
+
+
+class _ForeignUse:
+    """Follows a name from outside the list: all it may do is to make an empty object, which stays data.
+
+    It must stand right before `()` and NEWOBJ; in the older torch container the first use of a module's class
+    is wrapped into a reference that also names its source. Called, kept or passed on it is refused.
+    """
+
+    def __init__(self) -> None:
+        self.name: Global | None = None  # whose use is not complete yet
+        self._ways: list[tuple[str, ...]] = []
+
+    def begin(self, recent: list[Any]) -> None:
+        """Look at the last two pushes: a name from outside the list must be used by the next instructions."""
+        if isinstance(recent[1], Global):
+            self.name = recent[1]
+            self._ways = [_AS_CLASS, _AS_MODULE] if recent[0] == "module" else [_AS_CLASS]
+
+    def follow(self, instruction: str) -> None:
+        """Refuse the name if the instruction is not the expected one."""
+        if self.name is None or instruction in ("PUT", "MEMOIZE", "FRAME"):
+            return
+        step = "SOURCE" if instruction in ("NONE", "TEXT", "GET") else instruction
+        self._ways = [way[1:] for way in self._ways if way[0] == step]
+        if not self._ways:
+            raise _refused(self.name)
+        if not all(self._ways):
+            self.name = None
+
+
+def _refused(name: Global) -> UnsafePickleError:
+    return UnsafePickleError(
+        f"the pickle asks for {name.module[:80]!r} {name.name[:80]!r}, which no network file needs; it is "
+        "refused and nothing in it was run. If you trust where it comes from, save the state_dict of the "
+        "generator there and load that"
+    )
+
+
+def _checked_name(name: tuple[Any, ...], rules: Rules) -> Global | None:
+    """Return a name from outside the list that may stand for a class, None for one on the list."""
     module, attribute = name
     if not isinstance(module, str) or not isinstance(attribute, str):
         raise UnsafePickleError(
             "the pickle computes the name of a global instead of writing it out; refused, nothing was run"
         )
-    if not rules.allows((module, attribute)):
-        raise UnsafePickleError(
-            f"the pickle asks for {module[:80]!r} {attribute[:80]!r}, which no network file needs; it is "
-            "refused and nothing in it was run. If you trust its origin, convert it there to safetensors"
-        )
+    if rules.allows((module, attribute)):
+        return None
+    if not rules.is_foreign((module, attribute)):
+        raise _refused(Global(module, attribute))
+    return Global(module, attribute)
 
 
 class Machine:
@@ -273,16 +186,15 @@ class Machine:
         self._memo: dict[int, Any] = {}
         self._calls = 0
 
-    def run(self, data: ByteRange, start: int = 0) -> Any:
-        """Return the stream's value; `scan` must have passed it."""
-        for name, operand, _ in instructions(data, start, self._rules.max_opcodes):
-            if name == "STOP":
-                value = self._pop()
-                if self._stack:
-                    raise CheckpointError("the pickle leaves values behind; it is damaged or hostile")
-                return value
-            getattr(self, f"_{name.lower()}")(operand)
-        raise AssertionError("instructions ends with STOP")
+    def run(self, program: list[Instruction]) -> Any:
+        """Return the value of a stream that `scan` has passed."""
+        handlers = {name: getattr(self, f"_{name.lower()}") for name in NAMES}
+        for name, operand in program[:-1]:
+            handlers[name](operand)
+        value = self._pop()
+        if self._stack:
+            raise CheckpointError("the pickle leaves values behind; it is damaged or hostile")
+        return value
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
@@ -292,6 +204,8 @@ class Machine:
     def _top(self, kind: type) -> Any:
         value = self._pop()
         self._stack.append(value)
+        if isinstance(value, Inert) and value.takes_items:
+            return kind()
         if type(value) is not kind:
             raise CheckpointError(
                 f"the pickle adds items to {describe(value)} as if it were a {kind.__name__}"
@@ -392,7 +306,7 @@ class Machine:
         self._put(len(self._memo))
 
     def _global(self, name: Name) -> None:
-        _check_name(name, self._rules)
+        _checked_name(name, self._rules)
         self._stack.append(Global(*name))
 
     def _stack_global(self, _: None) -> None:
@@ -405,21 +319,31 @@ class Machine:
 
     def _newobj(self, _: None) -> None:
         arguments, kind = self._pop(), self._pop()
-        self._stack.append(self._called(self._rules.makes, kind, arguments))
+        if isinstance(kind, Global) and self._rules.is_foreign((kind.module, kind.name)):
+            if type(arguments) is not tuple or arguments:
+                raise _refused(kind)
+            self._count_object()
+            assert self._rules.foreign is not None
+            self._stack.append(self._rules.foreign(f"{kind.module}.{kind.name}"))
+        else:
+            self._stack.append(self._called(self._rules.makes, kind, arguments))
+
+    def _count_object(self) -> None:
+        self._calls += 1
+        if self._calls > MAX_CALLS:
+            raise CheckpointError(
+                f"the pickle makes more than {MAX_CALLS} objects, far beyond any network file"
+            )
 
     def _called(self, table: Mapping[Name, Callable[..., Any]], target: Any, arguments: Any) -> Any:
         if not isinstance(target, Global) or not isinstance(arguments, tuple):
             raise UnsafePickleError(f"the pickle calls {describe(target)}; refused, nothing was run")
         if (function := table.get((target.module, target.name))) is None:
             raise UnsafePickleError(
-                f"the pickle calls {target.module} {target.name} in a way that no network file does; "
-                "refused, nothing was run"
+                f"the pickle calls {target.module[:80]} {target.name[:80]} in a way that no network file "
+                "does; refused, nothing was run"
             )
-        self._calls += 1
-        if self._calls > MAX_CALLS:
-            raise CheckpointError(
-                f"the pickle makes more than {MAX_CALLS} objects, far beyond any network file"
-            )
+        self._count_object()
         try:
             return function(*arguments)
         except TypeError as error:
@@ -469,5 +393,5 @@ def load(data: ByteRange, rules: Rules, start: int = 0) -> tuple[Any, int]:
         UnsafePickleError: it names or calls something outside `rules`.
         CheckpointError: it is damaged, truncated or too large.
     """
-    end = scan(data, rules, start)
-    return Machine(rules).run(data, start), end
+    program = scan(data, rules, start)
+    return Machine(rules).run(program), program[-1][1]

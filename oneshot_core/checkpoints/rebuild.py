@@ -6,13 +6,23 @@ None of torch's or numpy's own rebuild functions is used: the real ones trust si
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
-from .pickles import Global, Inert, LongText, Name, scalar
-from .stored import MAX_DIMENSIONS, ByteRange, CheckpointError, Latin1Bytes, Storage, StoredTensor, describe
+from ..texts import printable
+from .opcodes import LongText
+from .pickles import Global, Inert, Name, Rules, scalar
+from .stored import (
+    MAX_DIMENSIONS,
+    ByteRange,
+    CheckpointError,
+    Latin1Bytes,
+    Storage,
+    StoredTensor,
+    describe,
+)
 
 _Value = TypeVar("_Value")
 
@@ -31,7 +41,19 @@ _NUMPY_TYPES = {  # numpy's name: (torch type, layout of one number)
     "i8": (torch.int64, "<q"),   "u1": (torch.uint8, "<B"),   "b1": (torch.bool, "<?"),
 }
 # fmt: on
+TF_NETWORK = "dnnlib.tflib.network.Network"
+_PERSISTENT: Name = ("torch_utils.persistence", "_reconstruct_persistent_obj")
 NDARRAY: Name = ("numpy", "ndarray")
+# torch's data types and activation functions, which modules keep as attributes; tokens here
+NAMES_AS_VALUES: frozenset[Name] = frozenset(
+    [("torch", str(dtype).removeprefix("torch.")) for dtype in STORAGE_TYPES.values()]
+    + [("torch.nn.functional", name) for name in ("relu", "gelu", "silu", "leaky_relu", "softplus")]
+)
+MAX_KIND = 200  # characters of a class's name that are kept
+_IN_WORDS: dict[type, str] = {
+    dict: "a dict", list: "a list", tuple: "a tuple", str: "a text", int: "a whole number",
+    Storage: "the data of a tensor", StoredTensor: "a tensor", Latin1Bytes: "bytes", ByteRange: "bytes",
+}  # fmt: skip
 _MAX_SET = 32
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
@@ -41,19 +63,50 @@ class Record(Inert):
     """An object of the file as data: the name of its class and its attributes. It has no behaviour."""
 
     def __init__(self, kind: str, state: dict[str, Any] | None = None) -> None:
-        self.kind = kind
+        self.kind = printable(kind[:MAX_KIND])
         self.state: dict[str, Any] = {} if state is None else state
+
+    @property
+    def described(self) -> str:  # type: ignore[override]
+        """What it is, in a user's words."""
+        return f"an object of the class {self.kind}"
 
     def build(self, state: Any) -> None:
         """Take the attributes."""
         self.state = expect(state, dict, f"state of {self.kind}")
 
 
+class ForeignRecord(Record):
+    """An object of a class that no supported layout has; whatever the file sets or adds is kept or dropped.
+
+    It may stand where nothing is read. Where a tensor or a generator is expected it is refused.
+    """
+
+    takes_items = True
+
+    def build(self, state: Any) -> None:
+        """Take the attributes if they are a dict, as those of torch's modules are."""
+        self.state = state if type(state) is dict else {}
+
+
 def expect(value: Any, kind: type[_Value], what: str) -> _Value:
     """Return the value if it is exactly of that type (a bool is no int); raises CheckpointError otherwise."""
     if type(value) is not kind:
-        raise CheckpointError(f"{what} must be a {kind.__name__}, found {describe(value)}")
+        raise CheckpointError(f"{what} must be {_IN_WORDS.get(kind, kind.__name__)}, found {describe(value)}")
     return value
+
+
+def whole_object(record: Record) -> CheckpointError:
+    """Say that an object was saved where its tensors are needed, and what to save instead."""
+    if record.kind == TF_NETWORK:
+        return CheckpointError(
+            f"holds a TensorFlow network ({record.described}) where tensors of torch are needed; give its "
+            "weights as a torch or safetensors file"
+        )
+    return CheckpointError(
+        f"holds a whole module ({record.described}), which only the code of that program could use; in that "
+        "program save its tensors, torch.save(model.state_dict(), 'name.pt'), and load that file"
+    )
 
 
 def sizes(value: Any, what: str) -> tuple[int, ...]:
@@ -82,8 +135,8 @@ def rebuild_tensor(
     )
 
 
-def rebuild_parameter(data: Any, requires_grad: Any, hooks: Any) -> StoredTensor:
-    """Describe a parameter: the tensor, without its flag."""
+def rebuild_parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> StoredTensor:
+    """Describe a parameter: the tensor, without its flag and its attributes."""
     return expect(data, StoredTensor, "data of a parameter")
 
 
@@ -113,6 +166,8 @@ def encode(text: Any, encoding: Any) -> Latin1Bytes:
 
 class NumpyType(Inert):
     """A numpy data type: plain little-endian numbers only."""
+
+    described = "a numpy data type"
 
     def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
         text: str = expect(name, str, "numpy data type")
@@ -156,6 +211,8 @@ def _text_bytes(data: Any) -> bytes:
 
 class NumpyArray(Inert):
     """An array of the file; `tensor` describes it once its state is known."""
+
+    described = "a numpy array"
 
     def __init__(self) -> None:
         self.tensor: StoredTensor | None = None
@@ -232,5 +289,53 @@ def torch_calls() -> dict[Name, Callable[..., Any]]:
         ("__builtin__", "set"): rebuild_set,
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
         ("torch", "Size"): lambda shape: sizes(shape, "torch.Size"),
     }
+
+
+def persistent_object(description: Any) -> Record:
+    """Take class name and attributes of a module of NVIDIA's; its source code is not even decoded."""
+    values: dict[Any, Any] = expect(description, dict, "description of a module")
+    if values.get("type") != "class":
+        raise CheckpointError(f"the file describes a module of type {describe(values.get('type'))}")
+    name = expect(values.get("class_name"), str, "class name of a module")
+    return Record(name, expect(values.get("state"), dict, f"state of {name[:80]!r}"))
+
+
+def object_calls() -> dict[Name, Callable[..., Any]]:
+    """The allowed functions of files that hold objects: tensors, arrays, NVIDIA's modules, paths, devices."""
+    calls = {**torch_calls(), **numpy_calls(), _PERSISTENT: persistent_object}
+    for module, name in (("torch", "device"), ("pathlib", "PosixPath"), ("pathlib", "WindowsPath")):
+        calls[module, name] = lambda *_, kind=f"{module}.{name}": Record(kind)
+    return calls
+
+
+def object_makes() -> dict[Name, Callable[[], Any]]:
+    """The allowed classes of such files."""
+    return {
+        ("argparse", "Namespace"): lambda: Record("argparse.Namespace"),
+        ("dnnlib.util", "EasyDict"): new_dict,
+        ("dnnlib.tflib.network", "Network"): lambda: Record(TF_NETWORK),
+    }
+
+
+def object_rules(
+    persistent: Callable[[Any], Any],
+    calls: Mapping[Name, Callable[..., Any]] | None = None,
+    tokens: Iterable[Name] = (),
+) -> Rules:
+    """Names of files that hold networks, tensors and settings (checkpoints.md A to C).
+
+    Args:
+        persistent: turns a reference into a storage of the file.
+        calls: further functions.
+        tokens: further names that only occur as values.
+    """
+    return Rules(
+        calls={**object_calls(), **(calls or {})},
+        makes=object_makes(),
+        tokens=NAMES_AS_VALUES | {NDARRAY} | frozenset(tokens),
+        persistent=persistent,
+        foreign=ForeignRecord,
+    )

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..containers import START_BYTES, recognised, told
 from . import pickles
-from .pickles import Rules
-from .rebuild import NDARRAY, Record, expect, new_dict, numpy_calls, torch_calls
+from .rebuild import STORAGE_TYPES, Record, expect, object_rules, whole_object
 from .stored import (
     ByteRange,
     CheckpointError,
@@ -26,7 +26,7 @@ from .stored import (
     naming,
     opened,
 )
-from .torchfile import LEGACY_START, ZIP_START, nested_storages, read_legacy, read_zip
+from .torchfile import nested_storages, read_legacy, read_zip, refuse_reference
 
 __all__ = [
     "CheckpointError",
@@ -39,8 +39,8 @@ __all__ = [
 
 MAX_EXPANSION_BYTES = 640 * 1024**2  # a full-size network whose tensors repeat one number has 0.4 GB
 KNOWN_FILES = (
-    "allowed are this project's .safetensors, rosinality-style .pt, NVIDIA stylegan2-ada or "
-    "stylegan3-repository .pkl with StyleGAN2 networks, and legacy TensorFlow StyleGAN2 .pkl"
+    "allowed are this project's .safetensors, state dicts of StyleGAN2 generators (rosinality, NVIDIA, "
+    "BasicSR, genforce, MMGeneration), NVIDIA .pkl of StyleGAN2 networks, and legacy TensorFlow .pkl"
 )
 
 
@@ -61,16 +61,14 @@ def container(data: ByteRange) -> str:
     Raises:
         CheckpointError: none of these.
     """
-    start = data.read(0, min(data.size, 16))
-    if start.startswith(ZIP_START):
+    start = data.read(0, min(data.size, START_BYTES))
+    found = recognised(start, data.size)
+    if found is not None and found.name in ("torch-zip", "torch-legacy", "pickle", "safetensors"):
+        return found.name
+    if found is not None and found.name in ("zip", "torchscript"):  # told from all names, not from the first
         return "torch-zip"
-    if start.startswith(LEGACY_START):
-        return "torch-legacy"
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
-    if len(start) > 8 and start[8:9] == b"{":
-        return "safetensors"
-    raise CheckpointError(f"starts with {start!r}, which is no known checkpoint; {KNOWN_FILES}")
+    what = told(start, data.size, "a checkpoint", KNOWN_FILES)
+    raise CheckpointError(what or f"begins like no known checkpoint; {KNOWN_FILES}")
 
 
 def read_contents(data: ByteRange) -> Contents:
@@ -86,39 +84,14 @@ def read_contents(data: ByteRange) -> Contents:
     if kind == "torch-legacy":
         return Contents(kind, read_legacy(data))
     if kind == "pickle":
-        root, end = pickles.load(data, _network_rules(data.size))
+        embedded = {("torch.storage", "_load_from_bytes"): nested_storages(data.size)}
+        root, end = pickles.load(data, object_rules(refuse_reference, embedded, STORAGE_TYPES))
         if end != data.size:
             raise CheckpointError(
                 f"{data.size - end} bytes follow the end of the pickle, where network files end; refused"
             )
         return Contents(kind, root)
     raise CheckpointError("a safetensors file where a torch file or a pickle was expected")
-
-
-def _network_rules(file_bytes: int) -> Rules:
-    """Names used by NVIDIA's and by the legacy TensorFlow network pickles (checkpoints.md B.2 and C)."""
-    return Rules(
-        calls={
-            **torch_calls(),
-            **numpy_calls(),
-            ("torch.storage", "_load_from_bytes"): nested_storages(file_bytes),
-            ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
-        },
-        makes={
-            ("dnnlib.util", "EasyDict"): new_dict,
-            ("dnnlib.tflib.network", "Network"): lambda: Record("dnnlib.tflib.network.Network"),
-        },
-        tokens=frozenset({NDARRAY}),
-    )
-
-
-def _persistent_object(description: Any) -> Record:
-    """Take class name and attributes of a module; its embedded source code is not even decoded."""
-    values: dict[Any, Any] = expect(description, dict, "description of a module")
-    if values.get("type") != "class":
-        raise CheckpointError(f"the file describes a module of type {describe(values.get('type'))}")
-    name = expect(values.get("class_name"), str, "class name of a module")
-    return Record(name, expect(values.get("state"), dict, f"state of {name}"))
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
@@ -138,6 +111,9 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     with torch.inference_mode(False), naming(path), opened(path) as data:
         root = read_contents(data).root
         values = root.get("state_dict", root) if isinstance(root, dict) else root
+        first = values[0] if isinstance(values, tuple | list) and values else values
+        if isinstance(first, Record):
+            raise whole_object(first)
         tensors = {}
         total = 0
         for key, value in expect(values, dict, "a state dict file").items():

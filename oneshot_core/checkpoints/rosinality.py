@@ -1,4 +1,4 @@
-"""Files in the style of rosinality/stylegan2-pytorch (`.pt`): all known dialects are read, one is written.
+"""Networks in the style of rosinality/stylegan2-pytorch: every dialect is read, rosinality's own is written.
 
 Source: checkpoints.md A (names, shapes, inference) and E.1 (e4e).
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -17,10 +17,9 @@ from torch import Tensor
 from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..tensors import atomic_path, owned
 from .assemble import (
-    CheckpointPlan,
     Layout,
     NetworkPlan,
-    Shape,
+    check_constant,
     drawn_noise,
     expected_shapes,
     make_config,
@@ -28,136 +27,15 @@ from .assemble import (
     require,
 )
 from .bundle import GeneratorBundle
-from .restricted import KNOWN_FILES
-from .stored import CheckpointError, Source, StoredTensor, describe
+from .dialects import ROSINALITY, Dialect, conv_name, dense_name, generator_table, rgb_name
+from .stored import CheckpointError, Source
 
 log = logging.getLogger(__name__)
 
-MAX_TENSORS = 5_000
+MAX_LAYERS = 64
 FAMILY_LR_MULTIPLIER = 0.01  # never stored; fixed in every program of the family
-_NETWORK_KEYS = ("g_ema", "g", "d")
-_KERNEL = re.compile(r".*(blur\.kernel|upsample\.kernel|conv2\.0\.kernel|skip\.0\.kernel)")
-
-
-def read_plan(root: Any) -> CheckpointPlan:
-    """Plan the networks of a torch file's object.
-
-    Args:
-        root: what `restricted.read_contents` returns.
-
-    Returns:
-        The plan; format "rosinality" or "e4e".
-
-    Raises:
-        CheckpointError: no StyleGAN2 networks of this family inside, or ill-shaped ones.
-    """
-    if not isinstance(root, dict):
-        raise CheckpointError(f"holds {describe(root)}, not a dict of networks; {KNOWN_FILES}")
-    if isinstance(root.get("state_dict"), dict):
-        return _read_e4e(root)
-    if any(isinstance(name, str) and name.endswith("input.input") for name in root):
-        root = {"g_ema": root}
-        notes = ["the file is a bare state dict; it was taken as the generator"]
-    else:
-        notes = []
-    networks = {name: _tensors(root[name], name) for name in _NETWORK_KEYS if name in root}
-    if "g_ema" not in networks and "g" not in networks:
-        raise CheckpointError(_no_generator(root))
-    main = "g_ema" if "g_ema" in networks else "g"
-    plan = CheckpointPlan("rosinality", _kind(root), plan_generator(main, networks[main], notes), notes=notes)
-    if main == "g_ema" and "g" in networks:
-        plan.raw_generator = plan_generator("g", networks["g"], [])
-    if "d" in networks:
-        plan.discriminator = plan_discriminator("d", networks["d"])
-    plan.mean_latent = _mean_latent(root.get("latent_avg"), plan.generator)
-    ignored = sorted(str(name)[:40] for name in root if name not in (*_NETWORK_KEYS, "latent_avg"))
-    if ignored:
-        plan.notes.append(f"not used: {', '.join(ignored[:8])}")
-    _add_inferred(plan)
-    return plan
-
-
-def _read_e4e(root: dict[Any, Any]) -> CheckpointPlan:
-    """Plan the decoder of an e4e encoder file, which is a generator of this family."""
-    tensors = _tensors(root["state_dict"], "state_dict")
-    decoder = {
-        name[len("decoder.") :]: value for name, value in tensors.items() if name.startswith("decoder.")
-    }
-    if not decoder or not any(name.startswith("encoder.") for name in tensors):
-        raise CheckpointError(
-            "has a state_dict without encoder.* and decoder.* tensors, so it is no e4e file; " + KNOWN_FILES
-        )
-    notes = ["an e4e encoder file: its decoder was taken as the generator, its encoder is not used"]
-    plan = CheckpointPlan("e4e", "e4e", plan_generator("decoder", decoder, notes), notes=notes)
-    plan.mean_latent = _mean_latent(root.get("latent_avg"), plan.generator)
-    _add_inferred(plan)
-    return plan
-
-
-def _no_generator(root: dict[Any, Any]) -> str:
-    names = ", ".join(str(name)[:30] for name in list(root)[:5]) or "nothing"
-    if "init_w" in root:
-        return (
-            "a latent code written by OneshotCLIP (init_w), not a generator; give the file of the generator"
-        )
-    return f"has no generator: expected g_ema, g or a bare state dict, found {names}; {KNOWN_FILES}"
-
-
-def _kind(root: dict[Any, Any]) -> str:
-    """Name the program whose files have these top-level keys (checkpoints.md A.1)."""
-    names = {name for name in root if isinstance(name, str)}
-    if "style_latent" in names:
-        return "Mind the Gap"
-    if "args" in names or "d_optim" in names:
-        return "rosinality training"
-    if names == {"g_ema", "g_optim"}:
-        return "StyleGAN-NADA"
-    if names == {"g"}:
-        return "JoJoGAN"
-    if names == {"g_ema"}:
-        return "OneshotCLIP"
-    return "rosinality"
-
-
-def _tensors(values: Any, label: str) -> dict[str, Source]:
-    """Check one state dict and strip the prefix of parallel training."""
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{label} is {describe(values)}, not a state dict")
-    if not values or len(values) > MAX_TENSORS:
-        raise CheckpointError(f"{label} holds {len(values)} tensors; allowed are 1 to {MAX_TENSORS}")
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise CheckpointError(
-                f"{label} holds {describe(value)} under {describe(name)}, not named tensors"
-            )
-    prefix = "module." if all(name.startswith("module.") for name in values) else ""
-    return {name[len(prefix) :]: value.source(name[len(prefix) :]) for name, value in values.items()}
-
-
-def _mean_latent(value: Any, generator: NetworkPlan[GeneratorConfig]) -> Source | None:
-    """Describe the stored mean: [W], [1, W], or [L, W] with the same row for every layer (e4e)."""
-    if value is None:
-        return None
-    if not isinstance(value, StoredTensor):
-        raise CheckpointError(f"latent_avg is {describe(value)}, not a tensor")
-    width = generator.config.w_dim
-    if len(value.shape) not in (1, 2) or value.shape[-1] != width or 0 in value.shape:
-        raise CheckpointError(
-            f"latent_avg has shape {list(value.shape)}, expected [{width}] or [layers, {width}]"
-        )
-
-    def one_row(tensor: Tensor) -> Tensor:
-        rows = tensor.reshape(-1, width)
-        return rows[0] if bool((rows == rows[0]).all()) else rows.float().mean(dim=0)
-
-    return value.source("latent_avg").converted((width,), one_row)
-
-
-def _add_inferred(plan: CheckpointPlan) -> None:
-    config = plan.generator.config
-    plan.inferred["shape"] = "size, widths, dimensions and mapping depth were read from the tensors' shapes"
-    plan.inferred["channel_multiplier"] = channel_multiplier(config.channels)
-    plan.inferred["mapping_lr_multiplier"] = FAMILY_LR_MULTIPLIER
+_KERNEL = re.compile(r".*(blur\.kernel|upsample\.kernel|filter\.kernel|conv2\.0\.kernel|skip\.0\.kernel)")
+_LABELS = re.compile(r"(?:^|\.)(?:\w*label\w*|\w*embed\w*|class_\w+)(?:\.|$)")
 
 
 def channel_multiplier(channels: tuple[int, ...]) -> int | float | None:
@@ -176,35 +54,102 @@ def channel_multiplier(channels: tuple[int, ...]) -> int | float | None:
 
 
 def plan_generator(
-    label: str, tensors: Mapping[str, Source], notes: list[str]
+    label: str, tensors: Mapping[str, Source], notes: list[str], dialect: Dialect = ROSINALITY
 ) -> NetworkPlan[GeneratorConfig]:
-    """Infer a generator's shape from its tensors and find every weight; adds to `notes` what was made up."""
-    levels = sum(1 for name in tensors if re.fullmatch(r"to_rgbs\.\d+\.bias", name))
-    layers = sum(1 for name in tensors if re.fullmatch(r"style\.\d+\.weight", name))
-    widths = [require(tensors, "input.input", label, 4)[1]]
-    widths += [require(tensors, f"convs.{2 * level}.conv.weight", label, 5)[1] for level in range(levels)]
-    first = require(tensors, "style.1.weight", label, 2)
-    last = require(tensors, f"style.{layers}.weight", label, 2)
-    config = make_config(
+    """Infer a generator's shape from its tensors and find every weight.
+
+    Args:
+        label: how the file calls the network, for messages.
+        tensors: by the names of the dialect.
+        notes: gets a line for whatever was made up or changed.
+        dialect: whose names they are.
+
+    Returns:
+        The plan.
+
+    Raises:
+        CheckpointError: weights are missing, ill-shaped or too many, or the network is of another kind.
+    """
+    config = _config(label, tensors, dialect)
+    table = generator_table(dialect, config)
+    available = dict(tensors)
+    noise = [name for name in table if name.endswith(".noise_const")]
+    if not any(table[name].name in tensors for name in noise):
+        shapes = expected_shapes(config)
+        for name, drawn in drawn_noise(noise, shapes).items():
+            available[table[name].name] = drawn.reshaped(*table[name].file_shape(shapes[name]))
+        notes.append(f"{label} has no noise maps; constant noise was drawn with seed 0")
+    _check_kernels(tensors, label)
+    plan = match(label, config, table, available, lambda name: _is_extra(name) or name in dialect.extra)
+    if dialect.note is not None:
+        notes.append(dialect.note)
+    return plan
+
+
+def _config(label: str, tensors: Mapping[str, Source], dialect: Dialect) -> GeneratorConfig:
+    """Read a generator's shape from its tensors."""
+    levels = _count(tensors, lambda level: f"{rgb_name(dialect, level + 1)}.{dialect.rgb_bias}")
+    layers = _count(tensors, lambda index: dense_name(dialect, index))
+    constant = require(tensors, dialect.constant, label, 3 + dialect.const_axis)
+    check_constant(label, constant, levels)
+    widths = [constant[-3]]
+    for level in range(levels):
+        name = f"{conv_name(dialect, 2 * level + 1)}.{dialect.weight}"
+        widths.append(require(tensors, name, label, 4 + dialect.axes)[-4])
+    first = require(tensors, dense_name(dialect, 0), label, 2)
+    last = require(tensors, dense_name(dialect, max(0, layers - 1)), label, 2)
+    embed: Sequence[int] = (0, 0)
+    if dialect.embed and f"{dialect.embed}.weight" in tensors:
+        embed = require(tensors, f"{dialect.embed}.weight", label, 2)
+    else:
+        refuse_lost_labels(label, tensors, first[1], last[0])
+    colours = require(tensors, f"{dialect.first_rgb}.{dialect.rgb_bias}", label, 4 if dialect.axes else 1)
+    return make_config(
         GeneratorConfig,
-        size=4 * 2**levels if levels < 16 else 0,
+        size=4 << min(levels, 16),
         channels=tuple(widths),
-        z_dim=first[1],
+        z_dim=first[1] - embed[0],
         w_dim=last[0],
+        c_dim=embed[1],
         mapping_layers=layers,
         mapping_lr_multiplier=FAMILY_LR_MULTIPLIER,
         mapping_width=None if first[0] == last[0] else first[0],
-        image_channels=require(tensors, "to_rgb1.bias", label, 4)[1],
+        label_width=embed[0] if embed[1] and embed[0] != last[0] else None,
+        image_channels=colours[1 if dialect.axes else 0],
     )
-    table = generator_table(config)
-    available = dict(tensors)
-    noise = [name for name in table if name.endswith(".noise_const")]
-    if not any(name.startswith("noises.") for name in tensors):
-        drawn = drawn_noise(noise, expected_shapes(config))
-        available.update({table[name].name: drawn[name].reshaped(1, 1, *drawn[name].shape) for name in noise})
-        notes.append(f"{label} has no noise maps; constant noise was drawn with seed 0")
-    _check_kernels(tensors, label)
-    return match(label, config, table, available, lambda name: _KERNEL.fullmatch(name) is not None)
+
+
+def _count(tensors: Mapping[str, Source], name: Callable[[int], str]) -> int:
+    return sum(name(index) in tensors for index in range(MAX_LAYERS))
+
+
+def refuse_lost_labels(label: str, names: Iterable[str], z_dim: int, w_dim: int) -> None:
+    """Refuse conditional networks whose labels an export lost; drawn without them they show other pictures.
+
+    Args:
+        label: how the file calls the network, for messages.
+        names: of the network's tensors; names of an embedding of labels are telling, too.
+        z_dim: inputs of the first mapping layer.
+        w_dim: width of its last one. These programs make z as wide as w, and other networks make it narrower;
+            it is only wider where the embedded label stands behind it.
+
+    Raises:
+        CheckpointError: the network is conditional.
+    """
+    named = next((name for name in names if _LABELS.search(name)), None)
+    if named is not None:
+        found = f"{named[:80]} belongs to the labels, for which this layout has no place"
+    elif z_dim > w_dim:
+        found = (
+            f"its mapping network takes {z_dim} numbers for a w of {w_dim}, so that a part of them was the "
+            "label, whose weights the export lost"
+        )
+    else:
+        return
+    raise CheckpointError(
+        f"{label} is a conditional network (class labels): {found}. Drawn like this it gives wrong pictures; "
+        "use the original NVIDIA .pkl, whose labels are kept"
+    )
 
 
 def plan_discriminator(label: str, tensors: Mapping[str, Source]) -> NetworkPlan[DiscriminatorConfig]:
@@ -216,7 +161,7 @@ def plan_discriminator(label: str, tensors: Mapping[str, Source]) -> NetworkPlan
     final = require(tensors, "final_conv.0.weight", label, 4)
     config = make_config(
         DiscriminatorConfig,
-        size=4 * 2**levels if levels < 16 else 0,
+        size=4 << min(levels, 16),
         channels=tuple(widths[::-1]),
         image_channels=image[1],
         mbstd_features=final[1] - widths[-1],
@@ -227,15 +172,20 @@ def plan_discriminator(label: str, tensors: Mapping[str, Source]) -> NetworkPlan
         )
     _check_kernels(tensors, label)
     table = discriminator_table(config)
-    return match(label, config, table, tensors, lambda name: _KERNEL.fullmatch(name) is not None)
+    return match(label, config, table, tensors, _is_extra)
+
+
+def _is_extra(name: str) -> bool:
+    return _KERNEL.fullmatch(name) is not None
 
 
 def _check_kernels(tensors: Mapping[str, Source], label: str) -> None:
     """Refuse networks with another blur than [1, 3, 3, 1]; missing and all-zero ones are tolerated."""
     for name, source in tensors.items():
-        if not _KERNEL.fullmatch(name):
+        if not _is_extra(name):
             continue
-        kernel = source.read().double() if source.shape == (4, 4) and source.dtype.is_floating_point else None
+        fits = source.shape in ((4, 4), (1, 1, 4, 4)) and source.dtype.is_floating_point
+        kernel = source.read().double().reshape(4, 4) if fits else None
         if kernel is None or not is_blur(kernel):
             raise CheckpointError(
                 f"{label}: {name} is not the blur [1, 3, 3, 1], the only one that is supported"
@@ -251,38 +201,6 @@ def is_blur(kernel: Tensor) -> bool:
 def _blur(gain: float) -> Tensor:
     row = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return torch.outer(row, row) / row.sum() ** 2 * gain
-
-
-def _leading(shape: Shape) -> Shape:
-    return (1, *shape)
-
-
-def _styled(ours: str, theirs: str) -> dict[str, Layout]:
-    """Names of a modulated convolution."""
-    return {
-        f"{ours}.weight": Layout(f"{theirs}.conv.weight", _leading),
-        f"{ours}.affine.weight": Layout(f"{theirs}.conv.modulation.weight"),
-        f"{ours}.affine.bias": Layout(f"{theirs}.conv.modulation.bias"),
-    }
-
-
-def generator_table(config: GeneratorConfig) -> dict[str, Layout]:
-    """Layout of every generator weight in these files, by our names."""
-    table = {"const": Layout("input.input", _leading)}
-    for index in range(config.mapping_layers):
-        for kind in ("weight", "bias"):
-            table[f"mapping.layers.{index}.{kind}"] = Layout(f"style.{index + 1}.{kind}")
-    for index in range(config.num_convs):
-        ours, theirs = f"convs.{index}", f"convs.{index - 1}" if index else "conv1"
-        table.update(_styled(ours, theirs))
-        table[f"{ours}.bias"] = Layout(f"{theirs}.activate.bias")
-        table[f"{ours}.noise_strength"] = Layout(f"{theirs}.noise.weight", _leading)
-        table[f"{ours}.noise_const"] = Layout(f"noises.noise_{index}", lambda shape: (1, 1, *shape))
-    for level in range(len(config.channels)):
-        ours, theirs = f"to_rgbs.{level}", f"to_rgbs.{level - 1}" if level else "to_rgb1"
-        table.update(_styled(ours, theirs))
-        table[f"{ours}.bias"] = Layout(f"{theirs}.bias", lambda shape: (1, *shape, 1, 1))
-    return table
 
 
 def discriminator_table(config: DiscriminatorConfig) -> dict[str, Layout]:
@@ -309,7 +227,7 @@ def generator_state(generator: Generator) -> dict[str, Tensor]:
     """
     config = generator.config
     _refuse_unknown_parts(config)
-    state = _renamed(generator, generator_table(config))
+    state = _renamed(generator, generator_table(ROSINALITY, config))
     for level in range(len(config.channels) - 1):
         state[f"convs.{2 * level}.conv.blur.kernel"] = _blur(4.0)
         state[f"to_rgbs.{level}.upsample.kernel"] = _blur(4.0)
@@ -389,4 +307,28 @@ def write(bundle: GeneratorBundle, path: Path, with_discriminator: bool = True) 
         values["d"] = discriminator_state(bundle.discriminator)
     values["latent_avg"] = owned(bundle.mean_latent).float().cpu()
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(values, file)
+        watched = _Watched(file)
+        try:
+            torch.save(values, cast(BinaryIO, watched))
+        except RuntimeError as error:
+            raise watched.failure or error from error
+
+
+class _Watched:
+    """A file that remembers why writing failed: torch.save reports a full disk as an unexpected position."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and keep the error."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Hand over to the file."""
+        self._file.flush()

@@ -149,7 +149,8 @@ class StoredTensor:
             )
         if self.offset < 0 or min((*self.shape, *self.strides, 0)) < 0:
             raise CheckpointError("a tensor declares a negative offset, size or stride")
-        if math.prod(self.shape) * self.storage.dtype.itemsize > MAX_TENSOR_BYTES:
+        # the largest size is looked at alone: beside a 0 it would vanish from the product
+        if max((math.prod(self.shape), *self.shape)) * self.storage.dtype.itemsize > MAX_TENSOR_BYTES:
             raise CheckpointError(
                 f"a tensor declares shape {list(self.shape)}; "
                 f"at most {MAX_TENSOR_BYTES // 1024**3} GiB per tensor are allowed"
@@ -175,7 +176,9 @@ class StoredTensor:
         if raw.numel():
             position = self.offset * self.storage.dtype.itemsize
             self.storage.data.read_into(position, raw.numpy().data)
-        return raw.view(self.storage.dtype).as_strided(self.shape, self.strides)
+        # a step along one element or none is never taken, and may be a number that torch cannot hold
+        steps = [step if size > 1 else 1 for size, step in zip(self.shape, self.strides, strict=True)]
+        return raw.view(self.storage.dtype).as_strided(self.shape, steps if raw.numel() else [1] * len(steps))
 
     def source(self, name: str) -> Source:
         """The tensor under the name that the file gives it."""
@@ -183,7 +186,7 @@ class StoredTensor:
 
 
 def describe(value: Any) -> str:
-    """Say in a few words what a value is; never walks into it, since nested values can be endless."""
+    """Say in a user's words what a value is; never walks into it, since nested values can be endless."""
     if isinstance(value, StoredTensor):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, str):
@@ -192,7 +195,9 @@ def describe(value: Any) -> str:
         return repr(value)[:60]
     if isinstance(value, dict | list | tuple | set):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+    if isinstance(value, Storage | ByteRange | Latin1Bytes):
+        return "raw data"
+    return getattr(value, "described", "an object")
 
 
 @contextmanager

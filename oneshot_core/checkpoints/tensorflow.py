@@ -14,66 +14,136 @@ import torch
 from torch import Tensor
 
 from ..networks import DiscriminatorConfig, GeneratorConfig
-from .assemble import CheckpointPlan, Layout, NetworkPlan, Shape, make_config, match, require
-from .rebuild import NumpyArray, Record
+from ..texts import printable
+from .assemble import (
+    CheckpointPlan,
+    Layout,
+    NetworkPlan,
+    Shape,
+    check_constant,
+    check_labels,
+    make_config,
+    match,
+    optional_discriminator,
+    optional_raw_generator,
+    require,
+)
+from .rebuild import TF_NETWORK, NumpyArray, Record
 from .rosinality import channel_multiplier
 from .stored import CheckpointError, Source, describe
 
 SUPPORTED_VERSION = 4
 MAX_VARIABLES = 2_000
-_NETWORK = "dnnlib.tflib.network.Network"
+MAX_NETWORKS = 8
+MAX_SETTINGS = 200
 _IGNORED_VARIABLES = re.compile(r"(.*/)?(lod|dlatent_avg)")
 _SHAPE_SETTINGS = {  # what the tensors tell as well
     *("latent_size", "label_size", "dlatent_size", "resolution", "num_channels", "mapping_layers"),
     *("label_fmaps", "mapping_fmaps", "fmap_base", "fmap_max", "fmap_decay", "fmap_min"),
+    *("res_log2", "resolution_log2", "img_resolution", "img_channels", "num_layers"),
 }
 _HARMLESS_SETTINGS = {
     *("w_avg_beta", "num_fp16_res", "truncation_psi", "truncation_cutoff", "style_mixing_prob", "structure"),
     *("conditioning", "fused_modconv", "freeze_layers", "dlatent_broadcast", "dlatent_avg_beta"),
 }
-_READ_SETTINGS = {"mapping_lrmul", "conv_clamp", "mbstd_group_size", "mbstd_num_features"}
-_FIXED_SETTINGS = {  # settings that change the arithmetic: the only value that is supported
+_RUN_SETTINGS = {  # how a network was run, not what it is: they change no weight and no arithmetic
+    *("randomize_noise", "dtype", "is_training", "is_validation", "is_template_graph", "return_dlatents"),
+    *("mapping_func", "synthesis_func", "truncation_psi_val", "truncation_cutoff_val"),
+}
+_READ_SETTINGS = {"mapping_lrmul", "conv_clamp", "mbstd_group_size", "mbstd_num_features", "resample_kernel"}
+_FIXED_SETTINGS = {  # settings that change the arithmetic: the only values that are supported
     "mapping_nonlinearity": ("lrelu",),
     "nonlinearity": ("lrelu",),
+    "act": ("lrelu",),
     "architecture": ("skip", "resnet"),
     "use_noise": (True,),
     "normalize_latents": (True,),
+    "demodulate": (True,),
+}
+_SIDES = {  # settings of forks that draw no squares: pairs that must be equal
+    ("resolution_h", "resolution_w"): "px",
+    ("res_h", "res_w"): "px",
+    ("min_h", "min_w"): "points at its smallest level",
 }
 
 
 def is_network_file(root: Any) -> bool:
-    """Whether a pickle's object has the layout of these files."""
-    return isinstance(root, tuple) and len(root) == 3 and all(_is_network(item) for item in root)
+    """Whether a pickle's object has the layout of these files: networks, alone, in a row or by name."""
+    values = root.values() if isinstance(root, dict) else root if isinstance(root, tuple | list) else [root]
+    if len(values) > MAX_NETWORKS:
+        return False
+    return any(_is_network(item) for item in values)
 
 
 def _is_network(value: Any) -> bool:
-    return isinstance(value, Record) and value.kind == _NETWORK
+    return isinstance(value, Record) and value.kind == TF_NETWORK
 
 
-def read_plan(root: tuple[Record, Record, Record]) -> CheckpointPlan:
+def _by_role(root: Any) -> dict[str, Record]:
+    """The networks of a file under the names G, D and Gs: by name, by the triple's order, by their parts."""
+    if isinstance(root, dict):
+        named = {"G_ema": "Gs", "Gs": "Gs", "G": "G", "D": "D"}
+        return {named[name]: value for name, value in root.items() if name in named and _is_network(value)}
+    networks = [value for value in (root if isinstance(root, tuple | list) else [root]) if _is_network(value)]
+    if len(networks) == 3:  # noqa: PLR2004 - the triple of all official files
+        return dict(zip(("G", "D", "Gs"), networks, strict=True))
+    found = {}
+    for network in networks:  # of two generators the later one is the average
+        if not _draws(network):
+            found["D"] = network
+        else:
+            found |= {"G": found["Gs"], "Gs": network} if "Gs" in found else {"Gs": network}
+    return found
+
+
+def _draws(network: Record) -> bool:
+    """Whether a network is a generator: it has components; files of old versions tell by name."""
+    components = network.state.get("components")
+    name = network.state.get("name")
+    return bool(isinstance(components, dict) and components) or (type(name) is str and name.startswith("G"))
+
+
+def read_plan(root: Any) -> CheckpointPlan:
     """Plan the networks of a legacy pickle.
 
     Args:
-        root: the records of G, D and Gs (the moving average).
+        root: the records of G, D and Gs (the moving average), or some of them, one generator at least.
 
     Returns:
         The plan; format "tensorflow".
 
     Raises:
-        CheckpointError: another version or architecture, unknown settings, missing or ill-shaped variables.
+        CheckpointError: another version or architecture, missing or ill-shaped variables.
     """
-    for record, label in zip(root, ("G", "D", "Gs"), strict=True):
+    networks = _by_role(root)
+    main = "Gs" if "Gs" in networks else "G"
+    if main not in networks:
+        raise CheckpointError("holds a discriminator only; a file with G or Gs is needed")
+    for label, record in networks.items():
         _check_version(record, label)
     notes: list[str] = []
-    average = _variables(root[2], "Gs")
-    plan = CheckpointPlan("tensorflow", "TensorFlow", _plan_generator(root[2], average, "Gs"), notes=notes)
-    plan.raw_generator = _plan_generator(root[0], _variables(root[0], "G"), "G")
-    plan.discriminator = _plan_discriminator(root[1], _variables(root[1], "D"), notes)
+    average = _variables(networks[main], main)
+    plan = CheckpointPlan(
+        "tensorflow", "TensorFlow", _plan_generator(networks[main], average, main, notes), notes=notes
+    )
+    config = plan.generator.config
+    if main == "Gs" and "G" in networks:
+        plan.raw_generator = optional_raw_generator(
+            lambda: _plan_generator(networks["G"], _variables(networks["G"], "G"), "G", []), config, notes
+        )
+    if "D" in networks:
+        plan.discriminator = optional_discriminator(
+            lambda: _plan_discriminator(networks["D"], _variables(networks["D"], "D")), config, notes
+        )
+        if plan.discriminator is not None and plan.discriminator.config.mbstd_group is None:
+            notes.append(
+                "D does not state the group size of its minibatch deviation; the whole batch is taken"
+            )
     plan.mean_latent = average.get("dlatent_avg")
-    if plan.mean_latent is not None and plan.mean_latent.shape != (plan.generator.config.w_dim,):
+    if plan.mean_latent is not None and plan.mean_latent.shape != (config.w_dim,):
         raise CheckpointError(f"dlatent_avg has shape {list(plan.mean_latent.shape)}")
     plan.inferred["shape"] = "size, widths, dimensions and mapping depth were read from the variables' shapes"
-    plan.inferred["channel_multiplier"] = channel_multiplier(plan.generator.config.channels)
+    plan.inferred["channel_multiplier"] = channel_multiplier(config.channels)
     return plan
 
 
@@ -86,25 +156,71 @@ def _check_version(record: Record, label: str) -> None:
         )
 
 
-def _settings(record: Record, label: str) -> dict[str, Any]:
-    """Return the construction settings; unknown ones and unsupported values are refused, none is dropped."""
+def _settings(record: Record, label: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the construction settings and the names of those that are not known.
+
+    Raises:
+        CheckpointError: a value that this program's networks do not have.
+    """
     settings = record.state.get("static_kwargs")
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{label}: static_kwargs is {describe(settings)}, not a dict")
-    known = _SHAPE_SETTINGS | _HARMLESS_SETTINGS | _READ_SETTINGS | set(_FIXED_SETTINGS) | {"resample_kernel"}
-    for name, value in settings.items():
-        if name not in known:
-            raise CheckpointError(
-                f"{label} was built with the setting {describe(name)}, which is not known; convert the file "
-                "with NVIDIA's legacy.py and load the result"
-            )
-        allowed = _FIXED_SETTINGS.get(name)
-        if allowed is not None and value is not None and value not in allowed:
+    if not isinstance(settings, dict) or len(settings) > MAX_SETTINGS:
+        raise CheckpointError(f"{label}: its settings (static_kwargs) are {describe(settings)}, not a dict")
+    for name, allowed in _FIXED_SETTINGS.items():
+        value = settings.get(name)
+        if value is not None and not any(
+            value is one or value == one for one in allowed if type(value) is type(one)
+        ):
             raise CheckpointError(f"{label} has {name} {describe(value)}; supported is {allowed}")
+    _check_square(settings, label)
     kernel = settings.get("resample_kernel")
-    if kernel is not None and kernel != [1, 3, 3, 1]:
+    if kernel is not None and not _is_blur_row(kernel):
         raise CheckpointError(f"{label} has the blur {describe(kernel)}; supported is [1, 3, 3, 1]")
-    return settings
+    known = _SHAPE_SETTINGS | _HARMLESS_SETTINGS | _READ_SETTINGS | _RUN_SETTINGS | set(_FIXED_SETTINGS)
+    known |= {name for pair in _SIDES for name in pair} | {"init_res"}
+    return settings, sorted(printable(str(name)[:40]) for name in settings if name not in known)
+
+
+def _is_blur_row(kernel: Any) -> bool:
+    """Whether a value is the row [1, 3, 3, 1]; numbers alone are compared, nested values can be endless."""
+    if type(kernel) not in (list, tuple) or len(kernel) != 4:  # noqa: PLR2004 - taps of the blur
+        return False
+    return all(type(tap) in (int, float) for tap in kernel) and list(kernel) == [1, 3, 3, 1]
+
+
+def _check_square(settings: Mapping[str, Any], label: str) -> None:
+    """Refuse the settings of forks that draw no squares, with their sides."""
+    sides = {pair: (settings.get(pair[0]), settings.get(pair[1])) for pair in _SIDES}
+    start = settings.get("init_res")
+    if isinstance(start, list | tuple) and len(start) == 2:  # noqa: PLR2004 - height and width
+        sides["init_res", "init_res"] = (start[0], start[1])
+    for pair, (height, width) in sides.items():
+        if height is None and width is None:
+            continue
+        other = settings.get("resolution") if _SIDES.get(pair) == "px" else 4
+        height, width = (other if side is None else side for side in (height, width))
+        if type(height) is not int or type(width) is not int:
+            raise CheckpointError(f"{label} has {pair[0]} {describe(height)} and {pair[1]} {describe(width)}")
+        if height != width:
+            raise CheckpointError(
+                f"{label} is not square: it was made for {height} x {width} {_SIDES.get(pair, 'points')} "
+                "(height x width); only square networks are supported"
+            )
+
+
+def _note_unknown(label: str, unknown: list[str], settings: Mapping[str, Any], notes: list[str]) -> None:
+    """Say which settings were not used.
+
+    A setting that is not known does not sink a generator whose tensors fit completely: forks add settings of
+    the run far more often than they change the arithmetic and keep all shapes. Which it was stays visible.
+    """
+    of_the_run = sorted(_RUN_SETTINGS & set(settings))
+    if of_the_run:
+        notes.append(f"{label}: settings of the run, of no use here: {', '.join(of_the_run)}")
+    if unknown:
+        notes.append(
+            f"{label} was built with settings that are not known: {', '.join(unknown[:8])}. All its tensors "
+            "fit; should the pictures look wrong, one of these changes the arithmetic"
+        )
 
 
 def _variables(record: Record, label: str) -> dict[str, Source]:
@@ -157,9 +273,16 @@ def _sides(tensors: Mapping[str, Source], pattern: str, label: str) -> list[int]
 
 
 def _plan_generator(
-    record: Record, tensors: Mapping[str, Source], label: str
+    record: Record, tensors: Mapping[str, Source], label: str, notes: list[str]
 ) -> NetworkPlan[GeneratorConfig]:
-    settings = _settings(record, label)
+    settings, unknown = _settings(record, label)
+    _note_unknown(label, unknown, settings, notes)
+    if any("LabelConcat" in name for name in tensors):
+        raise CheckpointError(
+            f"{label} is conditional (it draws by class labels) in the way of the first StyleGAN2, which "
+            "joins labels and z in one layer (LabelConcat); that is not supported. Use an unconditional "
+            "network, or a conditional one of StyleGAN2-ADA"
+        )
     sides = _sides(tensors, r"synthesis/(\d{1,5})x\1/Conv0_up/weight", label)
     if settings.get("architecture") == "resnet" or any("/Skip/" in name for name in tensors):
         raise CheckpointError(f"{label} has the architecture 'resnet'; supported is 'skip' only")
@@ -168,6 +291,9 @@ def _plan_generator(
     last = require(tensors, f"mapping/Dense{layers - 1}/weight", label, 2)
     conditional = "mapping/LabelEmbed/weight" in tensors
     embed = require(tensors, "mapping/LabelEmbed/weight", label, 2) if conditional else (0, 0)
+    stated = settings.get("label_size"), settings.get("latent_size")
+    check_labels(label, *stated, embed[0], first[0] - embed[1])
+    check_constant(label, require(tensors, "synthesis/4x4/Const/const", label, 4), len(sides) - 1)
     widths = [require(tensors, "synthesis/4x4/Conv/weight", label, 4)[3]]
     widths += [require(tensors, f"synthesis/{side}x{side}/Conv1/weight", label, 4)[3] for side in sides[1:]]
     config = make_config(
@@ -196,11 +322,11 @@ def _number(settings: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _plan_discriminator(
-    record: Record, tensors: Mapping[str, Source], notes: list[str]
-) -> NetworkPlan[DiscriminatorConfig]:
+def _plan_discriminator(record: Record, tensors: Mapping[str, Source]) -> NetworkPlan[DiscriminatorConfig]:
     label = "D"
-    settings = _settings(record, label)
+    settings, unknown = _settings(record, label)
+    if unknown:
+        raise CheckpointError(f"D was built with settings that are not known: {', '.join(unknown[:8])}")
     sides = _sides(tensors, r"(\d{1,5})x\1/Conv0/weight", label)
     if settings.get("architecture") == "skip" or f"{sides[-1]}x{sides[-1]}/Skip/weight" not in tensors:
         raise CheckpointError("D has the architecture 'skip' or 'orig'; supported is 'resnet' only")
@@ -210,9 +336,7 @@ def _plan_discriminator(
     embed = require(tensors, "LabelEmbed/weight", label, 2) if conditional else (0, 0)
     label_dim = require(tensors, "Output/weight", label, 2)[1]
     group = settings.get("mbstd_group_size")
-    if group is None:
-        notes.append("D does not state the group size of its minibatch deviation; the whole batch is taken")
-    elif type(group) is not int or group < 1:
+    if group is not None and (type(group) is not int or group < 1):
         raise CheckpointError(f"mbstd_group_size is {describe(group)}, expected 1 or more or None")
     config = make_config(
         DiscriminatorConfig,

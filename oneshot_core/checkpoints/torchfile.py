@@ -8,24 +8,26 @@ Source: checkpoints.md F.3; zip per the published ZIP file format (central direc
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..containers import LEGACY_TORCH_START as LEGACY_START
+from ..containers import archive
 from . import pickles
 from .pickles import Global, Rules
-from .rebuild import NDARRAY, STORAGE_TYPES, Record, expect, numpy_calls, torch_calls
-from .stored import ByteRange, CheckpointError, Latin1Bytes, Storage, describe
+from .rebuild import STORAGE_TYPES, expect, object_rules
+from .stored import ByteRange, CheckpointError, Latin1Bytes, Storage, UnsafePickleError, describe
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little")
 ZIP_START = b"PK\x03\x04"
 _LEGACY_PROTOCOL = 1001
 _SMALL_STREAM = 100  # instructions in a file's header and in an embedded storage; real ones have 30
+_EMBEDDED = Rules(tokens=frozenset(STORAGE_TYPES), max_opcodes=_SMALL_STREAM)
+_MODULE_SIZE = 4  # of a reference to a module's class; those to storages have 5 or 6 parts
 _MAX_MEMBERS = 20_000
 _MAX_DIRECTORY_BYTES = 8 * 1024**2
 _U16, _U32 = 0xFFFF, 0xFFFFFFFF
-_INERT = (("torch", "device"), ("pathlib", "PosixPath"), ("pathlib", "WindowsPath"))
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,23 @@ def read_zip(data: ByteRange) -> Any:
         return found
 
     stream = _contents(data, members[f"{prefix}/data.pkl"])
-    return pickles.load(stream, _torch_rules(_once(storage)))[0]
+    return pickles.load(stream, object_rules(_once(storage), tokens=STORAGE_TYPES))[0]
 
 
-def read_legacy(data: ByteRange, max_opcodes: int = pickles.MAX_OPCODES) -> Any:
-    """Read the object of a torch file of the format before 1.6; see `read_zip`."""
+def read_legacy(data: ByteRange, rules: Rules | None = None) -> Any:
+    """Read the object of a torch file of the format before 1.6; see `read_zip`.
+
+    Args:
+        data: the whole file.
+        rules: names it may use, None for those of any torch file.
+    """
     position = _legacy_header(data)
+    rules = rules or object_rules(_nothing, tokens=STORAGE_TYPES)
     storages: dict[str, Storage] = {}
 
-    def storage(reference: Any) -> Storage:
+    def storage(reference: Any) -> Storage | Global:
+        if _is_class(reference):
+            return reference[1]
         found, key, view = _storage_reference(reference)
         if view is not None:
             raise CheckpointError(
@@ -86,8 +96,8 @@ def read_legacy(data: ByteRange, max_opcodes: int = pickles.MAX_OPCODES) -> Any:
             raise CheckpointError(f"storage {key[:20]!r} is declared twice with different sizes")
         return known
 
-    root, position = pickles.load(data, _torch_rules(storage, max_opcodes), position)
-    keys, position = pickles.load(data, Rules(max_opcodes=max_opcodes), position)
+    root, position = pickles.load(data, replace(rules, persistent=storage), position)
+    keys, position = pickles.load(data, Rules(max_opcodes=rules.max_opcodes), position)
     for key in expect(keys, list, "list of storages"):
         if not isinstance(key, str) or key not in storages:
             raise CheckpointError(f"the list of storages names {describe(key)}, which no tensor uses")
@@ -98,6 +108,29 @@ def read_legacy(data: ByteRange, max_opcodes: int = pickles.MAX_OPCODES) -> Any:
         entry.data = data.part(position + 8, entry.nbytes)
         position += 8 + entry.nbytes
     return root
+
+
+def _nothing(_: Any) -> None:
+    """Stand in the place of the storages until they are known."""
+
+
+def refuse_reference(reference: Any) -> None:
+    """Refuse a pickle that refers to data outside of it where there is none.
+
+    Raises:
+        CheckpointError: it is the list of tensors out of an unpacked torch file.
+        UnsafePickleError: it is something else.
+    """
+    try:
+        _storage_reference(reference)
+    except CheckpointError:
+        raise UnsafePickleError(
+            "the pickle refers to data outside of it, which only torch files may do"
+        ) from None
+    raise CheckpointError(
+        "is the list of tensors out of an unpacked torch file (data.pkl), without the tensors: such a file "
+        "must stay one archive. Give the .pt or .pth file itself, as it was downloaded"
+    )
 
 
 def nested_storages(max_bytes: int) -> Callable[[Any], Storage]:
@@ -123,20 +156,7 @@ def _nested_storage(blob: ByteRange | Latin1Bytes) -> Storage:
     data = ByteRange.of_bytes(blob.decoded()) if isinstance(blob, Latin1Bytes) else blob
     if data.size < len(LEGACY_START) or data.read(0, len(LEGACY_START)) != LEGACY_START:
         raise CheckpointError("embedded tensor data is not in the expected torch format; the file is damaged")
-    return expect(read_legacy(data, _SMALL_STREAM), Storage, "embedded tensor data")
-
-
-def _torch_rules(persistent: Any, max_opcodes: int = pickles.MAX_OPCODES) -> Rules:
-    def inert(kind: tuple[str, str]) -> Any:
-        return lambda *_: Record(".".join(kind))
-
-    return Rules(
-        calls={**torch_calls(), **numpy_calls(), **{name: inert(name) for name in _INERT}},
-        makes={("argparse", "Namespace"): lambda: Record("argparse.Namespace")},
-        tokens=frozenset(STORAGE_TYPES) | {NDARRAY},
-        persistent=persistent,
-        max_opcodes=max_opcodes,
-    )
+    return expect(read_legacy(data, _EMBEDDED), Storage, "embedded tensor data")
 
 
 def _once(make: Any) -> Any:
@@ -168,6 +188,16 @@ def _storage_reference(reference: Any) -> tuple[Storage, str, Any]:
     return Storage(kind, numel), key, values[5] if len(values) == 6 else None
 
 
+def _is_class(reference: Any) -> bool:
+    """Whether a reference is ("module", class, file, source), for which the name of the class stands."""
+    return (
+        type(reference) is tuple
+        and len(reference) == _MODULE_SIZE
+        and reference[0] == "module"
+        and type(reference[1]) is Global
+    )
+
+
 def _legacy_header(data: ByteRange) -> int:
     """Check magic number, protocol and byte order; return the position of the object."""
     rules = Rules(max_opcodes=_SMALL_STREAM)
@@ -181,14 +211,14 @@ def _legacy_header(data: ByteRange) -> int:
     return position
 
 
-def _archive_name(members: dict[str, _Member]) -> str:
+def _archive_name(members: Collection[str]) -> str:
     """Find the folder that holds `data.pkl`; raises CheckpointError for archives of another kind."""
     prefixes = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl")]
     if len(prefixes) != 1 or "/" in prefixes[0]:
-        raise CheckpointError(
-            f"a zip archive without exactly one data.pkl (first members: {', '.join(sorted(members)[:3])}); "
-            "it is no torch file"
-        )
+        found = archive(sorted(members))
+        if found.name == "torch-zip":
+            raise CheckpointError("a torch archive without exactly one data.pkl; it is damaged or repacked")
+        raise CheckpointError(f"is {found.what}, not a torch file; {found.advice or 'give the .pt itself'}")
     return prefixes[0]
 
 
@@ -202,7 +232,7 @@ def _refuse_script(names: set[str]) -> None:
 
 def _directory(data: ByteRange) -> list[_Member]:
     """Read and check the central directory: names are unique, members stored plainly and apart."""
-    count, size, start = _directory_place(data)
+    count, size, start = directory_place(data)
     if count > _MAX_MEMBERS or size > _MAX_DIRECTORY_BYTES:
         raise CheckpointError(f"the archive declares {count} members; at most {_MAX_MEMBERS} are allowed")
     raw = data.part(start, size).read(0, size)
@@ -213,6 +243,7 @@ def _directory(data: ByteRange) -> list[_Member]:
     if len({member.name for member in members}) != len(members):
         raise CheckpointError("the archive holds two members of the same name; it is damaged or hostile")
     _refuse_script({member.name for member in members})
+    _archive_name([member.name for member in members])  # of another program's archive say that first
     for member in members:
         if not member.plain:
             raise CheckpointError(
@@ -230,7 +261,7 @@ def _directory(data: ByteRange) -> list[_Member]:
     return members
 
 
-def _directory_place(data: ByteRange) -> tuple[int, int, int]:
+def directory_place(data: ByteRange) -> tuple[int, int, int]:
     """Return number of members, size and position of the central directory."""
     tail_start = max(0, data.size - 66_000)
     tail = data.read(tail_start, data.size - tail_start)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from ..checkpoints import GeneratorBundle, save
+from ..checkpoints import CheckpointError, GeneratorBundle, save
 from ..console import BadInput, Interrupted, ProgressBar, note
+from ..covers import draw_cover, model_card
 from ..features import Encoders
+from ..interrupts import stop_requests
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
 from ..objective import PROFILES, Preset, Schedule
@@ -25,14 +24,18 @@ from ..objective.presets import PRESETS, fit_crops, with_half_life
 from ..pictures import load_picture, load_target, masked_target, save_png
 from ..plots import loss_plot
 from ..sampling import check_family, parse_seeds, sample
+from ..saved_states import finite
 from ..search import SearchConfig
 from ..sheets import adaptation_sheet
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
 from ..training.state import check_adaptable, check_run
-from .resources import open_encoders, open_generator, out_folder, prepare, report
-from .run_folder import RunFolder, finite, write_json
+from ..writing import set_aside
+from .resources import open_encoders, open_generator, open_latent, out_folder, prepare, report
+from .run_folder import RunFolder, write_json
 from .search import run_search
+
+MAX_GRID_SEEDS = 64
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,14 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
         precision=options.precision,
     )
     seeds = parse_seeds(options.seeds)
-    latent = load_latent(options.latent) if options.latent else None
+    if len(seeds) > MAX_GRID_SEEDS:
+        raise BadInput(
+            f"--seeds of the grid are at most {MAX_GRID_SEEDS}, got {len(seeds)}; `sample` draws more"
+        )
     device = prepare(options)
     check_precision(config.precision, device)
     source = open_generator(options.generator, device)
+    latent = open_latent(options.latent, source) if options.latent else None
     preset = fitted(preset, source, options.crop_px)
     if search is not None:
         search = replace(search, profile=preset.profile)
@@ -194,12 +201,18 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
         BadInput: the folder holds something else.
         Interrupted: the user stopped it; the folder keeps what is done.
     """
-    started = time.monotonic()
     folder = RunFolder(path, job.settings())
+    with folder.held():
+        return _run(job, folder)
+
+
+def _run(job: Job, folder: RunFolder) -> dict[str, Any]:
+    started, path = time.monotonic(), folder.path
     earlier = folder.open(job.config.steps, job.fresh)
     if earlier is not None and earlier["complete"]:
         note(f"{path} is done already ({earlier['step']} steps); more --steps go on from there")
-        return {"files": earlier["files"], "step": earlier["step"], "losses": earlier["losses"]}
+        found = folder.placed(earlier["files"])
+        return {"files": found, "step": earlier["step"], "losses": earlier["losses"]}
     before: dict[str, Any] = earlier or {"step": 0}
     kept: dict[str, Any] = {
         name: before[name] for name in ("files", "losses", "seconds", "result_step") if name in before
@@ -208,28 +221,29 @@ def run_job(job: Job, path: Path) -> dict[str, Any]:
     save_png(job.target, path / "target.png")
     latent, search_losses = _reference(job, folder)
     result = _adapt(job, folder, latent)
-    curves = {"search": search_losses, "adapt": {name: finite(v) for name, v in result.losses.items()}}
+    curves = {"search": search_losses, "adapt": _listed(result.losses)}
     write_json(path / "losses.json", curves)
-    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator)
+    card = model_card(result.bundle, draw_cover(result.bundle))
+    save(result.bundle, folder.adapted, with_discriminator=job.with_discriminator, metadata=card)
     sheet = adaptation_sheet(
         job.source, result.bundle, job.target, latent, job.seeds, psi=job.psi, target_name=job.target_name
     )
     save_png(sheet, path / "grid.png")
     loss_plot(result.losses, path / "losses.png", title=f"{job.preset.name} on {job.target_name}")
     files = {
-        "adapted": str(folder.adapted),
-        "grid": str(path / "grid.png"),
-        "reference": str(path / "reference.png"),
-        "latent": str(folder.latent),
-        "losses": str(path / "losses.png"),
-        "settings": str(path / "settings.json"),
-        "snapshots": str(folder.run / "snapshots"),
+        "adapted": folder.adapted.name,
+        "grid": "grid.png",
+        "reference": "reference.png",
+        "latent": folder.latent.name,
+        "losses": "losses.png",
+        "settings": "settings.json",
+        "snapshots": f"{folder.run.name}/snapshots",
     }
     last = {name: _last(values) for name, values in result.losses.items()}
     seconds = time.monotonic() - started
     summary = {"files": files, "losses": last, "seconds": round(seconds, 1)}
     folder.record(result.step, job.config.steps, {**summary, "result_step": result.step})
-    return {**summary, "step": result.step}
+    return {**summary, "files": folder.placed(files), "step": result.step}
 
 
 def _last(values: list[float]) -> float | None:
@@ -242,18 +256,31 @@ def _reference(job: Job, folder: RunFolder) -> tuple[Latent, dict[str, Any]]:
     losses: dict[str, Any] = {}
     latent = job.latent
     if latent is None and folder.latent.is_file():
-        latent, losses = load_latent(folder.latent), folder.losses().get("search", {})
+        latent, losses = _kept_latent(folder), _listed(folder.search_losses())
     if latent is None:
         assert job.search is not None
         found = run_search(
             job.source, job.encoders, job.target, job.search, job.quiet, folder.search_state, job.mask
         )
-        latent, losses = found.latent, {name: finite(values) for name, values in found.losses.items()}
+        latent, losses = found.latent, _listed(found.losses)
         write_json(folder.path / "losses.json", {"search": losses})
-    if not folder.latent.is_file():
+    if job.latent is not None or not folder.latent.is_file():
         save_latent(latent, folder.latent)
     save_png(sample(job.source, latent), folder.path / "reference.png")
     return latent, losses
+
+
+def _listed(curves: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    return {name: finite(values) for name, values in curves.items()}
+
+
+def _kept_latent(folder: RunFolder) -> Latent | None:
+    """The latent that an earlier search found; one that is damaged is set aside and searched again."""
+    try:
+        return load_latent(folder.latent)
+    except CheckpointError as error:
+        set_aside(folder.latent, error)
+        return None
 
 
 def _counted_target(job: Job, folder: RunFolder, latent: Latent) -> Images:
@@ -264,8 +291,12 @@ def _counted_target(job: Job, folder: RunFolder, latent: Latent) -> Images:
     if job.mask is None:
         return job.target
     path = folder.path / "masked_target.png"
-    if not path.is_file():
-        save_png(masked_target(job.target, sample(job.source, latent), job.mask), path)
+    if path.is_file():
+        try:
+            return load_picture(path, job.source.size)
+        except ValueError as error:
+            set_aside(path, error)
+    save_png(masked_target(job.target, sample(job.source, latent), job.mask), path)
     return load_picture(path, job.source.size)
 
 
@@ -278,7 +309,7 @@ def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
             terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}
             bar.update(now.step, terms, now.eta_seconds)
 
-        with _interrupts(stop) as interrupted:
+        with stop_requests(stop.stop_and_keep) as interrupted:
             result = adapt(
                 job.source,
                 job.encoders,
@@ -293,30 +324,7 @@ def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
         folder.record(result.step, job.config.steps)
         raise Interrupted(
             f"stopped after step {result.step} of {job.config.steps}; the same command goes on from there. "
-            f"The generator so far: {folder.run / 'snapshots' / f'step_{result.step:06d}.safetensors'}"
+            f"The generator so far: {folder.run / 'snapshots' / f'step_{result.step:06d}.safetensors'}",
+            interrupted[0],
         )
     return result
-
-
-@contextmanager
-def _interrupts(stop: StopSignal) -> Iterator[list[int]]:
-    """Turn the first Ctrl-C (or SIGTERM) into "stop after this step"; the second ends at once.
-
-    Yields:
-        A list that holds the signals received.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        stop.stop_and_keep()
-        note("\nstopping after this step; Ctrl-C again stops at once")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 import time
 from argparse import Namespace
 from collections import Counter
@@ -18,7 +19,7 @@ from ..batch.plan import BatchJob, Plan, read_plan
 from ..batch.server_run import BatchWatcher, ServerRun, withdraw
 from ..console import BadInput, Failed, Interrupted, ProgressBar, note, one_line, say
 from .adapt import open_job, run_job
-from .resources import out_folder, report
+from .resources import out_folder, out_path, report
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def batch(options: Namespace) -> None:
         raise BadInput("--cancel takes jobs out of a server's queue; name it with --server")
     plan = read_plan(options.plan)
     plan.check(on_server=bool(options.server))
-    folder = Path(options.out or Path("out") / plan.name)
+    folder = Path("out") / plan.name if options.out is None else out_path(options.out)
     work = (
         None if options.server else {job.name: adapt_options(plan, job, folder, options) for job in plan.jobs}
     )
@@ -232,9 +233,10 @@ def _on_server(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, 
         note(f"{open_jobs} of {len(plan.jobs)} jobs to run on {client.server}")
     try:
         return ServerRun(plan, client, manifest, bars, options.patience).run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         bars.close()
         raise Interrupted(
             f"{client.server} goes on with what is in its queue; the same command collects the results, with "
-            "--cancel it takes the rest out of the queue"
+            "--cancel it takes the rest out of the queue",
+            getattr(stop, "number", signal.SIGINT),
         ) from None

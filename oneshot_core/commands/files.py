@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..checkpoints import inspect, load, save
+from ..checkpoints import CheckpointError, UnsafePickleError, inspect, load, save
 from ..console import BadInput, say, say_json
+from .identify import identified
 from .resources import checkpoint_path
 
 FORMATS: dict[str, Literal["safetensors", "rosinality"]] = {
@@ -20,13 +21,33 @@ FORMATS: dict[str, Literal["safetensors", "rosinality"]] = {
 
 
 def info(options: Namespace) -> None:
-    """`info FILE`: say what a checkpoint holds."""
-    values = inspect(checkpoint_path(options.file))
+    """`info FILE`: say what a file is and holds, and what was left out."""
+    path = checkpoint_path(options.file)
+    try:
+        values = inspect(path)
+    except CheckpointError as error:
+        other = None if isinstance(error, UnsafePickleError) else identified(path)
+        if other is None:
+            raise
+        lines = _other(other)
+    else:
+        other, lines = None, _described(values)
     if options.json:
-        say_json(values)
+        say_json(values if other is None else other)
         return
-    for label, text in _described(values):
+    for label, text in lines:
         say(f"{label:<16} {text}")
+
+
+def _other(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines for a file that is no generator."""
+    size = f", {values['bytes'] / 1e6:,.1f} MB" if "bytes" in values else ""
+    yield "file", f"{values['file_name']}{size}"
+    yield "what", values["what"]
+    for name, value in values["details"].items():
+        yield name, str(value)
+    for line in values["notes"]:
+        yield "note", line
 
 
 def _described(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -49,7 +70,7 @@ def _described(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for line in values["notes"]:
         yield "note", line
     parent = values["history"].get("parent")
-    if parent:
+    if isinstance(parent, dict):
         yield "adapted from", f"{parent.get('file_name')}, {values['history'].get('step')} steps"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..checkpoints import GeneratorBundle, load
-from ..console import BadInput, ProgressBar, duration, say, say_json
+from ..console import BadInput, ProgressBar, duration, note, say, say_json
 from ..demo.world import demo_generator
 from ..encoder_choice import CLIP_MODEL, DEMO, DEMO_GENERATOR, EncoderChoice
 from ..features import BytesProgress, Encoders
+from ..latent_files import latent_notes, load_latent
+from ..latents import Latent
+from ..writing import in_words, remove_stale_temporaries
 
 _Placed = TypeVar("_Placed", GeneratorBundle, Encoders)
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
@@ -59,6 +63,18 @@ def checkpoint_path(name: str) -> Path:
 def open_generator(name: str, device: torch.device) -> GeneratorBundle:
     """Load a checkpoint, or the demo's generator for the name "demo", onto a device."""
     return placed(demo_generator() if name == DEMO else load(name), device)
+
+
+def open_latent(name: str, bundle: GeneratorBundle) -> Latent:
+    """Load latents for a generator, of this program or another, and tell what was assumed about them.
+
+    Raises:
+        CheckpointError: missing, damaged, or no latents.
+    """
+    latent = load_latent(name, bundle.num_layers)
+    for line in latent_notes(latent):
+        note(f"{Path(name).name}: {line}")
+    return latent
 
 
 def placed(loaded: _Placed, device: torch.device) -> _Placed:
@@ -117,13 +133,37 @@ def _shown_download(quiet: bool) -> Iterator[BytesProgress]:
             bar.close()
 
 
+def out_path(name: str) -> Path:
+    """Read a name of a folder for results.
+
+    Raises:
+        BadInput: it is empty, the root of a disk, or a file.
+    """
+    if not name.strip():
+        raise BadInput("--out is empty; name a folder for the results, such as --out results")
+    path = Path(name)
+    try:
+        is_root, is_other = path.resolve().parent == path.resolve(), path.exists() and not path.is_dir()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--out {name!r} cannot be a folder: {error}") from error
+    if is_root:
+        raise BadInput(f"--out {name!r} is the root of a disk; name a folder for the results in it")
+    if is_other:
+        raise BadInput(f"the folder {path} cannot be made: there is a file of that name")
+    return path
+
+
 def out_folder(name: str) -> Path:
     """Make the folder for results, before any work; raises BadInput when that is not possible."""
-    folder = Path(name)
+    folder = out_path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise BadInput(f"the folder {folder} cannot be made: {error.strerror or error}") from error
+        reason = in_words(error) or error.strerror or error
+        raise BadInput(f"the folder {folder} cannot take results: {reason}") from error
+    remove_stale_temporaries(folder)
     return folder
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from ..batches import check_chunk
 from ..checkpoints import GeneratorBundle
 from ..console import BadInput, ProgressBar
 from ..interpolation import interpolate
-from ..latent_files import load_latent, save_latent
+from ..latent_files import save_latent
 from ..latents import Latent
-from ..pictures import Row, labelled_grid, save_png
+from ..pictures import Row, labelled_grid, save_png, thumbnails
 from ..sampling import (
     SampleConfig,
     Samples,
@@ -29,7 +30,7 @@ from ..sampling import (
     truncation_sweep,
 )
 from ..tensors import Images
-from .resources import open_generator, out_folder, prepare, report
+from .resources import open_generator, open_latent, out_folder, prepare, report
 
 COLUMNS, MAX_SHOWN = 8, 64  # of the grid
 
@@ -96,10 +97,16 @@ def _job(options: Namespace) -> _Job:
     if options.mix_slots and not options.mix_seeds:
         raise BadInput("--mix-slots needs --mix-seeds")
     config = _config(options)
-    samples: Samples = load_latent(options.latent) if options.latent else parse_seeds(options.seeds)
-    reference = load_latent(options.replace_with) if options.replace_with else None
+    seeds = () if options.latent else parse_seeds(options.seeds)
     device = prepare(options)
     bundle = open_generator(options.generator, device)
+    if config.mix_to is not None and config.mix_to > bundle.num_layers:
+        raise BadInput(
+            f"--mix-slots must lie within 0-{bundle.num_layers - 1}, the slots of this generator, got "
+            f"{config.mix_from}-{config.mix_to - 1}"
+        )
+    samples: Samples = open_latent(options.latent, bundle) if options.latent else seeds
+    reference = open_latent(options.replace_with, bundle) if options.replace_with else None
     source = open_generator(options.source, device) if options.source else None
     classes: tuple[int, ...] = () if options.class_index is None else (options.class_index,)
     if options.interpolate:
@@ -133,6 +140,7 @@ def _chunks(job: _Job) -> Iterator[tuple[Images, Images | None, list[int]]]:
         for pair, keys in pairs:
             yield pair.adapted, pair.source, keys
         return
+    check_chunk(job.bundle, min(job.config.batch_size, count_of(job.samples)))
     codes = iter_codes(job.bundle, job.samples, job.config, classes=job.classes, reference=job.reference)
     for part, keys in codes:
         yield render_codes(job.bundle.generator, part, keys, job.config), None, keys
@@ -146,15 +154,16 @@ def _draw(job: _Job) -> None:
             if source is not None:
                 job.write(source, keys, "source_")
             if job.done < MAX_SHOWN:
-                job.shown.append(images)
-                job.shown_source += [] if source is None else [source]
+                room = MAX_SHOWN - job.done
+                job.shown.append(thumbnails(images[:room]))
+                job.shown_source += [] if source is None else [thumbnails(source[:room])]
             job.done += len(images)
             bar.update(job.done)
 
 
 def _rows(job: _Job) -> list[Row]:
     """Rows of at most eight pictures, with their seeds where several rows are needed."""
-    images = torch.cat(job.shown)[:MAX_SHOWN]
+    images = torch.cat(job.shown)
     if job.source is not None:
         source = torch.cat(job.shown_source)[:COLUMNS]
         return [("source", source), ("adapted", images[:COLUMNS])]
@@ -180,5 +189,8 @@ def _sweep(job: _Job) -> list[Row]:
     else:
         samples = samples[:COLUMNS]
     psis = job.options.sweep
-    images = truncation_sweep(job.bundle, samples, psis, job.config, classes=job.classes)
-    return [(f"psi {psi:g}", row) for psi, row in zip(psis, images, strict=True)]
+    return [
+        (f"psi {psi:g}", thumbnails(images))
+        for psi in psis
+        for images in truncation_sweep(job.bundle, samples, [psi], job.config, classes=job.classes)
+    ]

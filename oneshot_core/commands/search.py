@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..checkpoints import GeneratorBundle
 from ..console import Interrupted, ProgressBar
 from ..features import Encoders
+from ..interrupts import Signalled, stop_requests
 from ..latent_files import save_latent
 from ..objective import PROFILES
 from ..pictures import Picture, labelled_grid, load_target, save_png
@@ -66,18 +68,21 @@ def run_search(
     Raises:
         Interrupted: the user stopped it; the state file keeps what is done.
     """
-    with ProgressBar("search", config.steps, quiet=quiet) as bar:
+    with ProgressBar("search", config.steps, quiet=quiet) as bar, stop_requests() as received:
 
         def show(now: SearchProgress) -> None:
             bar.update(now.step, now.losses, now.eta_seconds)
+            if received and (now.step < config.steps or state_file is not None):
+                raise Signalled(received[0])
 
         try:
             return search_latent(
                 bundle, encoders, target, config, mask=mask, callbacks=[show], state_file=state_file
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             kept = "starts it again" if state_file is None else "goes on from there"
-            raise Interrupted(f"the search was stopped; the same command {kept}") from None
+            number = getattr(stop, "number", signal.SIGINT)
+            raise Interrupted(f"the search was stopped; the same command {kept}", number) from None
 
 
 def _comparison(target: Images, reconstruction: Images) -> Picture:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..tensors import Images, Latents, atomic_path, seeded
+from ..checkpoints.native import read_tensors, write_tensors
+from ..tensors import Images, Latents, seeded
 from .faces import NUM_FACTORS, draw, factors_from_latents
 
+FORMAT = "oneshot-demo-faces"
 Z_DIM = 128  # coordinates of the demo generator's latents
 CHUNK_FACES = 256  # faces per file
 _DRAW_BATCH = 32
@@ -123,8 +124,8 @@ def _draw_chunk(job: tuple[Path, str, int, int, int]) -> None:
     for batch, part in enumerate(latents.split(_DRAW_BATCH)):
         paper_seed = chunk * CHUNK_FACES + batch
         parts.append(to_bytes(draw(factors_from_latents(part), look, paper_seed, size_px)))
-    with atomic_path(chunk_path(folder, look, chunk)) as path:
-        save_file({"latents": latents, "images": torch.cat(parts)}, path)
+    tensors = {"latents": latents, "images": torch.cat(parts)}
+    write_tensors(chunk_path(folder, look, chunk), tensors, {"format": FORMAT, "format_version": 1})
 
 
 def load_pool(folder: Path, looks: Sequence[str], faces: int) -> Pool:
@@ -136,14 +137,14 @@ def load_pool(folder: Path, looks: Sequence[str], faces: int) -> Pool:
         faces: pictures per look.
 
     Raises:
-        FileNotFoundError: when it was not drawn, or not far enough.
+        CheckpointError: it was not drawn, or not far enough, or a chunk is damaged.
     """
     names: Iterable[tuple[int, Path]] = [
         (index, chunk_path(folder, look, chunk))
         for index, look in enumerate(looks)
         for chunk in range(math.ceil(faces / CHUNK_FACES))
     ]
-    parts = [(index, load_file(path)) for index, path in names]
+    parts = [(index, read_tensors(path)[0]) for index, path in names]
     return Pool(
         torch.cat([part["latents"] for _, part in parts]),
         torch.cat([part["images"] for _, part in parts]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +11,15 @@ from time import monotonic
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import ops
+from ..checkpoints.native import read_tensors, write_tensors
 from ..ops import reference
-from ..tensors import atomic_path
 
 _log = logging.getLogger(__name__)
 
+STATE_FORMAT = "oneshot-demo-pretraining"
 SAVE_SECONDS = 60.0  # between two saved states
 _LOG_STEPS = 50
 
@@ -144,15 +142,12 @@ class Trainee:
                 tensors |= {
                     f"optimiser/{name}/{index}/{key}": value.contiguous() for key, value in state.items()
                 }
-        header = {"state": json.dumps({"step": self.step, "seconds": self.seconds})}
-        with atomic_path(path) as temporary:
-            save_file({key: value.clone() for key, value in tensors.items()}, temporary, header)
+        header = {"format": STATE_FORMAT, "format_version": 1, "step": self.step, "seconds": self.seconds}
+        write_tensors(path, tensors, header)
 
     def load(self, path: Path) -> None:
         """Take up a saved state; the modules and optimisers must be built already."""
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["state"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors, header = read_tensors(path)
         self.step, self.seconds = header["step"], header["seconds"]
         for name, module in self.modules.items():
             prefix = f"module/{name}/"

@@ -12,8 +12,8 @@ from typing import Generic, TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from ..tensors import gradients
-from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, build_clip, load_clip
+from ..tensors import check_weights, gradients
+from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, assumed_activation, build_clip, load_clip
 from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
 from .weights import EncoderError
@@ -28,7 +28,9 @@ __all__ = [
     "Perceptual",
     "SmallConfig",
     "WordTokenizer",
+    "assumed_activation",
     "build_clip",
+    "check_encoders",
     "load_clip",
     "load_perceptual",
     "read_perceptual",
@@ -79,6 +81,14 @@ class Encoders:
         """Copy all to a device; the originals stay where they are."""
         clips = tuple((_copied(clip, device), weight) for clip, weight in self.clips)
         return Encoders(clips, _copied(self.perceptual, device))
+
+
+def check_encoders(encoders: Encoders | EncodersOnDemand) -> None:
+    """Refuse encoders with weights that are NaN or infinite; raises ValueError that names the first."""
+    advice = "load its file again, or use another"
+    networks = [("CLIP model", clip) for clip, _ in encoders.clips]
+    for kind, network in [*networks, ("perceptual net", encoders.perceptual)]:
+        check_weights(network, f"the {kind} {getattr(network, 'name', '')}".rstrip(), advice)
 
 
 class EncodersOnDemand:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tensors import Images, check_shape, gradients
+from .clip_config import check_size, read_config
 from .download import BytesProgress
 from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
@@ -260,8 +260,9 @@ def build_clip(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         try:
             return kind(**settings)
-        except (TypeError, ImportError, RuntimeError) as error:
-            raise EncoderError(f"open_clip cannot build this CLIP configuration: {error}") from error
+        except Exception as error:  # noqa: BLE001 - whatever open_clip and timm make of odd values
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise EncoderError(f"open_clip cannot build this CLIP configuration: {reason}") from error
 
 
 def load_clip(
@@ -301,8 +302,11 @@ def load_clip(
     plan = _with_text_layout(plan, place, allow_download, progress)
     path = Path(weights).expanduser() if weights else _located(plan, place, allow_download, progress)
     with gradients():
+        tensors = read_weights(path)
+        if plan.custom:
+            check_size(plan.config, sum(value.numel() for value in tensors.values()), path)
         model = build_clip(plan.config)
-        load_strict(model, _renamed(model, read_weights(path)), path)
+        load_strict(model, _renamed(model, tensors, path), path)
         preprocess = ClipPreprocess(_image_size(model), antialias=antialias, mean=plan.mean, std=plan.std)
         return ClipEncoder(model, preprocess, _tokenizer(plan, place, allow_download), plan.name)
 
@@ -321,23 +325,9 @@ class _Plan:
 
 
 def _custom_plan(name: str, config: Mapping[str, Any] | Path | str) -> _Plan:
-    if isinstance(config, (Path, str)):
-        try:
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise EncoderError(
-                f"the CLIP configuration {config} is not a readable JSON file: {error}"
-            ) from error
-    if not isinstance(config, Mapping):
-        raise EncoderError(f"a CLIP configuration is a JSON object, got {type(config).__name__}")
-    model = dict(config.get("model_cfg", config))
-    numbers = dict(config.get("preprocess_cfg", {}))
-    if "tokenizer" in config:
-        model["tokenizer"] = config["tokenizer"]
-    if "text_cfg" not in model:
-        raise EncoderError(f"the CLIP configuration lacks text_cfg; it has {', '.join(model)}")
-    mean, std = tuple(numbers.get("mean", OPENAI_MEAN)), tuple(numbers.get("std", OPENAI_STD))
-    return _Plan(name, model, mean=mean, std=std, custom=True)
+    found = read_config(config)
+    mean, std = found.get("mean", OPENAI_MEAN), found.get("std", OPENAI_STD)
+    return _Plan(name, found["model"], mean=mean, std=std, custom=True)
 
 
 def _published_plan(name: str, own_file: bool) -> _Plan:
@@ -358,16 +348,44 @@ def _published_plan(name: str, own_file: bool) -> _Plan:
     entry = dict(open_clip.get_pretrained_cfg(model, chosen) if chosen else {})
     if chosen and not entry:
         raise EncoderError(f"{model} has no weights {chosen!r}; there are: {', '.join(tags) or 'none'}")
-    if own_file and not tag and chosen == "openai" and not model.endswith("-quickgelu"):
-        log.warning(
-            "weights of %s without a tag are taken as OpenAI's (QuickGELU); for others write %s:TAG",
-            model,
-            model,
-        )
     if chosen == "openai" or entry.get("quick_gelu"):
         config["quick_gelu"] = True
+    if own_file and not tag:
+        log.warning("the CLIP weights file %s", activation_note(model, bool(config.get("quick_gelu"))))
     mean, std = tuple(entry.get("mean") or OPENAI_MEAN), tuple(entry.get("std") or OPENAI_STD)
     return _Plan(model, config, chosen, entry, mean, std)
+
+
+def activation_note(model: str, quick: bool) -> str:
+    """Say which activation a file's weights are taken to have, which no file says itself.
+
+    Args:
+        model: open_clip's name.
+        quick: whether it is QuickGELU.
+
+    Returns:
+        A sentence that goes on after "the CLIP weights file".
+    """
+    bare = model.removesuffix("-quickgelu")
+    if quick:
+        return (
+            f"is read as {model} with QuickGELU, as OpenAI's weights have it; for weights with GELU, such as "
+            f"LAION's, choose that model and tag (on the command line --clip {bare}:TAG=FILE)"
+        )
+    return (
+        f"is read as {model} with GELU; for weights with QuickGELU, such as OpenAI's, choose {bare}:openai "
+        f"(on the command line --clip {bare}:openai=FILE)"
+    )
+
+
+def assumed_activation(name: str) -> str:
+    """Say which activation `NAME:TAG` gives to a weights file; see `activation_note`.
+
+    Raises:
+        EncoderError: open_clip does not know the model or the tag.
+    """
+    plan = _published_plan(name, own_file=True)
+    return activation_note(plan.name, bool(plan.config.get("quick_gelu")))
 
 
 def _default_tag(model: str, tags: Sequence[str], own_file: bool) -> str:
@@ -405,13 +423,19 @@ def _with_text_layout(
     return replace(plan, config={**plan.config, "text_cfg": {**text, "hf_model_name": str(layout.parent)}})
 
 
-def _renamed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Undo the harmless differences between published files of one architecture; all else stays strict."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
     tensors = {key: value for key, value in tensors.items() if key not in OPENAI_EXTRAS}
-    tensors = convert_state_dict(model, tensors)
+    try:
+        tensors = convert_state_dict(model, tensors)
+    except Exception as error:  # noqa: BLE001 - open_clip believes shapes that a damaged file may not have
+        raise EncoderError(
+            f"{source} has the names of a CLIP model but not its shapes ({type(error).__name__}); it is "
+            "damaged or of another model: fetch it again"
+        ) from error
     wanted = model.state_dict()
     if "positional_embedding" in tensors and "positional_embedding" not in wanted:
         tensors = convert_to_custom_text_state_dict(tensors)

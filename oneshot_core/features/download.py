@@ -1,8 +1,9 @@
 """Download one file into a folder: resumed, checked, atomic, and stopped by its progress callback.
 
-The bytes collect in `<name>.part` beside the final name. A partial file is continued only where the file's
-hash is known (from the caller, or from the hub's answer), because nothing else could tell that both halves
-belong to one file. Proxies and certificates are those of Python's standard library.
+The bytes collect in `<name>.part` beside the final name; a killed process leaves it there for the next call.
+A partial file is continued only where the file's hash is known (from the caller, or from the hub's answer),
+because nothing else could tell that both halves belong to one file. Proxies and certificates are those of
+Python's standard library.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from ..writing import claim, in_words
 
 log = logging.getLogger(__name__)
 
@@ -115,31 +118,27 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DownloadError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DownloadError(
+            f"{path} cannot be written: {in_words(error) or error.strerror or error}"
+        ) from error
 
 
 @contextmanager
 def _sole_writer(part: Path, report: _Report) -> Iterator[None]:
     """Wait until no other process or thread writes the same partial file."""
-    from filelock import FileLock, Timeout
-
     place = part.with_name(f".{part.name}.lock")
-    lock = FileLock(place)
-    while not lock.is_locked:
+    held = None
+    while held is None:
         with _disk_errors(place):
             part.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(Timeout):
-                lock.acquire(blocking=False)
-        if not lock.is_locked:
+            held = claim(place)
+        if held is None:
             report(0, None, now=True)
             time.sleep(REPORT_SECONDS)
     try:
         yield
     finally:
-        if not part.is_file():  # nothing is left to protect; who still waits goes on with the old lock
-            with suppress(OSError):
-                place.unlink(missing_ok=True)
-        lock.release()
+        held.release()
 
 
 def _fill(url: str, part: Path, sha256: str, report: _Report) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tensors import Images, atomic_path, check_shape, gradients
+from ..checkpoints.native import write_tensors
+from ..json_values import Fields, JsonError, parse, told
+from ..tensors import Images, check_shape, gradients
+from . import telling
 from .download import BytesProgress
-from .weights import EncoderError, load_strict, read_weights, torchvision_source
+from .weights import EncoderError, load_strict, read_weights, read_with_texts, torchvision_source
 
 FORMAT, FORMAT_VERSION = "oneshot-perceptual", 1
+MAX_STAGES, MAX_WIDTH = 12, 4096  # of the demo's net; it has 5 stages of up to 128
 DEMO_FILE = Path(__file__).parent.parent / "demo" / "assets" / "perceptual.safetensors"
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS v0.1, of pictures in [-1, 1]
 EPSILON = 1e-10  # the lpips package's, added to the length of a feature vector
@@ -233,8 +237,9 @@ def load_perceptual(
     Args:
         net: "alex", "vgg", "squeeze" (heads v0.1 from the lpips package, backbone from torchvision's ImageNet
             weights) or "demo" (this project's own small net, shipped with it).
-        backbone: a local file: torchvision's state dict or only its `features` part; for "demo" a file of
-            `save_perceptual`. None: a search in the folders, or the shipped file.
+        backbone: a local file: torchvision's state dict or only its `features` part, or the state of a whole
+            LPIPS module, whose heads and scaling then count; for "demo" a file of `save_perceptual`. None: a
+            search in the folders, or the shipped file.
         folder: searched before torch's cache folder, and where a download goes; None: torch's cache folder.
         allow_download: False never touches the network.
         progress: called during a download with (bytes there, bytes in all or None); raising stops it, and
@@ -256,12 +261,47 @@ def load_perceptual(
             place = Path(folder).expanduser() if folder else None
             path = torchvision_source(PUBLISHED[net].architecture).locate(place, allow_download, progress)
         perceptual = package_net(net)
-        load_strict(perceptual.backbone, _sliced(perceptual.backbone, read_weights(path)), path)
+        tensors = read_weights(path)
+        if any(key.startswith(("scaling_layer.", "net.slice")) for key in tensors):
+            tensors = _whole_lpips(perceptual, tensors, path)
+        load_strict(perceptual.backbone, _sliced(perceptual.backbone, tensors), path)
         return _frozen(perceptual)
 
 
 def _frozen(perceptual: Perceptual) -> Perceptual:
     return perceptual.requires_grad_(False).eval()
+
+
+def _whole_lpips(perceptual: Perceptual, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give a net the heads and the scaling of a whole LPIPS module's state; returns the backbone's part.
+
+    Raises:
+        EncoderError: heads of another net, negative ones, or a scaling that cannot be applied.
+    """
+    heads, backbone, scaling = {}, {}, {}
+    for key, value in tensors.items():
+        head = re.fullmatch(r"lins?\.?(\d)\.model\.\d\.weight", key)
+        if head:
+            heads[head[1]] = value.flatten()  # [1, C, 1, 1] -> [C]; the package lists them twice
+        elif key.startswith("scaling_layer."):
+            scaling[key.removeprefix("scaling_layer.")] = value
+        else:
+            backbone[key.removeprefix("net.")] = value
+    what = f"{path}, the state of a whole LPIPS module,"
+    if heads:
+        load_strict(perceptual.heads, heads, f"{what} in its heads")
+        if any(bool((head < 0).any()) for head in perceptual.heads):
+            raise EncoderError(
+                f"{what} has negative heads (linear layers); use the package's with a backbone"
+            )
+    for key in ("shift", "scale"):
+        if key in scaling:
+            value = scaling[key].float().reshape(-1)
+            sound = value.numel() == 3 and bool(value.isfinite().all())
+            if not sound or (key == "scale" and bool((value == 0).any())):
+                raise EncoderError(f"{what} has a scaling layer that is not three finite numbers per part")
+            setattr(perceptual, key, value.reshape(1, 3, 1, 1).clone())
+    return backbone
 
 
 def _sliced(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -284,18 +324,13 @@ def save_perceptual(perceptual: Perceptual, path: Path | str) -> Path:
     Raises:
         ValueError: another backbone, or negative head weights (call `clamp_heads` while training).
     """
-    from safetensors.torch import save_file
-
     if not isinstance(perceptual.backbone, SmallPerceptual):
         raise ValueError(f"only the small net is saved here, got {type(perceptual.backbone).__name__}")
     if any(bool((head < 0).any()) for head in perceptual.heads):
         raise ValueError("head weights must not be negative; call clamp_heads() after each training step")
     config = asdict(perceptual.backbone.config)
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in perceptual.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"oneshot": json.dumps(header)})
-    return Path(path)
+    return write_tensors(path, perceptual.state_dict(), header)
 
 
 def read_perceptual(path: Path | str) -> Perceptual:
@@ -310,33 +345,43 @@ def read_perceptual(path: Path | str) -> Perceptual:
             f"the demo's perceptual net {path} is missing; it belongs to this project: install it again, or "
             f"run its making script (oneshot_core.demo.build)"
         )
-    tensors = read_weights(path)
-    header = _header(path)
-    if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
-        raise EncoderError(
-            f"{path} is no perceptual net of this project: format {header.get('format')!r} version "
-            f"{header.get('format_version')!r}, wanted {FORMAT!r} version {FORMAT_VERSION}"
-        )
-    try:
-        config = SmallConfig(widths=tuple(header["config"]["widths"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise EncoderError(f"{path} has no usable layout in its header: {error!r}") from error
+    tensors, texts = read_with_texts(path)
+    config = _layout(texts.get("oneshot"), tensors, path)
     with torch.random.fork_rng(devices=[]):
         perceptual = small_net(config)
     load_strict(perceptual, tensors, path)
     return perceptual
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Return the JSON header of a safetensors file of this project, {} when there is none."""
-    from safetensors import safe_open
+def _layout(text: str | None, tensors: Mapping[str, Tensor], path: Path) -> SmallConfig:
+    """Read the layout in the header of a file, before anything of its size is made.
 
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("oneshot", "{}")
+    Raises:
+        EncoderError: no header of this format, or a layout that is not the tensors'.
+    """
+    if text is None:
+        raise EncoderError(
+            f"{path} is no perceptual net of this project: it has no header 'oneshot'."
+            f"{telling.told(tensors)} Give the file that belongs to this program, or name another net"
+        )
     try:
-        header = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return header if isinstance(header, dict) else {}
+        header = Fields(parse(text, "its header"), "its header")
+        kind, version = header.text("format"), header.value("format_version")
+        if (kind, version) != (FORMAT, FORMAT_VERSION):
+            raise EncoderError(
+                f"{path} is no perceptual net of this project: format {told(kind)} version {told(version)}, "
+                f"wanted {FORMAT!r} version {FORMAT_VERSION}"
+            )
+        widths = header.object("config").items("widths", MAX_STAGES)
+        if not widths or any(type(width) is not int or not 1 <= width <= MAX_WIDTH for width in widths):
+            raise JsonError(f"widths must be whole numbers from 1 to {MAX_WIDTH}")
+    except JsonError as error:
+        raise EncoderError(f"{path} has no usable layout in its header: {error}; fetch it again") from error
+    needed = sum(9 * before * after for before, after in zip((3, *widths), widths, strict=False))
+    held = sum(value.numel() for value in tensors.values())
+    if needed > held:
+        raise EncoderError(
+            f"{path} has a layout of {needed} weights in its header and holds {held}; it is damaged: fetch "
+            "it again"
+        )
+    return SmallConfig(widths=tuple(widths))

@@ -6,8 +6,10 @@ and TorchScript archives not at all. Nothing touches the network unless the call
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..containers import START_BYTES, recognised, told
+from . import telling
 from .download import BytesProgress, DownloadError, download, hub_url
 
+_MAX_MEMBERS = 20_000
+_ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, OverflowError, struct.error)
 SHOWN_KEYS = 3  # how many missing, unexpected or misshaped keys an error lists
 
 
@@ -27,13 +33,18 @@ class EncoderError(ValueError):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors without ever running code from it; see `read_with_texts`."""
+    return read_with_texts(path)[0]
+
+
+def read_with_texts(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of named tensors without ever running code from it.
 
     Args:
-        path: `.safetensors`, or a torch file (`.pt`, `.pth`, `.bin`) that holds a state dict.
+        path: a safetensors file, or a torch file that holds a state dict; told by content, not by suffix.
 
     Returns:
-        Tensors by name on the CPU, a leading `module.` of all names removed.
+        Tensors by name on the CPU, a leading `module.` of all names removed, and a safetensors file's texts.
 
     Raises:
         EncoderError: no such file, a damaged or refused file, or a TorchScript archive (OpenAI's original
@@ -41,24 +52,49 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise EncoderError(f"there is no weights file {path}; check the path")
-    if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
-    elif is_torchscript(path):
-        raise EncoderError(torchscript_advice(path))
-    else:
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(START_BYTES), path.stat().st_size
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
+    found = recognised(start, size)
+    kind = "" if found is None else found.name
+    texts: dict[str, str] = {}
+    if kind == "safetensors":
+        tensors, texts = _read_safetensors(path)
+    elif kind in ("torch-zip", "torch-legacy", "torchscript", "zip"):
+        if is_torchscript(path):
+            raise EncoderError(torchscript_advice(path))
         tensors = _read_torch_file(path)
+    else:
+        raise EncoderError(f"{path} {_other_file(start, size, kind)}")
     if tensors and all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
+    return tensors, texts
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _other_file(start: bytes, size: int, kind: str) -> str:
+    """Say what a file is that holds no weights of the known kinds."""
+    wanted = "weights that can be read (safetensors, or a torch file of tensors)"
+    if kind == "pickle":
+        program = (
+            "a TensorFlow pickle (tflib)" if b"tflib" in start else "a pickle, as TensorFlow programs write"
+        )
+        return (
+            f"is {program}, such as Zhang's vgg16_zhang_perceptual.pkl, not {wanted}; give torchvision's "
+            "weights of the backbone, or CLIP's as safetensors"
+        )
+    advice = "give the model's .safetensors file"
+    return told(start, size, wanted, advice) or f"holds no {wanted}; {advice}"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from ..checkpoints.native import opened_tensors
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        with torch.inference_mode(False), opened_tensors(path) as (sources, texts):
+            return {name: source.read() for name, source in sources.items()}, texts
+    except ValueError as error:
         raise EncoderError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
 
 
@@ -68,19 +104,25 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
     try:
         return dict(read_state_dict(path))
     except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise EncoderError(
-            f"{path} could not be read as a torch file of tensors: {error}; use the model's .safetensors file"
+            f"{path} could not be read as a torch file of tensors: {reason}; use the model's "
+            ".safetensors file"
         ) from error
 
 
 def is_torchscript(path: Path) -> bool:
     """Tell whether a file is a TorchScript archive (a zip with a program inside)."""
-    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
-        return False
+    from ..checkpoints.stored import CheckpointError, opened
+    from ..checkpoints.torchfile import directory_place
+
     try:
+        with opened(path) as data:
+            if data.read(0, min(4, data.size)) != b"PK\x03\x04" or directory_place(data)[0] > _MAX_MEMBERS:
+                return False
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError):
+    except (CheckpointError, *_ZIP_ERRORS):
         return False  # left to the reader, which says what is wrong
     return any("/code/" in name or name.endswith("/constants.pkl") for name in names)
 
@@ -89,8 +131,9 @@ def torchscript_advice(path: Path) -> str:
     """Say why a TorchScript archive is refused and how to convert it once, in a place where it is trusted."""
     target = path.with_suffix(".safetensors")
     return (
-        f"{path} is a TorchScript archive (the form of OpenAI's original CLIP files): it carries a program, "
-        f"and files are never run here. Use the same weights as safetensors, or, if you trust the file, "
+        f"{path} is a TorchScript archive (the form of OpenAI's original CLIP files and of NVIDIA's "
+        f"vgg16.pt): it carries a program, and files are never run here. Use the same weights as "
+        f"safetensors, or, if you trust the file, "
         f'convert it once with: python -c "import torch, safetensors.torch as s; '
         f"m = torch.jit.load(r'{path}', map_location='cpu'); "
         f"s.save_file({{k: v.contiguous() for k, v in m.state_dict().items()}}, r'{target}')\""
@@ -106,7 +149,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: Path |
         source: file or description for the message.
 
     Raises:
-        EncoderError: with the first missing, unexpected and misshaped names.
+        EncoderError: with the first missing, unexpected and misshaped names and what the file looks like, or
+            with the first weight that is not finite.
     """
     wanted = module.state_dict()
     problems = [
@@ -124,11 +168,12 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: Path |
     found = "; ".join(problem for problem in problems if problem)
     if found:
         raise EncoderError(
-            f"{source} does not fit {type(module).__name__}: {found}.{_hint(tensors)} "
+            f"{source} does not fit {type(module).__name__}: {found}.{telling.told(tensors)} "
             f"Give the file that belongs to this model, or name the model that belongs to this file"
         )
     # `assign` also serves modules on the meta device; the copy leaves nothing mapped to the file.
     ready = {key: tensors[key].to(dtype=wanted[key].dtype, copy=True).contiguous() for key in wanted}
+    _check_finite(ready, source)
     module.load_state_dict(ready, strict=True, assign=True)
 
 
@@ -140,13 +185,16 @@ def _listed(what: str, keys: Sequence[str]) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:SHOWN_KEYS])}{more})"
 
 
-def _hint(tensors: Mapping[str, Tensor]) -> str:
-    if any(key.startswith(("text_model.", "vision_model.")) for key in tensors):
-        return (
-            " The names are those of the transformers package; open_clip's file of the same model is usually "
-            "called open_clip_model.safetensors."
-        )
-    return ""
+def _check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Refuse weights that are not finite; raises EncoderError with the first name."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and value.numel():
+            low, high = value.detach().aminmax()  # NaN wins both
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise EncoderError(
+                    f"{source}: {key} is not made of finite numbers (NaN or infinity); the file is damaged "
+                    "or its training broke down: fetch it again or use another"
+                )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..tensors import Images, Latents
 from .contract import MAIN, PATHS, Needs, StepContext, Term
 
+TINY = 1e-30  # below it a squared length counts as zero: keeps the root's gradient finite
+
 
 @dataclass(frozen=True)
 class Fool(Term):
@@ -85,6 +87,6 @@ def path_length_penalty(
     """
     scaled = noise / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * scaled).sum(), w, create_graph=True)
-    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    lengths = gradient.square().sum(dim=2).mean(dim=1).clamp_min(TINY).sqrt()
     updated = mean + decay * (lengths.mean() - mean)
     return (lengths - updated).square().mean(), updated.detach(), lengths

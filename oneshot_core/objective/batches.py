@@ -10,6 +10,7 @@ import torch
 
 from ..latents import mix
 from ..networks import Generator
+from ..ranges import check_number
 from ..tensors import Latents
 from .aim import Aim
 from .contract import Needs, StepDraws
@@ -75,8 +76,7 @@ class Prior:
     fresh: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mixing <= 1:
-            raise ValueError(f"mixing is a probability from 0 to 1, got {self.mixing}")
+        check_number(self.mixing, "mixing, a probability,", low=0, high=1)
 
     def remixed(self, mixing: float) -> Prior:
         """See `Origin.remixed`."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..draws import Draws, derived_generator
-from ..tensors import Images, Latents
+from ..ranges import check_number
+from ..tensors import Images, Latents, is_finite
 from .aim import AimFeatures
 
 MAIN = "main"  # the batch whose pictures the discriminator judges
@@ -95,11 +96,14 @@ class Term:
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term with the name under which it is logged and its weight."""
+    """A term with the name under which it is logged and its weight, finite and at least 0."""
 
     name: str
     term: Term
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(self.weight, f"the weight of {self.name}", low=0)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,25 @@ class Objective:
         weighted = [values[item.name] * item.weight for item in active]
         total = sum(weighted[1:], weighted[0])  # one after the other: the published order of the sum
         return total, {name: value.detach() for name, value in values.items()}
+
+    def blamed(self, make: Callable[[], StepContext], inputs: Sequence[Tensor]) -> str:
+        """Name the terms whose gradients are not finite, once their sum's has turned out not to be.
+
+        Args:
+            make: builds the step anew; its graph ends at `inputs`.
+            inputs: what is trained.
+
+        Returns:
+            "term 'name'", or "sum of all terms" where each by itself is finite.
+        """
+        guilty = []
+        for item in self.terms:
+            if item.weight:
+                value = item.term(make()) * item.weight
+                found = torch.autograd.grad(value, list(inputs), allow_unused=True)
+                if not is_finite(value) or not all(one is None or is_finite(one) for one in found):
+                    guilty.append(repr(item.name))
+        return f"term {', '.join(guilty)}" if guilty else "sum of all terms"
 
     def reweighted(self, weights: Mapping[str, float]) -> Objective:
         """Replace the weights of the terms named; terms that this objective lacks are left to others."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..networks import Generator
+from ..ranges import MOST_RATE, check_number
 from .batches import Batch
 from .contract import MAIN, Needs, Objective
 from .profile import DEFAULT, Profile
@@ -89,6 +90,7 @@ class DiscriminatorPlan:
         return self.r1_every / (self.r1_every + 1)
 
     def __post_init__(self) -> None:
+        check_number(self.r1_gamma, "r1_gamma", low=0)
         if not 1 <= self.heads <= 4 or self.r1_every < 1:
             raise ValueError(
                 f"heads must be 1 to 4 and r1_every at least 1, got heads={self.heads}, "
@@ -123,12 +125,12 @@ class OptimiserPlan:
     zero_filled_grads: bool = False
 
     def __post_init__(self) -> None:
-        half_life = 1.0 if self.average_half_life is None else self.average_half_life
-        if not (self.learning_rate > 0 and half_life > 0):
-            raise ValueError(
-                "learning_rate and average_half_life must be positive, "
-                f"got {self.learning_rate} and {self.average_half_life}"
-            )
+        check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
+        check_number(self.generator_ratio, "generator_ratio", above=0)
+        if self.average_half_life is not None:
+            check_number(self.average_half_life, "average_half_life", above=0)
+        if not all(0 <= value < 1 for value in self.betas):
+            raise ValueError(f"betas must be from 0 to below 1, got {self.betas}")
 
     @property
     def average_decay(self) -> float:

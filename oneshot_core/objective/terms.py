@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ranges import check_number
 from ..tensors import Images
 from .contract import MAIN, Needs, StepContext, Term
 
@@ -145,11 +146,11 @@ class PatchConsistency(Term):
     def __post_init__(self) -> None:
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
-        if self.crops < 2 or not self.temperature > 0:
-            raise ValueError(
-                "patch consistency needs at least 2 crops and a positive temperature, "
-                f"got {self.crops} and {self.temperature}"
-            )
+        check_number(self.temperature, "temperature", above=0)
+        if self.self_logit is not None:
+            check_number(self.self_logit, "self_logit")
+        if self.crops < 2:
+            raise ValueError(f"patch consistency needs at least 2 crops, got {self.crops}")
 
     @property
     def draws(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Adaptation: the loop, its state, and its observers."""
 
+from ..saved_states import StateError
 from .callbacks import (
     Callback,
     Checkpoints,
@@ -11,8 +12,9 @@ from .callbacks import (
     StopSignal,
     TrainProgress,
 )
+from .checks import PRECISIONS, check_precision
 from .loop import STATE_FILE, AdaptResult, TrainConfig, adapt, adapted_bundle, train
-from .state import PRECISIONS, StateError, TrainState, check_precision, fresh_heads
+from .state import TrainState, fresh_heads
 
 __all__ = [
     "PRECISIONS",

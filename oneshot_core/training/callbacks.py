@@ -14,7 +14,7 @@ import torch
 from ..latents import z_from_seeds
 from ..networks import Generator
 from ..tensors import Images
-from .state import TrainState
+from .state import TrainState, state_file
 
 MAX_SAVE_SHARE = 0.05  # of the time of a run that goes into checkpoints
 LONGEST_INTERVAL_SECONDS = 300.0  # between two checkpoints, however long one takes
@@ -158,7 +158,7 @@ class Poll(Callback):
 
 @dataclass
 class Checkpoints(Callback):
-    """Save the state every so many seconds, and at any end; the previous file is replaced atomically.
+    """Save the state every so many seconds, and at any end; the state before it is kept until the run's end.
 
     The state of a 1024 px run has about 1 GB: where saving is slow, the interval grows until saving takes
     about 5 % of the time, but not beyond five minutes.
@@ -174,6 +174,7 @@ class Checkpoints(Callback):
     every_seconds: float = 60.0
     _last: float = field(default=0.0, init=False)
     _saved_step: int = field(default=-1, init=False)
+    _steps: int = field(default=0, init=False)
     _cost_seconds: float = field(default=0.0, init=False)
 
     @property
@@ -183,7 +184,7 @@ class Checkpoints(Callback):
 
     def started(self, state: TrainState, steps: int) -> None:
         """Start the clock."""
-        self._last, self._saved_step = time.monotonic(), state.step
+        self._last, self._saved_step, self._steps = time.monotonic(), state.step, steps
 
     def after_step(self, state: TrainState) -> None:
         """Save when it is due."""
@@ -194,6 +195,8 @@ class Checkpoints(Callback):
     def finished(self, state: TrainState) -> None:
         """Save the last step."""
         self._save(state)
+        if state.step >= self._steps:
+            state_file(self.path).forget_previous()
 
     def aborted(self, state: TrainState) -> None:
         """Save what was done since the last time, unless that took less than saving it would."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +12,25 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import GeneratorBundle, save
+from ..checkpoints import CheckpointError, GeneratorBundle, save
+from ..checkpoints.native import opened_file
 from ..draws import SeededDraws
 from ..features import Encoders
+from ..json_values import Fields, JsonError
 from ..objective import Aim, Preset
 from ..objective.presets import oneshot_clip
-from ..tensors import gradients, owned, remove_stale_temporaries
+from ..ranges import check_number
+from ..saved_states import StateError
+from ..tensors import gradients, owned
+from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
+from .checks import check_precision, check_run, precision_setting
 from .phases import phases_due, run_phase, start_round
-from .state import (
-    StateError,
-    TrainState,
-    check_precision,
-    check_run,
-    precision_setting,
-    private_copy,
-    run_settings,
-)
+from .state import TrainState, private_copy, run_settings, state_file
 
-STATE_FILE = "state.safetensors"
+log = logging.getLogger(__name__)
+
+STATE_FILE, SNAPSHOTS = "state.safetensors", "snapshots"
 MAX_POINTS = 400  # of a loss curve in a file's header: 50 kB in all; ComfyUI shows headers up to 1 MiB
 
 
@@ -49,10 +51,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.checkpoint_every_seconds > 0:
-            raise ValueError(
-                f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}"
-            )
+        check_number(self.checkpoint_every_seconds, "checkpoint_every_seconds", above=0)
 
     def check_snapshot(self, step: int) -> None:
         """Refuse a step of which this run will keep no snapshot; raises ValueError."""
@@ -91,8 +90,8 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
         callbacks: told about every phase and step; one that raises stops the run.
 
     Raises:
-        FloatingPointError: a loss became NaN or infinite; the message names the term and the step. The file
-            of a `Checkpoints` callback then holds the last good state.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, step and
+            seed. The file of a `Checkpoints` callback then holds the last good state that was saved.
     """
     with gradients():
         for callback in callbacks:
@@ -125,10 +124,7 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
         for name, value in run_phase(phase, current).items():
             losses[name] = float(value)
             if not math.isfinite(losses[name]):
-                raise FloatingPointError(
-                    f"{name!r} became {losses[name]} at step {state.step} (phase {phase}); a checkpoint "
-                    "saved before is good. Lower the learning rate or the weight of that term"
-                )
+                raise state.broken(f"the {phase} phase's {name!r} became {losses[name]}")
     return losses
 
 
@@ -160,9 +156,10 @@ def adapt(
         The adapted generator, on that device, and the losses.
 
     Raises:
-        ValueError: something does not fit.
-        StateError: a ValueError too: the run folder holds a damaged run, or one with other settings.
-        FloatingPointError: a loss became NaN or infinite.
+        ValueError: something does not fit or is not finite.
+        StateError: a ValueError too: the run folder holds a run with other settings or more steps. A state
+            that is damaged is set aside instead, and the run goes on from the one before it or starts anew.
+        FloatingPointError: a loss, a gradient or a weight became NaN or infinite.
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
@@ -172,6 +169,7 @@ def adapt(
     state = TrainState.create(bundle, encoders, aim, preset, draws, settings, config.precision, device)
     before, after = ([], []) if run_folder is None else _resumed(state, bundle, config, Path(run_folder))
     train(state, config.steps, [*before, *callbacks, *after])
+    state.check_finite()  # no step comes after the last that would notice
     state.freeze()  # it ends here: its networks are the result, without a copy
     return AdaptResult(adapted_bundle(state, bundle, copied=False), dict(state.history), state.step)
 
@@ -183,23 +181,47 @@ def _resumed(
 
     Snapshots come before all others: one that raises, or a state saved at the same step, must not cost one.
     """
-    remove_stale_temporaries(folder)
     path = folder / STATE_FILE
-    if path.is_file():
-        state.restore(path)
-        if state.step > config.steps:
-            raise StateError(
-                f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
-                "many, use a snapshot of that run, or another folder"
-            )
+    for place in (folder, folder / SNAPSHOTS):
+        remove_stale_temporaries(place)
+    state_file(path).load(state.restore)
+    if state.step > config.steps:
+        raise StateError(
+            f"{folder} holds a run of {state.step} steps, asked for {config.steps}; ask for at least as "
+            "many, use a snapshot of that run, or another folder"
+        )
+    for step, found in snapshot_files(folder).items():
+        if not _is_of(found, step, state.settings):
+            log.warning("removed the snapshot %s: it is damaged or belongs to an earlier run", found)
+            found.unlink(missing_ok=True)
     snapshots = Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps)
     states = Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds)
     return [snapshots], [states]
 
 
+def snapshot_files(folder: Path) -> dict[int, Path]:
+    """The snapshots in a run's folder by their step."""
+    found = [
+        (re.fullmatch(r"step_(\d{6,})\.safetensors", path.name), path)
+        for path in (folder / SNAPSHOTS).glob("*")
+    ]
+    return {int(match[1]): path for match, path in sorted(found, key=lambda one: one[1].name) if match}
+
+
+def _is_of(path: Path, step: int, settings: Mapping[str, Any]) -> bool:
+    """Whether a snapshot is sound and was made by a run of these settings."""
+    try:
+        with opened_file(path) as (_, header):
+            history = Fields(header, "the header").object("provenance").object("history")
+        return history.value("settings", None) == settings and history.value("step", None) == step
+    except (CheckpointError, JsonError):
+        return False
+
+
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
     """Keep the generator as it is now, without its discriminator."""
-    path = folder / "snapshots" / f"step_{state.step:06d}.safetensors"
+    state.check_finite()
+    path = folder / SNAPSHOTS / f"step_{state.step:06d}.safetensors"
     save(adapted_bundle(state, bundle, copied=False), path, with_discriminator=False)
 
 

@@ -23,8 +23,9 @@ from ..latents import Latents
 from ..networks import Generator
 from ..objective import Aim, Preset
 from ..tensors import gradients
+from .checks import check_run
 from .phases import Round, phase_update, phases_due
-from .state import TrainState, check_run
+from .state import TrainState
 
 META = torch.device("meta")
 WORKING_SHARE = 1.15  # what is kept for backward, and what passes beside it: gradients of activations, copies
@@ -143,13 +144,6 @@ def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) ->
     return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(judge) + WORKING_SHARE * saved)
 
 
-def sampling_bytes(bundle: GeneratorBundle, batch: int) -> int:
-    """Estimate what drawing a chunk needs besides the weights: three of the largest feature maps."""
-    config = bundle.generator.config
-    pixels = [(4 << level) ** 2 * width for level, width in enumerate(config.channels)]
-    return int(4 * batch * 3 * max(pixels))
-
-
 def _drawn(generator: Generator, count: int) -> Tensor:
     """Pictures of a batch, with gradient."""
     config = generator.config
@@ -160,19 +154,18 @@ def _drawn(generator: Generator, count: int) -> Tensor:
 
 def _saved(work: Callable[[], Any]) -> int:
     """Bytes that autograd keeps for the backward pass of some work; weights are not counted."""
-    storages: dict[int, int] = {}
-    alive: list[Tensor] = []
+    storages: dict[int, torch.UntypedStorage] = {}  # held: one that is freed gives its address to the next
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            alive.append(tensor)  # a storage that is freed would give its address to the next one
-            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage
+        return tensor.detach()  # the tensor itself knows its graph, which would hold it: a cycle for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = work()
     del result
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _on_meta(module: Any) -> Any:

@@ -20,7 +20,8 @@ from ..objective import MAIN, StepContext, StepDraws, StepKind, View
 from ..objective.adversarial import logistic, r1_penalty
 from ..objective.batches import CodeRequest
 from ..tensors import Images, Latents
-from .state import PRECISIONS, TrainState
+from .checks import PRECISIONS
+from .state import TrainState
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Update:
         loss: scalar with gradient.
         networks: names of the optimisers that step.
         values: unweighted losses by name.
+        blamed: names what to blame for a gradient that is not finite.
     """
 
     loss: Tensor
     networks: tuple[str, ...]
     values: Mapping[str, Tensor]
+    blamed: Callable[[], str]
 
 
 @contextmanager
@@ -221,10 +224,7 @@ def _optimise(current: Round, update: Update) -> None:
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
     if not bool(torch.isfinite(torch.stack(norms)).all()):
-        raise FloatingPointError(
-            f"a gradient of {update.networks[0]} became NaN or infinite at step {current.step}; lower the "
-            "learning rate or the weight of a term"
-        )
+        raise state.broken(f"the gradient of the {update.blamed()} became NaN or infinite")
     for optimiser in optimisers:
         optimiser.step()
 
@@ -238,7 +238,8 @@ def _discriminator(current: Round) -> Update:
     real_logits = _judged(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
     scores = {"real_score": real_logits.detach().mean(), "fake_score": fake_logits.detach().mean()}
-    return Update(loss, ("discriminator", "heads"), {"discriminator": loss.detach(), **scores})
+    values = {"discriminator": loss.detach(), **scores}
+    return Update(loss, ("discriminator", "heads"), values, lambda: "discriminator's loss")
 
 
 def _r1(current: Round) -> Update:
@@ -250,7 +251,8 @@ def _r1(current: Round) -> Update:
     loss = plan.r1_gamma / 2 * _r1_interval(current.state)[2] * penalty
     if plan.r1_keeps_score:
         loss = loss + 0 * logits.flatten(1).mean(dim=1)[0]
-    return Update(loss, ("discriminator", "heads"), {"r1": penalty.detach()})
+    values = {"r1": penalty.detach()}
+    return Update(loss, ("discriminator", "heads"), values, lambda: "discriminator's penalty r1")
 
 
 def _view(current: Round, name: str) -> View:
@@ -274,18 +276,28 @@ def _view(current: Round, name: str) -> View:
 
 
 def _generator(current: Round) -> Update:
+    state, objective = current.state, current.kind.objective
+    with _frozen(state.discriminator, state.heads):
+        total, values = objective(_context(current))
+
+    def blamed() -> str:
+        trained = [p for p in state.adapted.parameters() if p.requires_grad]
+        return f"generator's {objective.blamed(lambda: _context(current), trained)}"
+
+    return Update(total, ("adapted",), {**values, "generator": total.detach()}, blamed)
+
+
+def _context(current: Round) -> StepContext:
+    """What the round's terms see; the same at every call."""
     state = current.state
     views = {name: _view(current, name) for name in current.kind.batches}
-    context = StepContext(
+    return StepContext(
         goal=state.goal,
         views=views,
         draws=current.draws,
         encode=lambda index, images: _encoded(state, index, images),
         logits=lambda path: _judged(current, path, views[MAIN].adapted, "adapted"),
     )
-    with _frozen(state.discriminator, state.heads):
-        total, values = current.kind.objective(context)
-    return Update(total, ("adapted",), {**values, "generator": total.detach()})
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, GeneratorBundle
-from ..checkpoints.native import read_tensors, write_tensors
+from ..checkpoints import GeneratorBundle
 from ..draws import Draws
-from ..features import Encoders
-from ..latents import Latent
+from ..features import Encoders, check_encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
-from ..objective import MAIN, Aim, AimFeatures, Preset
-from ..sampling import check_family
-from ..tensors import check_shape, gradients
+from ..objective import Aim, AimFeatures, Preset
+from ..saved_states import SavedState, StateFile
+from ..tensors import gradients, is_finite
+from .checks import check_precision, check_run, precision_setting, trained_generator, uses_heads
 from .fingerprints import clip_fingerprints, encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
-STATE_VERSION = 1
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
-
-
-class StateError(CheckpointError):
-    """A saved run that cannot go on: damaged, no saved run at all, or one with other settings."""
+STATE_VERSION = 2
 
 
 @dataclass
@@ -112,7 +105,8 @@ class TrainState:
                 know the precision.
         """
         check_run(bundle, aim, preset)
-        start = _trained(bundle, preset)
+        check_encoders(encoders)
+        start = trained_generator(bundle, preset)
         place = start.const.device if device is None else torch.device(device)
         check_precision(precision, place)
         source = start if start.const.device == place else private_copy(start, place)
@@ -125,7 +119,7 @@ class TrainState:
         if preset.needs.path is not None:
             assert bundle.discriminator is not None
             discriminator = private_copy(bundle.discriminator, place).requires_grad_(True)
-            if _uses_heads(preset, bundle.size):
+            if uses_heads(preset, bundle.size):
                 heads = fresh_heads(discriminator.config, draws).to(source.const)
         return cls(
             preset=preset,
@@ -139,6 +133,31 @@ class TrainState:
             settings=dict(settings or {}) | precision_setting(precision),
             precision=precision,
         )
+
+    @property
+    def place(self) -> str:
+        """Step and seed, for messages."""
+        seed = self.settings.get("seed")
+        return f"step {self.step}" + ("" if seed is None else f" (seed {seed})")
+
+    def broken(self, what: str) -> FloatingPointError:
+        """Make the error of a step that turned something into NaN or infinity; says what to change."""
+        precision = "" if self.precision == "float32" else ", use precision float32"
+        return FloatingPointError(
+            f"{what} at {self.place}; what was saved before is good, but the same run breaks there again: "
+            f"lower the learning rate or the weight of that term{precision}, or change the seed"
+        )
+
+    def check_finite(self) -> None:
+        """Refuse a state of which a weight is NaN or infinite.
+
+        Raises:
+            FloatingPointError: naming the first such weight, the step and the seed.
+        """
+        for label, module in self._modules():
+            for name, value in module.state_dict().items():
+                if not is_finite(value):
+                    raise self.broken(f"the weight {label}.{name} became NaN or infinite before")
 
     def record(self, losses: Mapping[str, float]) -> None:
         """Append the losses of the step that is under way; names that it lacks get NaN."""
@@ -168,68 +187,59 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by a flat name; the frozen source is not among them."""
-        found = {
+        found = self._networks()
+        for prefix, optimiser in self.optimisers.items():
+            for index, values in optimiser.state_dict()["state"].items():
+                found |= {f"adam.{prefix}.{index}.{name}": value for name, value in values.items()}
+        return found
+
+    def _networks(self) -> dict[str, Tensor]:
+        return {
             f"{prefix}.{name}": value
             for prefix, module in self._modules()
             for name, value in module.state_dict().items()
         }
-        for prefix, optimiser in self.optimisers.items():
-            for index, values in optimiser.state_dict()["state"].items():
-                found |= {f"adam.{prefix}.{index}.{name}": value for name, value in values.items()}
-        for name, history in self.history.items():
-            found[f"history.{name}"] = torch.tensor(history, dtype=torch.float64)
-        return found
 
     def save(self, path: Path | str) -> None:
-        """Write everything that is needed to go on exactly; atomic.
+        """Write everything that is needed to go on exactly; atomic, the state before it is kept beside it.
 
         Raises:
             FloatingPointError: a weight is NaN or infinite; the file that is there is left alone.
+            WriteError: the disk refuses.
         """
-        tensors = {name: value.detach().cpu() for name, value in self.tensors().items()}
+        tensors = self.tensors()
         for name, value in tensors.items():
-            if not name.startswith("history.") and not bool(torch.isfinite(value).all()):
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.step}; the state was not saved"
-                )
-        header = {
-            "format": STATE_FORMAT,
-            "format_version": STATE_VERSION,
-            "step": self.step,
-            "settings": self.settings,
-        }
-        write_tensors(path, tensors, header)
+            if not is_finite(value):
+                raise self.broken(f"{name} is not finite, so the state was not saved")
+        state_file(path).save(SavedState(self.step, self.settings, tensors, self.history))
 
     def restore(self, path: Path | str) -> None:
-        """Continue from a saved state.
+        """Continue from a saved state; a bad one changes nothing.
 
         Raises:
-            StateError: the file is damaged, is not a saved run, or was made with other settings; then the
-                message names the first that differ.
+            DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
+            StateError: the file is not a saved run, or was made with other settings; then the message names
+                the first that differ.
         """
-        try:
-            tensors, header = read_tensors(path)
-        except CheckpointError as error:
-            raise StateError(str(error)) from error
-        if header.get("format") != STATE_FORMAT or header.get("format_version") != STATE_VERSION:
-            raise StateError(
-                f"{path} is not a saved run of version {STATE_VERSION} (found {header.get('format')!r}, "
-                f"version {header.get('format_version')!r}); give the state file of a run folder"
-            )
-        differing = differences(header.get("settings"), self.settings)
-        if differing:
-            raise StateError(
-                f"{path} belongs to a run with other settings ({', '.join(differing[:4])} differ); "
-                "use the same settings or another run folder"
-            )
-        try:
-            with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
-                self._load(tensors)
-            self.step = int(header["step"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise StateError(
-                f"{path} lacks a part of a saved run ({str(error)[:200]}); remove it to start anew"
-            ) from error
+        path = Path(path)
+        saved = state_file(path).read(
+            path, self.settings, self._networks(), list(self._moments()), allow_nan=True
+        )
+        with gradients():  # in inference mode, which callers may be in, Adam could not go on with them
+            self._load(saved.tensors)
+        self.step, self.history = saved.step, dict(saved.history)
+
+    def _moments(self) -> Iterator[dict[str, Tensor]]:
+        """What Adam keeps of each parameter, by name, as tensors of the right shape and type."""
+        for prefix, optimiser in self.optimisers.items():
+            parameters = [value for group in optimiser.param_groups for value in group["params"]]
+            for index, parameter in enumerate(parameters):
+                place = f"adam.{prefix}.{index}"
+                yield {
+                    f"{place}.step": torch.zeros(()),
+                    f"{place}.exp_avg": parameter.detach(),
+                    f"{place}.exp_avg_sq": parameter.detach(),
+                }
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, module in self._modules():
@@ -238,10 +248,11 @@ class TrainState:
             module.load_state_dict(part)
         for prefix, optimiser in self.optimisers.items():
             _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.optimiser.zero_filled_grads)
-        start = "history."
-        self.history = {
-            name[len(start) :]: value.tolist() for name, value in tensors.items() if name.startswith(start)
-        }
+
+
+def state_file(path: Path | str) -> StateFile:
+    """The state of a run at a path, and the one before it."""
+    return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a saved run")
 
 
 def run_settings(
@@ -267,7 +278,7 @@ def run_settings(
     discriminator = bundle.discriminator if needs.path is not None else None
     described = {
         "preset": preset.describe(),
-        "source": network_fingerprint(_trained(bundle, preset)),
+        "source": network_fingerprint(trained_generator(bundle, preset)),
         "discriminator": None if discriminator is None else network_fingerprint(discriminator),
         "clip": clip_fingerprints(encoders),
         "perceptual": encoder_fingerprint(encoders.perceptual) if needs.perceptual else None,
@@ -276,122 +287,6 @@ def run_settings(
         **(settings or {}),
     }
     return json.loads(json.dumps(described))
-
-
-def _trained(bundle: GeneratorBundle, preset: Preset) -> Generator:
-    """The generator that training starts from: the average, or the raw one where method and file have it."""
-    raw = bundle.raw_generator if preset.start == "raw" else None
-    return raw or bundle.generator
-
-
-def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
-    """Refuse a generator that a preset cannot adapt, before any work (even the search) starts.
-
-    Raises:
-        ValueError: no discriminator, a conditional generator, too small, a batch or crops that do not fit.
-    """
-    if bundle.generator.config.c_dim:
-        raise ValueError(
-            f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
-            "classes), which cannot be adapted; give an unconditional checkpoint"
-        )
-    needs = preset.needs
-    if needs.path is not None:
-        _check_discriminator(bundle, preset)
-    if needs.latent:
-        raise ValueError(
-            f"preset {preset.name} has a term that belongs to a latent search; leave it out of the adaptation"
-        )
-    preset.trainable.names(bundle.generator)
-    for kind in preset.due:
-        kind.check(bundle.size)
-
-
-def _check_discriminator(bundle: GeneratorBundle, preset: Preset) -> None:
-    """Refuse a missing discriminator, or batches that it cannot judge."""
-    if bundle.discriminator is None:
-        raise ValueError(
-            f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
-            "load a checkpoint with its discriminator (key `d`, or an NVIDIA .pkl), or give the generator a "
-            "fresh one (with_fresh_discriminator)"
-        )
-    heads = _uses_heads(preset, bundle.size)
-    for kind in preset.due:
-        if kind.path is None or (heads and kind.path == "patch"):
-            continue
-        size = kind.batches[MAIN].size
-        group = bundle.discriminator.config.mbstd_group or size
-        if size % min(group, size):
-            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {size}")
-
-
-def check_run(bundle: GeneratorBundle, aim: Aim, preset: Preset) -> None:
-    """Refuse what cannot be adapted, before any work starts; raises ValueError."""
-    check_adaptable(bundle, preset)
-    needs, config = preset.needs, bundle.generator.config
-    if needs.target and aim.targets is None:
-        raise ValueError(f"preset {preset.name} needs a target picture; none was given")
-    if needs.reference and aim.reference is None:
-        raise ValueError(f"preset {preset.name} needs the reference latent; search for it, or give one")
-    if needs.texts and not (aim.source_text.strip() and aim.target_text.strip()):
-        raise ValueError(f"preset {preset.name} needs a source text and a target text; give both")
-    if aim.targets is not None:
-        check_shape(aim.targets, "target", (None, 3, bundle.size, bundle.size))
-        if not len(aim.targets):
-            raise ValueError("the targets hold no picture; give at least one")
-    reference = aim.codes
-    if isinstance(aim.reference, Latent):
-        if aim.reference.space == "z":
-            raise ValueError(
-                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
-            )
-        check_family(aim.reference, bundle)
-    if reference is not None and reference.ndim == 3:
-        check_shape(reference, "reference latent", (1, config.num_layers, config.w_dim))
-    elif reference is not None:
-        check_shape(reference, "reference latent", (1, config.w_dim))
-
-
-def precision_setting(precision: str) -> dict[str, str]:
-    """The precision as a setting that determines the result; the default is none, so old runs go on."""
-    return {} if precision == "float32" else {"precision": precision}
-
-
-def check_precision(precision: str, device: torch.device | None = None) -> None:
-    """Refuse a precision that is unknown, or that a device cannot autocast to; raises ValueError."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    dtype = PRECISIONS[precision]
-    if device is None or dtype is None:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch only warns and goes on in float32; here that is an error
-            with torch.autocast(device.type, dtype):
-                works = torch.is_autocast_enabled(device.type)
-    except RuntimeError:
-        works = False
-    if not works:
-        raise ValueError(
-            f"torch {torch.__version__} has no {precision} forward passes on the device {device.type}; use "
-            "the precision float32, or another device"
-        )
-
-
-def _uses_heads(preset: Preset, size: int) -> bool:
-    """Whether random steps go through patch heads; too small a generator is refused unless the profile
-    says."""
-    if not any(kind.path == "patch" for kind in preset.due):
-        return False
-    if size >= 64:
-        return True
-    assert preset.discriminator is not None
-    if preset.discriminator.small == "refuse":
-        raise ValueError(
-            f"patch heads need a generator of at least 64 px, this one makes {size} px; use the profile "
-            "'official', which judges whole images instead"
-        )
-    return False
 
 
 def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:
@@ -443,13 +338,3 @@ def _load_adam(
             for position, parameter in enumerate(group["params"]):
                 if position in states:
                     parameter.grad = torch.zeros_like(parameter)
-
-
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
-    """Name the settings in which two JSON values differ, as dotted paths."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        found: list[str] = []
-        for key in sorted(set(saved) | set(wanted)):
-            found += differences(saved.get(key), wanted.get(key), f"{path}.{key}" if path else key)
-        return found
-    return [] if saved == wanted else [path]

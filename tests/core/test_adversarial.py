@@ -95,3 +95,16 @@ def test_fool_asks_for_its_path(path):
 def test_fool_without_a_discriminator_says_so():
     with pytest.raises(ValueError, match="needs a discriminator plan"):
         Fool("image")(context())
+
+
+def test_penalties_have_finite_gradients_where_nothing_depends_on_the_input():
+    """The slope of a root is infinite at 0: where the picture does not answer, lengths are 0."""
+    w = torch.zeros(2, 3, 4, requires_grad=True)
+    weight = torch.zeros((), requires_grad=True)
+    images = (w.sum() * weight).expand(2, 3, 8, 8)
+    penalty, _, lengths = path_length_penalty(images, w, torch.ones(2, 3, 8, 8), torch.zeros(()))
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    assert bool(gradient.isfinite()) and float(lengths.detach().max()) < 1e-12
+    flat = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(r1_penalty((flat * weight).sum((1, 2, 3))[:, None], flat), weight)
+    assert bool(gradient.isfinite())

@@ -15,11 +15,11 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "json_values", "tensors", "draws", "ops", "networks", "latents", "pictures", "plots", "checkpoints",
-    "latent_files",
-    "features", "augmentation", "objective", "sampling", "blending", "interpolation", "sheets", "search",
-    "training", "runs", "editing", "demo", "encoder_choice", "batch", "console", "commands", "cli",
-    "__main__",
+    "texts", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
+    "networks", "latents", "colour_profiles", "picture_files", "pictures", "plots", "checkpoints",
+    "latent_files", "saved_states", "features", "augmentation", "objective", "batches", "sampling",
+    "blending", "interpolation", "sheets", "covers", "search", "training", "runs", "editing", "demo",
+    "encoder_choice", "batch", "console", "interrupts", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",
@@ -133,6 +133,14 @@ def test_files_and_functions_stay_in_budget(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+@each_file()
+def test_the_library_writes_no_tensors(path):
+    """Safetensors' own writer leaves a temporary of full size behind when the process is killed."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.module == "safetensors.torch":
+            assert not {alias.name for alias in node.names} & {"save", "save_file", "save_model"}
 
 
 def test_every_public_name_is_there_and_is_listed():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from stand_ins import NotedDraws, picture
 
-from oneshot_core.augmentation import ViewAugmentation
+from oneshot_core import augmentation
+from oneshot_core.augmentation import FAR, ViewAugmentation, perspective_grid
 from oneshot_core.draws import RecordedDraws, SeededDraws
 
 STILL = {
@@ -128,3 +133,159 @@ def test_views_are_differentiable():
     assert views.dtype == torch.float64
     (gradient,) = torch.autograd.grad(views.square().sum(), image)
     assert gradient.isfinite().all() and float((gradient != 0).double().mean()) > 0.5
+
+
+# Numbers that stay finite ------------------------------------------------------------------------------
+
+
+def corners(draw: torch.Tensor, side: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Corners before and after, as the search draws them from eight numbers in [0, 1)."""
+    reach, end = int(0.7 * (side // 2)), side - 1
+    x, y = ([int(value * (reach + 1)) for value in part] for part in (draw[:4].tolist(), draw[4:].tolist()))
+    after = [[x[0], y[0]], [end - x[1], y[1]], [end - x[2], end - y[2]], [x[3], end - y[3]]]
+    return [[0, 0], [end, 0], [end, end], [0, end]], after
+
+
+def searched_grids(side: int, seed: int, steps: range) -> Iterator[torch.Tensor]:
+    """Sampling grids of the 8 views of each step of a search."""
+    draws, like = SeededDraws(seed), torch.empty(1, 3, side, side)
+    for step in steps:
+        for view in range(8):
+            draw = draws.uniform(step, f"view.{view}.perspective", (8,))
+            yield perspective_grid(*corners(draw, side), like)
+
+
+def assert_grids_are_finite(side: int, seed: int, steps: range) -> None:
+    for grid in searched_grids(side, seed, steps):
+        assert float(grid.abs().max()) < FAR  # NaN is not below it
+
+
+# Steps at which torchvision's grid has a pixel that is not finite, on the CPU where that was found.
+@pytest.mark.parametrize(("seed", "step"), [(15, 43), (29, 75), (50, 95), (66, 7)])
+def test_demo_searches_that_met_nan_see_finite_grids(seed, step):
+    assert_grids_are_finite(128, seed, range(max(0, step - 10), step + 1))
+
+
+@pytest.mark.parametrize(("seed", "step"), [(66, 7), (15, 43)])
+def test_demo_searches_that_met_nan_see_finite_views_with_finite_gradients(seed, step):
+    image = (picture(128) * 1.2).requires_grad_(True)
+    views = ViewAugmentation(view_px=64)(image, SeededDraws(seed), step)
+    (gradient,) = torch.autograd.grad(views.square().sum(), image)
+    assert bool(views.isfinite().all()) and bool(gradient.isfinite().all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_large_searches_see_finite_grids(seed):
+    assert_grids_are_finite(1024, seed, range(100))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (1.0, 0, 0, 0, 1.0, 0, -2.0, 0),  # the denominator is 0 in column 0, whose centres have x = 0.5
+        (0, 0, 0, 0, 0, 0, -2.0, 0),  # 0 / 0 there
+        (1e30, 0, 0, 0, 1.0, 0, -2.0 + 1e-6, 0),  # huge, but finite
+        (3e38, 3e38, 0, 0, 1.0, 0, 0, 0),  # beyond what float32 holds
+        (math.nan, 0, 0, 0, 1.0, 0, 0, 0),
+    ],
+)
+def test_pixels_that_see_nothing_are_mid_grey_without_gradient(numbers, monkeypatch):
+    monkeypatch.setattr(augmentation, "_coefficients", lambda start, end: list(numbers))
+    image = picture(16).requires_grad_(True)
+    view = augmentation.perspective(image, (), ())
+    (gradient,) = torch.autograd.grad(view.square().sum(), image)
+    assert bool((view[..., 0] == 0).all()) and bool(view.isfinite().all())
+    assert bool(gradient.isfinite().all())
+    with monkeypatch.context() as spoilt:  # without the guard it is not so
+        spoilt.setattr(augmentation, "FAR", math.inf)
+        spoilt.setattr(augmentation, "OUTSIDE", math.nan)
+        assert math.isnan(float(augmentation.perspective(image.detach(), (), ()).sum())) or numbers[0] == 1e30
+
+
+def assert_equals_torchvision(side: int, count: int, dtype: torch.dtype) -> None:
+    """Values and gradients, to the bit, where torchvision's view is finite."""
+    generator = torch.Generator().manual_seed(side)
+    image = torch.randn(1, 3, side, side, generator=generator, dtype=dtype).requires_grad_(True)
+    weights = torch.randn(1, 3, side, side, generator=generator, dtype=dtype)
+    for _ in range(count):
+        start, end = corners(torch.rand(8, generator=generator), side)
+        wanted = TF.perspective(image, start, end, TF.InterpolationMode.BILINEAR)
+        found = augmentation.perspective(image, start, end)
+        assert torch.equal(found, torch.where(wanted.isfinite(), wanted, torch.zeros_like(wanted)))
+        if bool(wanted.isfinite().all()):
+            pairs = [torch.autograd.grad((view * weights).sum(), image)[0] for view in (wanted, found)]
+            assert torch.equal(*pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("side", [16, 128])
+def test_perspective_equals_torchvision_to_the_bit(side, dtype):
+    assert_equals_torchvision(side, 60, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("side", "count"), [(64, 3000), (256, 500)])
+def test_perspective_equals_torchvision_over_thousands_of_draws(side, count, dtype):
+    assert_equals_torchvision(side, count, dtype)
+
+
+def test_hue_of_a_pixel_whose_largest_channel_is_zero_is_finite():
+    image = torch.tensor(
+        [[0.0, -0.3, -0.2], [1e-25, -0.3, -0.2], [0.2, 0.2, 0.2], [0.0, 0.0, 0.0], [0.4, 0.1, 0.7]]
+    )
+    image = image.T.reshape(1, 3, 1, 5).requires_grad_(True)
+    assert math.isnan(float(TF.adjust_hue(image.detach(), 0.05).sum()))
+    turned = augmentation.shifted_hue(image, 0.05)
+    (gradient,) = torch.autograd.grad(turned.square().sum(), image)
+    assert bool(turned.isfinite().all()) and bool(gradient.isfinite().all())
+    assert turned[0, :, 0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hue_equals_torchvision_to_the_bit(dtype):
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randn(1, 3, 24, 24, generator=generator, dtype=dtype).requires_grad_(True)
+        shift = float(torch.rand((), generator=generator)) * 0.2 - 0.1
+        wanted, found = TF.adjust_hue(image, shift), augmentation.shifted_hue(image, shift)
+        assert torch.equal(wanted, found)
+        assert torch.equal(*(torch.autograd.grad(view.square().sum(), image)[0] for view in (wanted, found)))
+
+
+def awkward(side: int) -> torch.Tensor:
+    """What divisions dislike: grey, black, exact zeros, values beyond the range, flat areas."""
+    image = picture(side) * 2
+    half = side // 2
+    image[..., :half, :half] = 0.0
+    image[..., half:, :half] = -1.0
+    image[:, :1, :half, half:] = 0.0  # one channel 0, others of any sign
+    image[:, 1:, :half, half:] = -image[:, 1:, :half, half:].abs()
+    return image
+
+
+def assert_views_are_finite(side: int, steps: int, views: ViewAugmentation) -> None:
+    """Views of an awkward and of a constant picture and their gradients."""
+    for image in (awkward(side), torch.zeros(1, 3, side, side)):
+        for step in range(steps):
+            asked = image.clone().requires_grad_(True)
+            seen = views(asked, SeededDraws(step), step)
+            (gradient,) = torch.autograd.grad(seen.square().sum(), asked)
+            assert bool(seen.isfinite().all()) and bool(gradient.isfinite().all()), f"step {step}"
+
+
+OFFICIAL_VIEWS = ViewAugmentation(views=1, nearest_affine=True, jitter_on_signed=True)
+
+
+@pytest.mark.parametrize("views", [ViewAugmentation(views=1), OFFICIAL_VIEWS], ids=["default", "official"])
+@pytest.mark.parametrize(("side", "steps"), [(4, 20), (64, 40)])
+def test_views_and_gradients_are_finite(side, steps, views):
+    assert_views_are_finite(side, steps, views)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [ViewAugmentation(views=1), OFFICIAL_VIEWS], ids=["default", "official"])
+@pytest.mark.parametrize(("side", "steps"), [(64, 2000), (256, 500), (1024, 25)])
+def test_views_and_gradients_are_finite_over_thousands_of_draws(side, steps, views):
+    assert_views_are_finite(side, steps, views)

@@ -11,17 +11,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-from fake_comfy import FakeComfy
+from fake_comfy import FakeComfy, prompt_of
 
-from oneshot_core.batch.comfy_client import (
-    ComfyClient,
-    ComfyError,
-    PromptRefused,
-    SavedFile,
-    ServerUnreachable,
-    failure,
-    saved_files,
-)
+from oneshot_core.batch.answers import Event, Outcome, SavedFile, outcome
+from oneshot_core.batch.comfy_client import ComfyClient, PromptRefused
+from oneshot_core.batch.transfer import ComfyError, ServerUnreachable
 
 PLAIN_CLIENT = Path(__file__).parent.parent / "workflows" / "plain_client.py"
 SAVING = {"5": {"class_type": "OneShotSaveGenerator", "inputs": {"filename_prefix": "sub/x"}}}
@@ -39,7 +33,7 @@ def client(comfy) -> ComfyClient:
     return ComfyClient(comfy.url, timeout_seconds=5)
 
 
-def finished(client: ComfyClient, prompt_id: str) -> dict:
+def finished(client: ComfyClient, prompt_id: str) -> Outcome:
     for _ in range(500):
         if (record := client.history(prompt_id)) is not None:
             return record
@@ -55,12 +49,12 @@ def test_queue_history_and_download(comfy, client, tmp_path):
     assert comfy.submitted[0]["client_id"] == client.client_id
     assert str(uuid.UUID(client.client_id)) == client.client_id
     record = finished(client, prompt_id)
-    files = saved_files(record)
-    assert files == [SavedFile("5", "generators", "x_00001_.safetensors", "sub")]
-    assert failure(record) is None
+    files = record.files
+    assert files == (SavedFile("5", "generators", "x_00001_.safetensors", "sub"),)
+    assert record.error is None
     facts = client.download(files[0], tmp_path / "new" / "x.safetensors")
     content = (tmp_path / "new" / "x.safetensors").read_bytes()
-    assert json.loads(content) == SAVING
+    assert prompt_of(tmp_path / "new" / "x.safetensors") == SAVING
     assert facts["bytes"] == len(content)
     with pytest.raises(ComfyError, match="HTTP 404"):
         client.download(SavedFile("5", "images", "gone.png"), tmp_path / "gone.png")
@@ -121,17 +115,22 @@ def test_reasons_of_a_failure():
         values = {"node_id": "4", "node_type": "X", "exception_type": "E", "exception_message": "m\n"}
         return {"status": {"status_str": "error", "messages": [["execution_start", {}], [name, values]]}}
 
-    assert failure(record("execution_error")) == ("node 4 (X): E: m", False)
-    assert failure(record("execution_interrupted")) == ("interrupted in node 4 (X)", True)
-    assert "does not say" in failure({})[0]
+    def told(values: dict) -> Outcome:
+        found = outcome(json.dumps({"id": values}).encode(), "id")
+        assert found is not None
+        return found
+
+    assert told(record("execution_error")) == Outcome((), "node 4 (X): E: m")
+    assert told(record("execution_interrupted")) == Outcome((), "interrupted in node 4 (X)", True)
+    assert "does not say" in (told({}).error or "")
 
 
 def test_events_arrive_and_a_cut_is_noticed(comfy, client):
     pytest.importorskip("aiohttp")
     with client.events() as events:
         assert events.live and not events.was_cut()
-        comfy.tell("progress", value=1, max=2)
-        assert events.next(2.0) == {"type": "progress", "data": {"value": 1, "max": 2}}
+        comfy.tell("progress", prompt_id="p", node="4", value=1, max=2)
+        assert events.next(2.0) == Event("progress", "p", ("4",), 1, 2)
         assert events.next(0.0) is None
         comfy.stop()
         assert wait_for(lambda: not events.live)
@@ -172,7 +171,7 @@ def test_the_plain_client_fetches_what_was_saved(comfy, tmp_path):
     comfy.automatic = True
     told = run(SAVING)
     assert (told.returncode, told.stderr) == (0, "")
-    assert json.loads((tmp_path / "out" / "x_00001_.safetensors").read_text()) == SAVING
+    assert prompt_of(tmp_path / "out" / "x_00001_.safetensors") == SAVING
     told = run({"1": {"class_type": "Fail", "inputs": {}}})
     assert told.returncode == 1 and "too bad" in told.stderr
     told = run({"1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "missing.pt"}}})

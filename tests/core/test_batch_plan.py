@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fuzzing import failures, mutated_json
 
 from oneshot_core.batch.manifest import CANCELLED, DONE, Manifest, ManifestError
+from oneshot_core.batch.names import local_name
 from oneshot_core.batch.plan import PlanError, given, plan_from_values, read_plan
 from oneshot_core.batch.workflow import WorkflowError, expected_steps, filled, read_workflow
 
@@ -88,26 +93,34 @@ def test_names_of_the_grid_tell_only_what_differs(folder):
     ("values", "message"),
     [
         ({}, "has no jobs"),
-        ({"jobs": [{}], "more": 1}, "'more'; known are format"),
-        ({"jobs": [{"colour": 1}]}, "job 1 has 'colour'"),
-        ({"jobs": {}}, '"jobs" must be a list'),
-        ({"jobs": [3]}, "must be an object, got int"),
-        ({"jobs": [{"steps": 0}]}, "'steps' must be a whole number from 1 on, got 0"),
-        ({"jobs": [{"seed": True}]}, "'seed' must be a whole number"),
-        ({"jobs": [{"generator": ""}]}, "'generator' must be a text"),
-        ({"jobs": [{"set": []}]}, "'set' must be an object"),
+        ({"jobs": [{}], "more": 1}, "unknown entry 'more'; allowed are defaults"),
+        ({"jobs": [{"colour": 1}]}, "jobs[0] has the unknown entry 'colour'"),
+        ({"jobs": {}}, "jobs must be a list"),
+        ({"jobs": [3]}, "jobs[0] must be an object, found 3"),
+        ({"jobs": [{"steps": 0}]}, "steps must be a whole number of at least 1, found 0"),
+        ({"jobs": [{"seed": True}]}, "seed must be a whole number"),
+        ({"jobs": [{"generator": ""}]}, "generator must be a text"),
+        ({"jobs": [{"set": []}]}, "set must be an object"),
         ({"jobs": [{"target": "no.png"}]}, "no.png is not a file"),
         ({"jobs": [{"name": "../a"}]}, "cannot be a folder's"),
         ({"jobs": [{"name": "a."}]}, "cannot be a folder's"),
         ({"jobs": [{"name": "x" * 101}]}, "cannot be a folder's"),
         ({"jobs": [{"name": "a"}, {"name": "A"}]}, "two jobs are named 'A'"),
-        ({"defaults": {"name": "a"}, "jobs": [{}]}, "defaults has 'name'"),
+        ({"jobs": [{"name": "stra\u00dfe"}, {"name": "STRASSE"}]}, "two jobs are named 'STRASSE'"),
+        ({"jobs": [{"name": "nul.txt"}]}, "Windows keeps it for a device"),
+        ({"jobs": [{"name": "Manifest.json"}]}, "the batch for a file of its own"),
+        ({"jobs": [{"name": "\u4eba" * 100}]}, "cannot be a folder's"),
+        ({"defaults": {"name": "a"}, "jobs": [{}]}, "defaults has the unknown entry 'name'"),
         ({"grid": {}}, '"grid" is empty'),
-        ({"grid": []}, '"grid" must be an object'),
+        ({"grid": []}, "grid must be an object"),
         ({"grid": {"targets": "*.jpg"}}, "no file matches"),
-        ({"grid": {"targets": [1]}}, "file names or patterns"),
-        ({"grid": {"seeds": ["x"]}}, "'seed' must be"),
-        ({"jobs": [{}], "workflow": 1}, '"workflow" must be a file name'),
+        ({"grid": {"targets": [1]}}, "targets must be a list of texts"),
+        ({"grid": {"targets": "\0"}}, "no file matches"),
+        ({"jobs": [{"target": "a" * 5000}]}, "is not a file"),
+        ({"grid": {"seeds": ["x"]}}, "seed must be"),
+        ({"grid": {"seeds": list(range(1000)), "settings": [{"steps": 1}] * 1000}}, "makes 1000000 jobs"),
+        ({"jobs": [{}], "workflow": 1}, "workflow must be a text"),
+        ({"jobs": [{}], "workflow": "\0"}, "cannot be read"),
         ({"jobs": [{}], "workflow": "no.json"}, "there is no workflow"),
         ({"jobs": [{}], "format_version": 2}, "format_version 2"),
         ({"jobs": [{}], "format": "other"}, "is not a plan"),
@@ -128,7 +141,7 @@ def test_reading_plan_files(folder):
     (folder / "p.json").write_text(json.dumps(values))
     made = read_plan(folder / "p.json")
     assert (made.name, made.workflow, made.jobs[0].name) == ("p", WORKFLOW, "a")
-    for text, message in (("{", "cannot be read"), ('{"seed": NaN}', "NaN is not"), ("[]", "is not a plan")):
+    for text, message in (("{", "cannot be read"), ('{"seed": NaN}', "NaN is no"), ("[]", "is not a plan")):
         (folder / "p.json").write_text(text)
         with pytest.raises(PlanError, match=message):
             read_plan(folder / "p.json")
@@ -240,13 +253,18 @@ def test_other_forms_of_a_workflow_are_refused(tmp_path, values, message):
 def test_the_manifest_remembers_jobs_by_their_settings(tmp_path):
     manifest = Manifest(tmp_path, "p")
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "file").write_text("")
-    manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file"}]})
+    (tmp_path / "x" / "file").write_text("sound")
+    manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
     manifest.record_all({"y": {"key": "k", "status": CANCELLED}})
     again = Manifest(tmp_path, "p")
     assert again.is_done("x", "k") and not again.is_done("x", "other") and not again.is_done("y", "k")
     assert again.entry("y", "k")["status"] == CANCELLED and again.entry("z", "k") == {}
     assert "updated" in again.entry("x", "k")
+    (tmp_path / "x" / "file").touch()
+    assert again.is_done("x", "k")
+    for damage in (b"", b"soumd", b"sound and more"):
+        (tmp_path / "x" / "file").write_bytes(damage)
+        assert not again.is_done("x", "k")
     (tmp_path / "x" / "file").unlink()
     assert not again.is_done("x", "k")
     assert not Manifest(tmp_path, "p", fresh=True).entry("x", "k")
@@ -254,3 +272,140 @@ def test_the_manifest_remembers_jobs_by_their_settings(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": "other"}')
     with pytest.raises(ManifestError, match="add --fresh"):
         Manifest(tmp_path, "p")
+
+
+def test_a_done_job_has_files_in_the_folder_that_are_what_they_were(tmp_path):
+    """A manifest is a file that anybody can edit; a link may lead out of the folder."""
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    (tmp_path / "outside").write_text("sound")
+    (out / "x" / "link").symlink_to(tmp_path / "outside")
+    (out / "x" / "snapshots").mkdir()
+    manifest = Manifest(out, "p")
+    for path, done in (("x/link", False), ("x/snapshots", True), ("x/gone", False)):
+        manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": path, "kind": "adapted"}]})
+        assert manifest.is_done("x", "k") is done, path
+    for entry, done in (({}, False), ({"files": []}, False), ({"files": [], "saved_nothing": True}, True)):
+        manifest.record("x", {"key": "k", "status": DONE, **entry})
+        assert manifest.is_done("x", "k") is done, entry
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "C:\\x", "x/../../y", "", 3, None])
+def test_a_manifest_whose_files_lead_elsewhere_is_refused(tmp_path, path):
+    manifest = Manifest(tmp_path, "p")
+    manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
+    values = json.loads((tmp_path / "manifest.json").read_text())
+    values["jobs"]["x"]["files"][0]["path"] = path
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ManifestError, match="files"):
+        Manifest(tmp_path, "p")
+
+
+def test_a_manifest_holds_no_folder_of_the_user(tmp_path):
+    manifest, home = Manifest(tmp_path, "p"), Path.home()
+    settings = {
+        "target": f"{home}/My Pictures/a.png",
+        "set": {"4.x": "C:\\Users\\Ann Lee\\b.pt", "5.y": "a/b.pt"},
+    }
+    error = f"the target {tmp_path}/c.png is damaged; {home}/x y/d.png: gone (http://127.0.0.1:8188/view/a/b)"
+    manifest.record("x", {"key": "k", "status": CANCELLED, "settings": settings, "error": error})
+    entry = json.loads((tmp_path / "manifest.json").read_text())["jobs"]["x"]
+    assert entry["settings"] == {"target": "a.png", "set": {"4.x": "b.pt", "5.y": "a/b.pt"}}
+    assert entry["error"] == ("the target c.png is damaged; x y/d.png: gone (http://127.0.0.1:8188/view/a/b)")
+
+
+def test_names_of_files_work_on_every_system():
+    taken: list[str] = []
+    for name in (
+        "a.png",
+        "A.png",
+        "con",
+        "Com1.txt",
+        "x" * 300 + ".png",
+        "人" * 90 + ".png",
+        ".hidden ",
+        "a:b?",
+    ):
+        taken.append(local_name(name, taken))
+    assert taken[:4] == ["a.png", "2_A.png", "_con", "_Com1.txt"]
+    assert taken[4] == "x" * 100 + ".png" and taken[5].endswith("人.png")
+    assert taken[6:] == ["hidden", "a_b_"]
+    assert all(len(name.encode()) <= 210 for name in taken)
+    assert local_name("..", []) == local_name("\u202e", []).replace("_", "file") == "file"
+
+
+PLAN = {
+    "format": "oneshot-batch", "format_version": 1, "workflow": "w.json",
+    "defaults": {"steps": 3, "set": {"4.seed": 1}},
+    "jobs": [{"name": "x", "target": "a.png", "generator": "demo", "seed": 4, "options": {"batch": 1}}],
+    "grid": {"targets": ["*.png"], "generators": ["g.pt"], "seeds": [0, 1], "settings": [{"steps": 5}]},
+}  # fmt: skip
+
+
+def read_whole_plan(path: Path) -> None:
+    """All that is done with a plan before any work."""
+    made = read_plan(path)
+    for on_server in (True, False):
+        for job in made.jobs:
+            made.key(job, on_server)
+        with suppress(PlanError):
+            made.check(on_server)
+
+
+def odd_json(values: dict, seeds: range) -> Iterator[str]:
+    for seed in seeds:
+        yield json.dumps(mutated_json(values, seed))
+
+
+@pytest.mark.parametrize("place", ["plan", "workflow"])
+def test_damaged_plans_and_workflows_end_in_a_plan_error(folder, place):
+    """Blind damage, and members of other types; the workflow is read through the plan that names it."""
+    (folder / "g.pt").write_bytes(b"1")
+    sound = PLAN if place == "plan" else WORKFLOW
+    (folder / "p.json").write_text(json.dumps(PLAN))
+    path = folder / ("p.json" if place == "plan" else "w.json")
+
+    def read(_: Path) -> None:
+        read_whole_plan(folder / "p.json")
+
+    found = list(failures(read, json.dumps(sound).encode(), path, range(150), (PlanError,)))
+    for number, text in enumerate(odd_json(sound, range(250))):
+        path.write_text(text)
+        try:
+            path.write_text(text)
+            read(path)
+        except PlanError:
+            continue
+        except Exception as error:  # noqa: BLE001 - what the test looks for
+            found.append(f"mutation {number}: {type(error).__name__}: {error}")
+    assert found == []
+
+
+def test_damaged_manifests_end_in_a_manifest_error(tmp_path):
+    manifest = Manifest(tmp_path, "p")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").write_text("sound")
+    entry = {"key": "k", "prompt_id": str(uuid.uuid4()), "server": "http://h", "crashes": 1, "error": "e"}
+    manifest.record("x", {**entry, "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
+    manifest.record("y", {**entry, "status": "open", "warnings": ["w"]})
+    sound = manifest.path.read_bytes()
+
+    def use(_: Path) -> None:
+        """All that a run does with an earlier manifest."""
+        found = Manifest(tmp_path, "p")
+        for name in found.statuses():
+            found.is_done(name, "k")
+            one = found.entry(name, "k")
+            found.record(name, {**one, "crashes": one.get("crashes", 0) + 1, "key": "k", "status": "open"})
+            str(one.get("prompt_id", "")).encode()
+
+    found = list(failures(use, sound, manifest.path, range(100), (ManifestError,)))
+    for number, text in enumerate(odd_json(json.loads(sound), range(200))):
+        manifest.path.write_text(text)
+        try:
+            use(manifest.path)
+        except ManifestError:
+            continue
+        except Exception as error:  # noqa: BLE001 - what the test looks for
+            found.append(f"mutation {number}: {type(error).__name__}: {error}")
+    assert found == []

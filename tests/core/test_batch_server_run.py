@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_comfy import FakeComfy
+from fake_comfy import FakeComfy, png_file, prompt_of
 
 from oneshot_core.batch import server_run
-from oneshot_core.batch.comfy_client import ComfyClient, ComfyError, ServerUnreachable
+from oneshot_core.batch.comfy_client import ComfyClient
 from oneshot_core.batch.manifest import Manifest
 from oneshot_core.batch.plan import Plan, plan_from_values
 from oneshot_core.batch.server_run import BatchWatcher, ServerRun, withdraw
+from oneshot_core.batch.transfer import ComfyError, ServerUnreachable
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
@@ -92,7 +93,7 @@ def test_every_job_runs_once_and_its_files_come_back(comfy, tmp_path):
     watcher = Watcher()
     assert make_run(comfy, plan, watcher).run() == {"one": "done", "two": "done"}
     assert watcher.ended == ["one done", "two done"]
-    saved = json.loads((tmp_path / "out" / "one" / "one_00001_.safetensors").read_text())
+    saved = prompt_of(tmp_path / "out" / "one" / "one_00001_.safetensors")
     assert saved["4"]["inputs"] == {"steps": 20, "seed": 1}
     assert saved["2"]["inputs"]["image"] == comfy.uploads[0][0]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -268,26 +269,27 @@ def test_a_download_that_breaks_is_tried_again(comfy, tmp_path):
     assert make_run(comfy, plan, Watcher()).run() == {"one": "done"}
     assert len(comfy.submitted) == 1
     saved = tmp_path / "out" / "one" / "one_00001_.safetensors"
-    assert json.loads(saved.read_text())["4"]["class_type"] == "OneShotAdapt"
+    assert prompt_of(saved)["4"]["class_type"] == "OneShotAdapt"
 
 
 def test_names_from_the_server_stay_in_the_jobs_folder(comfy, tmp_path):
     outputs = comfy._outputs
 
     def hostile(prompt: dict) -> dict:
-        names = ("../../evil.png", "..\\evil.png", "..")
-        comfy.files.update({("output", "", name): b"x" for name in names})
+        names = ("x.png", "X.PNG", "con.png", "a:b?.png", "n" * 251 + ".png", ".png", "x.desktop", "x.png")
+        comfy.files.update({("output", "", name): png_file() for name in names})
         items = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
-        return {**outputs(prompt), "9": {"images": items}}
+        return {**outputs(prompt), "../../../9": {"images": items}}
 
     comfy._outputs = hostile
-    make_run(comfy, make_plan(tmp_path, [{"name": "one"}]), Watcher()).run()
+    assert make_run(comfy, make_plan(tmp_path, [{"name": "one"}]), Watcher()).run() == {"one": "done"}
     out = tmp_path / "out"
-    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    assert not list(tmp_path.glob("*evil*"))
-    assert [name for name in written if "evil" in name or "9_" in name] == [
-        "one/9_2_evil.png", "one/9_3_", "one/evil.png"
-    ]  # fmt: skip
+    names = {"2_X.PNG", "_con.png", "a_b_.png", "n" * 100 + ".png", "x.png", "one_00001_.safetensors"}
+    assert {path.name for path in (out / "one").iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "w.json", "out"}
+    assert {path.name for path in out.iterdir()} == {"one", "manifest.json"}
+    entry = json.loads((out / "manifest.json").read_text())["jobs"]["one"]
+    assert entry["warnings"] == [".png was not fetched", "x.desktop was not fetched"]
 
 
 def test_a_server_that_stays_away_ends_the_run(comfy, tmp_path):

@@ -132,7 +132,7 @@ def test_what_cannot_be_blended_is_refused(pair):
         blend_generators(first, tiny_bundle(SIZE, seed=9), 0.5)
     with pytest.raises(ValueError, match="tiny and tiny are not built alike: size 16 and 32; channels"):
         blend_generators(first, tiny_bundle(32), 0.5)
-    with pytest.raises(ValueError, match=r"strength must lie within -1 and 2, .* got 2.5"):
+    with pytest.raises(ValueError, match=r"strength .*must be a number from -1 to 2, got 2.5"):
         blend_generators(first, second, 2.5)
     with pytest.raises(ValueError, match="got nan"):
         blend_generators(first, second, {8: float("nan")})

@@ -1,159 +1,35 @@
-"""Network pickles of NVIDIA's repositories and of TensorFlow, written here by a few independent lines."""
+"""Network pickles of NVIDIA's repositories and of TensorFlow: what is read, settings, what is refused."""
 
 from __future__ import annotations
 
-import pickle
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from network_pickles import (
+    CHANNELS,
+    LABELS,
+    SIZE,
+    EasyDict,
+    Module,
+    Tree,
+    W,
+    Z,
+    names_of_the_repositories,
+    nvidia_discriminator,
+    nvidia_generator,
+    tf_discriminator,
+    tf_generator,
+    write,
+)
 
 from oneshot_core import checkpoints
 from oneshot_core.checkpoints import CheckpointError
 
-SIZE, CHANNELS, Z, W, LABELS = 16, {4: 8, 8: 6, 16: 4}, 10, 12, 3
-FILTER = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
-Tree = dict[str, Any]
-
-
-class EasyDict(dict):
-    """Pickles under the name of dnnlib's class."""
-
-    __module__ = "dnnlib.util"
-
-
-class Network:
-    """Pickles under the name of the TensorFlow repository's class."""
-
-    __module__ = "dnnlib.tflib.network"
-
-
-class Module:
-    """Pickles as the repositories' modules do: as a call with its source text and its state."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.tensors, self.buffers, self.children = name, {}, {}, {}
-        self.attributes: dict[str, Any] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        state = {
-            "_parameters": {name: torch.nn.Parameter(value) for name, value in self.tensors.items()},
-            "_buffers": self.buffers, "_modules": self.children, "training": False, **self.attributes,
-        }  # fmt: skip
-        source = "raise RuntimeError('executed')\n" * 200
-        description = {
-            "type": "class",
-            "version": 6,
-            "module_src": source,
-            "class_name": self.name,
-            "state": state,
-        }
-        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (description,)
-
-    def at(self, path: str) -> Module:
-        module = self
-        for name in path.split(".") if path else []:
-            module = module.children.setdefault(name, Module("Layer"))
-        return module
-
-
-@pytest.fixture(autouse=True)
-def names_of_the_repositories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `pickle.dump` find the classes under the names that real files use; reading needs none of this."""
-
-    def _reconstruct_persistent_obj(description: Any) -> None:
-        raise AssertionError("the reader must not call this")
-
-    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    for package in ("torch_utils", "dnnlib", "dnnlib.tflib"):
-        monkeypatch.setitem(sys.modules, package, ModuleType(package))
-    for value in (_reconstruct_persistent_obj, EasyDict, Network):
-        module = ModuleType(value.__module__)
-        setattr(module, value.__name__, value)
-        monkeypatch.setitem(sys.modules, value.__module__, module)
-    yield
-
-
-class Draw:
-    """Random tensors from one seed."""
-
-    def __init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
-
-
-def fill(module: Module, tensors: dict[str, Tensor]) -> Module:
-    for name, value in tensors.items():
-        path, _, leaf = name.rpartition(".")
-        target = module.at(path)
-        is_buffer = leaf in ("noise_const", "resample_filter", "w_avg")
-        (target.buffers if is_buffer else target.tensors)[leaf] = value
-    return module
-
-
-def nvidia_generator(conditional: bool = False, noise: bool = True) -> Module:
-    draw, tensors = Draw(), {}
-    label = W if conditional else 0
-    if conditional:
-        tensors |= {"mapping.embed.weight": draw(W, LABELS), "mapping.embed.bias": draw(W)}
-    tensors |= {"mapping.fc0.weight": draw(14, Z + label), "mapping.fc0.bias": draw(14)}
-    tensors |= {"mapping.fc1.weight": draw(W, 14), "mapping.fc1.bias": draw(W), "mapping.w_avg": draw(W)}
-    tensors["synthesis.b4.const"] = draw(CHANNELS[4], 4, 4)
-    for side, width in CHANNELS.items():
-        block = f"synthesis.b{side}"
-        inputs = CHANNELS.get(side // 2, width)
-        layers = {"conv1": (width, width, 3), "torgb": (width, 3, 1)} | (
-            {"conv0": (inputs, width, 3)} if side > 4 else {}
-        )
-        for name, (i, o, k) in layers.items():
-            tensors |= {
-                f"{block}.{name}.weight": draw(o, i, k, k), f"{block}.{name}.bias": draw(o),
-                f"{block}.{name}.affine.weight": draw(i, W), f"{block}.{name}.affine.bias": draw(i),
-            }  # fmt: skip
-            if k == 3 and noise:
-                tensors[f"{block}.{name}.noise_strength"] = torch.tensor(0.25)
-                tensors[f"{block}.{name}.noise_const"] = draw(side, side)
-        tensors[f"{block}.resample_filter"] = FILTER
-    module = fill(Module("Generator"), tensors)
-    for path in ("mapping.fc0", "mapping.fc1"):
-        module.at(path).attributes = {"bias_gain": np.float64(0.02), "activation": "lrelu"}
-    return module
-
-
-def nvidia_discriminator() -> Module:
-    draw, tensors = Draw(), {}
-    for side in (16, 8):
-        width, below = CHANNELS[side], CHANNELS[side // 2]
-        tensors |= {
-            f"b{side}.conv0.weight": draw(width, width, 3, 3), f"b{side}.conv0.bias": draw(width),
-            f"b{side}.conv1.weight": draw(below, width, 3, 3), f"b{side}.conv1.bias": draw(below),
-            f"b{side}.skip.weight": draw(below, width, 1, 1),
-        }  # fmt: skip
-    tensors |= {"b16.fromrgb.weight": draw(4, 3, 1, 1), "b16.fromrgb.bias": draw(4)}
-    tensors |= {"b4.conv.weight": draw(8, 9, 3, 3), "b4.conv.bias": draw(8)}
-    tensors |= {
-        "b4.fc.weight": draw(8, 128),
-        "b4.fc.bias": draw(8),
-        "b4.out.weight": draw(1, 8),
-        "b4.out.bias": draw(1),
-    }
-    module = fill(Module("Discriminator"), tensors)
-    module.at("b4.mbstd").attributes = {"group_size": 8, "num_channels": 1}
-    return module
-
-
-def write(path: Path, value: Any, protocol: int = 4) -> Path:
-    path.write_bytes(pickle.dumps(value, protocol))
-    return path
+__all__ = ["names_of_the_repositories"]  # a fixture that every test here uses
 
 
 class TestNvidia:
@@ -260,6 +136,66 @@ class TestNvidia:
         with pytest.raises(CheckpointError, match=message):
             checkpoints.load(path)
 
+    @pytest.mark.parametrize(("height", "width"), [(4, 2), (3, 5)])
+    def test_not_square(self, tmp_path: Path, height: int, width: int) -> None:
+        network = nvidia_generator()
+        network.at("synthesis.b4").tensors["const"] = torch.ones(CHANNELS[4], height, width)
+        message = f"not square: it grows from {height} x {width} points .* {4 * height} x {4 * width} px"
+        with pytest.raises(CheckpointError, match=message) as caught:
+            checkpoints.load(write(tmp_path / "n.pkl", self.root(G_ema=network)))
+        assert "damaged" not in str(caught.value)
+
+    def test_square_of_another_side(self, tmp_path: Path) -> None:
+        network = nvidia_generator()
+        network.at("synthesis.b4").tensors["const"] = torch.ones(CHANNELS[4], 5, 5)
+        with pytest.raises(CheckpointError, match="grows from 5 x 5 points"):
+            checkpoints.load(write(tmp_path / "n.pkl", self.root(G_ema=network)))
+
+    @pytest.mark.parametrize("attributes", [{"c_dim": 3}, {"z_dim": Z - 4}])
+    def test_labels_are_lost(self, tmp_path: Path, attributes: Tree) -> None:
+        network = nvidia_generator()
+        network.attributes = attributes
+        with pytest.raises(CheckpointError, match="is conditional .* class labels"):
+            checkpoints.load(write(tmp_path / "n.pkl", self.root(G_ema=network)))
+
+    def test_other_architecture_is_not_called_damaged(self, tmp_path: Path) -> None:
+        network = nvidia_generator()
+        network.at("synthesis.b8.attention").tensors["query"] = torch.ones(2)
+        with pytest.raises(CheckpointError, match="unexpected: synthesis.b8.attention.query") as caught:
+            checkpoints.load(write(tmp_path / "n.pkl", self.root(G_ema=network)))
+        assert "damaged" not in str(caught.value)
+
+    def damaged_judge(self, network: Module) -> None:
+        del network.at("b4.fc").tensors["bias"]
+
+    def other_size(self, network: Module) -> None:
+        del network.children["b16"]
+
+    def unknown_value(self, network: Module) -> None:
+        network.at("b16.conv0").attributes["conv_clamp"] = [1]
+
+    def attention(self, network: Module) -> None:
+        network.at("b8.attention").tensors["query"] = torch.ones(2)
+
+    @pytest.mark.parametrize("change", [damaged_judge, other_size, unknown_value, attention])
+    def test_what_is_odd_about_the_discriminator_is_noted(
+        self, tmp_path: Path, change: Callable[[Any, Module], None]
+    ) -> None:
+        network = nvidia_discriminator()
+        change(self, network)
+        path = write(tmp_path / "n.pkl", self.root(G_ema=nvidia_generator(), D=network))
+        bundle = checkpoints.load(path)
+        assert bundle.discriminator is None
+        (note,) = bundle.provenance.notes
+        assert note.startswith("the discriminator was left out: D") and "fresh discriminator" in note
+        assert checkpoints.inspect(path)["notes"] == [note]
+
+    def test_what_is_odd_about_the_other_generator_is_noted(self, tmp_path: Path) -> None:
+        network = nvidia_generator()
+        del network.at("synthesis.b16").children["torgb"]
+        bundle = checkpoints.load(write(tmp_path / "n.pkl", self.root(G_ema=nvidia_generator(), G=network)))
+        assert bundle.raw_generator is None and "without averaging was left out" in bundle.provenance.notes[0]
+
     def test_other_discriminator_is_left_out(self, tmp_path: Path) -> None:
         network = nvidia_discriminator()
         for side in (16, 8):
@@ -273,56 +209,80 @@ class TestNvidia:
             checkpoints.load(write(tmp_path / "n.pkl", self.root(D=nvidia_discriminator())))
 
 
-def tf_network(name: str, variables: dict[str, Any], components: Any = None, **settings: Any) -> Network:
-    network = Network()
-    network.version, network.name, network.static_kwargs = 4, name, settings
-    network.components, network.build_module_src = components or {}, "raise RuntimeError('executed')"
-    network.variables = list(variables.items())
+def recoloured(network: Module, count: int) -> Module:
+    """The same network with so many colours: the first ones, the last repeated."""
+    for side in CHANNELS:
+        layer = network.at(f"synthesis.b{side}.torgb")
+        chosen = [min(index, 2) for index in range(count)]
+        layer.tensors = {
+            name: value[chosen] if not name.startswith("affine") else value
+            for name, value in layer.tensors.items()
+        }
     return network
 
 
-def tf_generator(**settings: Any) -> Network:
-    draw, variables = Draw(), {}
+class TestColours:
+    """Networks of other colours than three draw ordinary pictures; `info` and loading agree."""
 
-    def conv(name: str, i: int, o: int, k: int) -> None:
-        variables[f"{name}/weight"], variables[f"{name}/bias"] = draw(k, k, i, o).numpy(), draw(o).numpy()
-        variables[f"{name}/mod_weight"], variables[f"{name}/mod_bias"] = draw(W, i).numpy(), draw(i).numpy()
-        if k == 3:
-            variables[f"{name}/noise_strength"] = np.float32(0.5)
+    def drawn(self, path: Path) -> torch.Tensor:
+        bundle = checkpoints.load(path)
+        assert bundle.generator.config.image_channels == checkpoints.inspect(path)["image_channels"] == 3
+        generator = bundle.generator
+        z = torch.randn(2, Z, generator=torch.Generator().manual_seed(1))
+        return generator.render(generator.affine(generator.map(z)), None)
 
-    variables["4x4/Const/const"] = draw(1, 8, 4, 4).numpy()
-    conv("4x4/Conv", 8, 8, 3)
-    conv("4x4/ToRGB", 8, 3, 1)
-    for side in (8, 16):
-        conv(f"{side}x{side}/Conv0_up", CHANNELS[side // 2], CHANNELS[side], 3)
-        conv(f"{side}x{side}/Conv1", CHANNELS[side], CHANNELS[side], 3)
-        conv(f"{side}x{side}/ToRGB", CHANNELS[side], 3, 1)
-    for index, side in enumerate((4, 8, 8, 16, 16)):
-        variables[f"noise{index}"] = draw(1, 1, side, side).numpy()
-    mapping = {"Dense0/weight": draw(Z, W).numpy(), "Dense0/bias": draw(W).numpy()}
-    parts = {"synthesis": tf_network("G_synthesis", variables), "mapping": tf_network("G_mapping", mapping)}
-    outer = {"lod": np.float32(0), "dlatent_avg": draw(W).numpy()}
-    return tf_network("G", outer, parts, resolution=SIZE, num_channels=3, **settings)
+    def test_grey(self, tmp_path: Path) -> None:
+        thrice = nvidia_generator()
+        for side in CHANNELS:
+            layer = thrice.at(f"synthesis.b{side}.torgb")
+            layer.tensors["weight"] = layer.tensors["weight"][[0, 0, 0]]
+            layer.tensors["bias"] = layer.tensors["bias"][[0, 0, 0]]
+        expected = self.drawn(write(tmp_path / "thrice.pkl", {"G_ema": thrice}))
+        network, judge = recoloured(nvidia_generator(), 1), nvidia_discriminator()
+        layer = judge.at("b16.fromrgb")
+        layer.tensors["weight"] = layer.tensors["weight"][:, :1]
+        path = write(tmp_path / "grey.pkl", {"G_ema": network, "G": network, "D": judge})
+        assert torch.equal(self.drawn(path), expected)
+        bundle = checkpoints.load(path)
+        assert bundle.discriminator is None and bundle.raw_generator is not None
+        assert any(
+            "grey pictures (1 channel)" in note and "left out" in note for note in bundle.provenance.notes
+        )
+        saved = checkpoints.save(bundle, tmp_path / "again.safetensors")
+        assert torch.equal(self.drawn(saved), expected)
 
+    def test_transparency(self, tmp_path: Path) -> None:
+        expected = self.drawn(write(tmp_path / "plain.pkl", {"G_ema": nvidia_generator()}))
+        path = write(tmp_path / "rgba.pkl", {"G_ema": recoloured(nvidia_generator(), 4)})
+        assert torch.equal(self.drawn(path), expected)
+        assert "4 channels" in checkpoints.inspect(path)["notes"][0]
 
-def tf_discriminator(**settings: Any) -> Network:
-    draw, variables = Draw(), {"lod": np.float32(0)}
-    shapes = {
-        "16x16/FromRGB": (1, 1, 3, 4),
-        "4x4/Conv": (3, 3, 9, 8),
-        "4x4/Dense0": (128, 8),
-        "Output": (8, 1),
-    }
-    for side in (16, 8):
-        width, below = CHANNELS[side], CHANNELS[side // 2]
-        shapes |= {
-            f"{side}x{side}/Conv0": (3, 3, width, width),
-            f"{side}x{side}/Conv1_down": (3, 3, width, below),
-        }
-        variables[f"{side}x{side}/Skip/weight"] = draw(1, 1, width, below).numpy()
-    for name, shape in shapes.items():
-        variables[f"{name}/weight"], variables[f"{name}/bias"] = draw(*shape).numpy(), draw(shape[-1]).numpy()
-    return tf_network("D", variables, resolution=SIZE, **settings)
+    def test_tensorflow_grey(self, tmp_path: Path) -> None:
+        network = tf_generator()
+        synthesis = network.components["synthesis"]
+        synthesis.variables = [
+            (name, value[..., :1] if name.endswith(("ToRGB/weight", "ToRGB/bias")) else value)
+            for name, value in synthesis.variables
+        ]
+        image = self.drawn(write(tmp_path / "t.pkl", network))
+        assert torch.equal(image[:, 0], image[:, 1]) and torch.equal(image[:, 0], image[:, 2])
+        colours = self.drawn(write(tmp_path / "c.pkl", tf_generator()))
+        assert torch.equal(image[:, 0], colours[:, 0])
+
+    @pytest.mark.parametrize("count", [2, 5, 12])
+    def test_other_counts(self, tmp_path: Path, count: int) -> None:
+        path = write(tmp_path / "n.pkl", {"G_ema": recoloured(nvidia_generator(), count)})
+        for read in (checkpoints.load, checkpoints.inspect):
+            with pytest.raises(CheckpointError, match=f"these would have {count}$"):
+                read(path)
+
+    def test_discriminator_of_other_colours(self, tmp_path: Path) -> None:
+        judge = nvidia_discriminator()
+        layer = judge.at("b16.fromrgb")
+        layer.tensors["weight"] = layer.tensors["weight"][:, :1]
+        bundle = checkpoints.load(write(tmp_path / "n.pkl", {"G_ema": nvidia_generator(), "D": judge}))
+        assert bundle.discriminator is None
+        assert "D is made for 1 colour channels, the generator for 3" in " ".join(bundle.provenance.notes)
 
 
 class TestTensorFlow:
@@ -365,7 +325,6 @@ class TestTensorFlow:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"wings": 2}, "setting the text 'wings', which is not known"),
             ({"architecture": "orig"}, "architecture the text 'orig'"),
             ({"architecture": "resnet"}, "architecture 'resnet'"),
             ({"nonlinearity": "relu"}, "nonlinearity the text 'relu'"),
@@ -376,6 +335,69 @@ class TestTensorFlow:
     def test_settings(self, tmp_path: Path, settings: Tree, message: str) -> None:
         with pytest.raises(CheckpointError, match=message):
             checkpoints.load(self.write(tmp_path, settings))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"resolution_w": SIZE, "resolution_h": SIZE},
+            {"randomize_noise": True, "dtype": "float32", "is_training": True, "truncation_psi_val": None},
+            {"mapping_func": "G_mapping", "synthesis_func": "G_synthesis", "is_template_graph": False},
+            {"res_log2": 3, "min_h": 4, "min_w": 4},
+            {"init_res": [4, 4]},
+            {"resolution_w": SIZE},
+        ],
+    )
+    def test_settings_of_the_run(self, tmp_path: Path, settings: Tree) -> None:
+        plain = checkpoints.load(self.write(tmp_path)).generator.state_dict()
+        path = self.write(tmp_path, settings, settings)
+        found = checkpoints.load(path)
+        assert all(torch.equal(value, plain[name]) for name, value in found.generator.state_dict().items())
+        assert found.discriminator is not None
+        of_the_run = "randomize_noise" in settings or "mapping_func" in settings
+        assert any("settings of the run" in note for note in found.provenance.notes) == of_the_run
+
+    def test_unknown_setting_of_the_generator_is_noted(self, tmp_path: Path) -> None:
+        bundle = checkpoints.load(self.write(tmp_path, {"wings\x1b[31m": 2, "tail": [[]]}))
+        (note,) = [note for note in bundle.provenance.notes if "not known" in note]
+        assert (
+            note.startswith("Gs was built with settings that are not known: tail, wings")
+            and "\x1b" not in note
+        )
+
+    def test_unknown_setting_of_the_discriminator_leaves_it_out(self, tmp_path: Path) -> None:
+        bundle = checkpoints.load(self.write(tmp_path, None, {"use_spectral_norm": True}))
+        assert bundle.discriminator is None
+        assert "not known: use_spectral_norm" in " ".join(bundle.provenance.notes)
+
+    @pytest.mark.parametrize(
+        ("settings", "sides"),
+        [
+            ({"resolution_w": 16, "resolution_h": 32}, "32 x 16 px"),
+            ({"resolution_w": 8}, "16 x 8 px"),
+            ({"min_h": 3, "min_w": 5}, "3 x 5 points"),
+            ({"init_res": (4, 2)}, "4 x 2 points"),
+        ],
+    )
+    def test_not_square(self, tmp_path: Path, settings: Tree, sides: str) -> None:
+        with pytest.raises(CheckpointError, match=f"not square: it was made for {sides}"):
+            checkpoints.load(self.write(tmp_path, settings))
+
+    def test_constant_that_is_not_square(self, tmp_path: Path) -> None:
+        network = tf_generator()
+        network.components["synthesis"].variables[0] = ("4x4/Const/const", np.ones((1, 8, 4, 2), np.float32))
+        with pytest.raises(CheckpointError, match="not square: it grows from 4 x 2 points"):
+            checkpoints.load(write(tmp_path / "t.pkl", network))
+
+    @pytest.mark.parametrize("settings", [{"label_size": 3}, {"latent_size": Z - 4}])
+    def test_labels_are_lost(self, tmp_path: Path, settings: Tree) -> None:
+        with pytest.raises(CheckpointError, match="is conditional .* class labels"):
+            checkpoints.load(self.write(tmp_path, settings))
+
+    def test_labels_of_the_first_version(self, tmp_path: Path) -> None:
+        network = tf_generator()
+        network.components["mapping"].variables.append(("LabelConcat/weight", np.ones((3, Z), np.float32)))
+        with pytest.raises(CheckpointError, match="is conditional .* class labels.*LabelConcat"):
+            checkpoints.load(write(tmp_path / "t.pkl", network))
 
     @pytest.mark.parametrize("version", [2, 3, None, "4"])
     def test_older_versions(self, tmp_path: Path, version: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot_core.checkpoints import CheckpointError, UnsafePickleError, pickles, read_state_dict
+from oneshot_core.checkpoints import CheckpointError, UnsafePickleError, opcodes, pickles, read_state_dict
 from oneshot_core.checkpoints.rebuild import NumpyArray, Record
 from oneshot_core.checkpoints.restricted import read_contents
 from oneshot_core.checkpoints.stored import ByteRange, StoredTensor
@@ -66,7 +66,7 @@ class TestPickles:
 
     def test_long_text_stays_in_the_file(self) -> None:
         value = contents(pickle.dumps({"source": "#" * 100_000}, 4))
-        assert isinstance(value["source"], pickles.LongText)
+        assert isinstance(value["source"], opcodes.LongText)
 
     @pytest.mark.parametrize("end", [1, 30, 200])
     def test_truncated(self, end: int) -> None:

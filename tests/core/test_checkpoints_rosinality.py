@@ -255,11 +255,11 @@ class TestDialects:
         [
             ({"init_w": torch.ones(1, 16)}, "a latent code"),
             ({"d": {"a": torch.ones(1)}}, "has no generator"),
-            ({"weights": torch.ones(1)}, "has no generator: expected g_ema, g"),
-            ({"g_ema": torch.ones(1)}, "g_ema is a tensor of shape"),
-            ({"g_ema": {}}, "holds 0 tensors"),
-            ({"g_ema": {3: torch.ones(1)}}, "under 3"),
-            ({"state_dict": {"visual.proj": torch.ones(1)}}, "no e4e file"),
+            ({"weights": torch.ones(1)}, "no generator in the layout of a known program: .* called weights;"),
+            ({"g_ema": torch.ones(1)}, "called g_ema;"),
+            ({"g_ema": {}}, "no named tensors at all"),
+            ({"g_ema": {3: torch.ones(1)}}, r"no named tensors at all \(it holds g_ema\)"),
+            ({"state_dict": {"a.proj": torch.ones(1)}}, r"called state_dict\.a\.proj;"),
             ([torch.ones(1)], "no networks"),
         ],
     )
@@ -273,8 +273,9 @@ class TestDialects:
 
     def test_networks_of_different_sizes(self, state: dict[str, Tensor], tmp_path: Path) -> None:
         small = rosinality.discriminator_state(Discriminator(DiscriminatorConfig(16, (12, 12, 10))))
-        with pytest.raises(CheckpointError, match="d is made for 16 px, g_ema for 32 px"):
-            self.load({"g_ema": state, "d": small}, tmp_path)
+        found = self.load({"g_ema": state, "d": small}, tmp_path)
+        assert found.discriminator is None
+        assert any("d is made for 16 px, the generator for 32" in note for note in found.provenance.notes)
 
     def test_endless_repetition(self, tmp_path: Path) -> None:
         """Names and shapes of a network a hundred times any real one, in a file of a few kilobytes."""

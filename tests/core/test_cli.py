@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from tiny_networks import tiny_bundle, tiny_encoders
 
-from oneshot_core import cli
+from oneshot_core import cli, memory
+from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import resources
@@ -126,6 +128,10 @@ def test_info_as_text_and_json(capsys, files):
             ],
             "finite",
         ),
+        (
+            ["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "x", "--seeds", "0-64"],
+            "--seeds of the grid are at most 64, got 65",
+        ),
         (["adapt", "--generator", "GENERATOR", "--target", "TARGET", "--out", "TARGET"], "cannot be made"),
         (["fly"], "invalid choice"),
         ([], "required"),
@@ -232,7 +238,7 @@ def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
     found = [*words, "--device", "cpu", "--out", tmp_path / "found", "--mask"]
     assert run(capsys, *found, tmp_path / "mask.png")[0] == 0
     code, _, err = run(capsys, *found, files["generator"])
-    assert (code, "is not a picture" in err) == (2, True)
+    assert (code, "is a safetensors file, not a picture" in err) == (2, True)
 
 
 def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):
@@ -284,7 +290,15 @@ def test_ctrl_c_during_the_search(capsys, files, tmp_path, monkeypatch):
     ("error", "message"),
     [
         (FloatingPointError("'lpips' became nan at step 3"), "failed: 'lpips' became nan at step 3"),
-        (RuntimeError("CUDA out of memory. Tried to\nallocate"), "lower --batch"),
+        (
+            RuntimeError("CUDA out of memory. Tried to\nallocate"),
+            "failed: out of memory (CUDA out of memory. Tried to allocate); lower --batch",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "failed: out of memory (Default",
+        ),
+        (MemoryError(), "failed: out of memory (MemoryError); lower --batch"),
         (OSError(28, "No space left on device"), "No space left"),
         (KeyError("x"), "failed: KeyError: 'x' (--debug shows where)"),
     ],
@@ -463,3 +477,78 @@ def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(ca
     assert code == 2 and "other settings (precision differ)" in err
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "none", "--precision", "half"))
     assert code == 2 and "bfloat16" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mix-seeds", 5, "--mix-slots", "7-4"], "write the lower slot first, as in 4-7; got '7-4'"),
+        (["--mix-seeds", 5, "--mix-slots", "4-40"], "--mix-slots must lie within 0-9, the slots of this"),
+        (["--cutoff", -3], "error: --cutoff is a slot number"),
+        (["--replace-from", 99], "error: --replace-from must be at most"),
+        (["--psi", 40], "argument --psi: "),
+    ],
+)
+def test_errors_name_the_option_that_was_given(capsys, files, tmp_path, words, said):
+    """Not the setting behind it, whose name the user never typed."""
+    common = ["--generator", files["generator"], "--seeds", 0, "--device", "cpu", "--out", tmp_path]
+    code, _, err = run(capsys, "sample", *common, *words)
+    assert code == 2 and said in err
+    assert not {"mix_to", "mix_from", "replace_from", "batch_size"} & set(err.replace(",", " ").split())
+
+
+FLOATS = {
+    "search": ["--learning-rate"],
+    "adapt": ["--learning-rate", "--ema-half-life", "--mixing"],
+    "sample": ["--psi", "--sweep"],
+}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "-20", "x"])
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, one) for verb, options in FLOATS.items() for one in options]
+)
+def test_numbers_of_the_command_line_are_finite_and_in_range(capsys, verb, option, value):
+    needed = ["--generator", "demo", "--out", "x"]
+    needed += ["--seeds", "1"] if verb == "sample" else ["--target", "x.png"]
+    code, _, err = run(capsys, verb, *needed, f"{option}={value}")
+    assert code == 2 and f"argument {option}: " in err and f"got '{value}'" in err
+
+
+def test_every_option_that_is_a_number_is_checked():
+    """No reader of plain floats is left, which would take NaN."""
+    parsers = cli.build_parser()._subparsers._group_actions[0].choices
+    for verb, parser in parsers.items():
+        for action in parser._actions:
+            assert action.type is not float, f"{verb} {action.option_strings}"
+            if action.type in (cli.weight, cli.numbers) or "number" in getattr(
+                action.type, "__qualname__", ""
+            ):
+                with pytest.raises(argparse.ArgumentTypeError):
+                    action.type("pixel=nan" if action.type is cli.weight else "nan")
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_weights_are_finite_and_not_negative(value):
+    with pytest.raises(argparse.ArgumentTypeError, match="finite number of at least 0"):
+        cli.weight(f"patch={value}")
+
+
+def test_many_pictures_are_written_in_chunks_of_which_memory_holds_one(capsys, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: sampling_bytes(tiny_bundle(64), 2))
+    words = [
+        "sample",
+        "--generator",
+        files["generator"],
+        "--seeds",
+        "0-69",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+    ]
+    code, _, err = run(capsys, *words, "--batch", "2", "--quiet")
+    assert code == 0, err
+    assert len(list(tmp_path.glob("seed_*.png"))) == 70
+    code, _, err = run(capsys, *words, "--batch", "8", "--quiet")
+    assert code == 2 and "lower the batch size" in err

@@ -432,7 +432,7 @@ def test_torchscript_and_damaged_files_are_refused(tmp_path, tiny_models, no_net
     tiny_file(tmp_path / "ViT-B-32.safetensors")  # where the advice puts the converted file
     load_clip("ViT-B-32", folder=tmp_path, allow_download=False)
     damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(b"not a header")
+    damaged.write_bytes((9).to_bytes(8, "little") + b'{"a": 1.' + bytes(9))
     with pytest.raises(EncoderError, match=r"not a readable safetensors"):
         load_clip("ViT-B-32", weights=damaged)
     damaged.rename(tmp_path / "damaged.pt")

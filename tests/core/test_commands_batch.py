@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_comfy import FakeComfy
+from fake_comfy import FakeComfy, prompt_of
 from PIL import Image
 from tiny_networks import tiny_bundle, tiny_encoders
 
@@ -97,6 +97,35 @@ def test_a_plan_in_this_process(capsys, tmp_path, generator):
     assert kinds["adapted"].stat().st_mtime_ns == before
     assert run(capsys, *words, "--fresh", "--quiet")[0] == 0
     assert kinds["adapted"].stat().st_mtime_ns != before
+
+
+def test_no_file_of_a_batch_says_where_it_lies_or_who_ran_it(capsys, tmp_path, generator):
+    """Targets, generators and --out are given as absolute paths; results may be shared with anybody."""
+    place = tmp_path / "ann-lee-the-user"
+    place.mkdir()
+    (place / "source.safetensors").write_bytes(generator.read_bytes())
+    Image.linear_gradient("L").convert("RGB").save(place / "target.png")
+    (place / "bad.png").write_bytes(b"no picture")
+    jobs = [{"target": str(place / "target.png")}, {"target": str(place / "bad.png")}]
+    plan = write_plan(place, place / "source.safetensors", jobs=jobs)
+    assert run(capsys, plan, "--out", place / "out", "--device", "cpu", "--quiet")[0] == 1
+    files = [path for path in (place / "out").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path.name for path in files if b"ann-lee" in path.read_bytes()] == []
+    entry = manifest_of(place / "out")["target"]
+    assert entry["settings"]["target"] == "target.png"
+    assert entry["settings"]["generator"] == "source.safetensors"
+    assert "bad.png" in manifest_of(place / "out")["bad"]["error"]
+
+
+def test_a_job_whose_file_is_damaged_is_not_done(capsys, tmp_path, generator):
+    plan, out = write_plan(tmp_path, generator, jobs=[{"target": "a.png"}]), tmp_path / "out"
+    words = (plan, "--out", out, "--device", "cpu")
+    assert run(capsys, *words)[0] == 0
+    (out / "a" / "grid.png").unlink()
+    (out / "a" / "adapted.safetensors").unlink()
+    assert run(capsys, *words)[0] == 0
+    assert (out / "a" / "adapted.safetensors").stat().st_size and (out / "a" / "grid.png").is_file()
 
 
 def test_a_job_that_fails_here_does_not_stop_the_others(capsys, tmp_path, generator):
@@ -193,7 +222,7 @@ def test_a_plan_on_a_server(capsys, tmp_path, comfy):
     assert code == 0
     assert "2 of 2 jobs to run on" in err and "one: 1 files (1 of 2)" in err
     assert json.loads(told)["counts"] == {"done": 2}
-    assert json.loads((out / "two" / "two_00001_.safetensors").read_text())["4"]["inputs"]["seed"] == 3
+    assert prompt_of(out / "two" / "two_00001_.safetensors")["4"]["inputs"]["seed"] == 3
     code, _, err = run(capsys, plan, "--server", comfy.url, "--out", out)
     assert (code, len(comfy.submitted)) == (0, 2)
     assert "0 of 2 jobs to run" in err

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from oneshot_core import ops
-from oneshot_core.checkpoints import load
+from oneshot_core.checkpoints import CheckpointError, load
 from oneshot_core.demo import build as build_module
 from oneshot_core.demo import pretrain
 from oneshot_core.demo.build import STAGES, Build, BuildPlan
@@ -151,7 +151,7 @@ def test_pool_is_seeded_and_drawn_once(tmp_path, faces):
     stamp = next(tmp_path.iterdir()).stat().st_mtime_ns
     draw_pool(tmp_path, ("plain",), 4, seed=0)
     assert next(tmp_path.iterdir()).stat().st_mtime_ns == stamp
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError):
         load_pool(tmp_path, ("plain",), 8)
 
 

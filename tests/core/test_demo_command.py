@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from oneshot_core import cli
 from oneshot_core.checkpoints import load
@@ -28,6 +29,11 @@ def check_results(out: Path, steps: int) -> None:
     assert settings["done"] and settings["step"] == steps
     assert settings["settings"]["encoders"] == {"clip": "demo", "perceptual": "demo"}
     assert load(out / "adapted.safetensors").family == demo_generator().family
+    with safe_open(out / "adapted.safetensors", "pt") as file:
+        card = file.metadata()
+    assert card["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert f"{steps} steps" in card["modelspec.description"]
+    assert not any(str(out) in text for text in card.values())
     with Image.open(out / "grid.png") as grid:
         assert grid.width > (len(GRID_SEEDS) + 1) * 128
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -198,7 +199,10 @@ def test_an_edit_refuses_what_does_not_fit():
     for settings, text in (
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"l2_weight": -1.0}, "l2_weight and views must be 0 or more"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and at most 1000, got inf"),
+        ({"l2_weight": -1.0}, "l2_weight must be a finite number of at least 0"),
+        ({"l2_weight": math.nan}, "l2_weight must be a finite number of at least 0, got nan"),
+        ({"views": -1}, "views must be 0 or more"),
     ):
         with pytest.raises(ValueError, match=text):
             EditConfig(**settings)
@@ -215,9 +219,26 @@ def test_a_clip_without_tokenizer_is_refused_before_anything_is_drawn():
 
 def test_a_loss_that_is_not_finite_names_term_and_step():
     bundle = tiny_bundle(SIZE)
-    values = torch.full((1, 7), float("nan"))
-    with pytest.raises(FloatingPointError, match=r"term 'clip' became \[nan\] at step 0"):
+    values = torch.randn(3, 7)
+    values[1] *= 1e38  # finite, but not what is drawn of it
+    with pytest.raises(FloatingPointError, match=r"term 'clip' became NaN.* at step 0 for code 1 \(seed 0\)"):
         edit(Latent("w", values, bundle.family))
+
+
+class SteepClip(ReadingClip):
+    """Features whose gradient is infinite."""
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        return super().encode_images(images) + (images * 0).sum().abs().sqrt()
+
+
+def test_a_gradient_or_a_weight_that_is_not_finite_is_named():
+    bundle = tiny_bundle(SIZE)
+    with pytest.raises(FloatingPointError, match="gradient of term 'clip' became NaN .* step 0 for code 0"):
+        edit_latents(bundle, SteepClip(), random_latents(bundle, [0]), TEXT, EditConfig(steps=2))
+    bundle.generator.convs[0].weight.data[0, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"generator of tiny: convs.0.weight is not made of finite numbers"):
+        edit_latents(bundle, ReadingClip(), random_latents(tiny_bundle(SIZE), [0]), TEXT)
 
 
 def test_large_pictures_are_reduced_without_aliasing():

@@ -46,6 +46,7 @@ from oneshot_core.objective.terms import (
     PatchConsistency,
     PixelMse,
     SemanticConsistency,
+    direction_distance,
     patch_contrast,
     similarity_difference,
 )
@@ -135,8 +136,10 @@ def test_patch_contrast_gives_the_source_no_gradient():
 
 
 def test_patch_consistency_checks_its_settings():
-    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="negatives must be one of|at least 2 crops"):
+    for wrong in ({"negatives": "some"}, {"crops": 1}, {"temperature": 0.0}, {"temperature": math.nan}):
+        with pytest.raises(
+            ValueError, match="negatives must be one of|at least 2 crops|temperature must be positive"
+        ):
             PatchConsistency(**wrong)
 
 
@@ -352,7 +355,7 @@ def test_crop_side_and_half_life_are_settings():
     assert crops_of(preset) == dataclasses.replace(crops_of(oneshot_clip(OFFICIAL)), crop_px=16)
     plan = with_half_life(preset, 50).optimiser
     assert plan.average_decay**50 == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="must be positive, got 0.002 and 0"):
+    with pytest.raises(ValueError, match="average_half_life must be positive and finite, got 0"):
         with_half_life(preset, 0)
     with pytest.raises(ValueError, match=r"no term \['crops'\]"):
         preset.adjusted("crops", crop_px=16)
@@ -472,8 +475,17 @@ def test_settings_are_checked():
         (lambda: DiscriminatorPlan(r1_every=0), "r1_every at least 1"),
         (lambda: DiscriminatorPlan(small="guess"), "small must be one of refuse, image"),
         (lambda: oneshot_clip().rebatched(0), "at least 1 picture"),
-        (lambda: oneshot_clip().rebatched(mixing=1.5), "probability from 0 to 1"),
+        (lambda: oneshot_clip().rebatched(mixing=1.5), "a probability, must be a number from 0 to 1"),
+        (lambda: oneshot_clip().rebatched(mixing=math.nan), "from 0 to 1, got nan"),
         (lambda: Batch(Prior(), mapping="both"), "one of source, own, got 'both'"),
+        (lambda: DiscriminatorPlan(r1_gamma=math.inf), "r1_gamma must be a finite number of at least 0"),
+        (
+            lambda: OptimiserPlan(learning_rate=math.inf),
+            "learning_rate must be positive and at most 1000, got inf",
+        ),
+        (lambda: OptimiserPlan(betas=(0.0, 1.0)), "betas must be from 0 to below 1"),
+        (lambda: WeightedTerm("a", PixelMse(), -0.5), "the weight of a must be .* at least 0, got -0.5"),
+        (lambda: oneshot_clip().reweighted({"patch": math.nan}), "the weight of patch must be"),
         (lambda: Fool("pixel"), "one of image, patch, got 'pixel'"),
         (lambda: dataclasses.replace(oneshot_clip(), start="middle"), "one of average, raw"),
         (
@@ -484,3 +496,21 @@ def test_settings_are_checked():
     ):
         with pytest.raises(ValueError, match=text):
             build()
+
+
+def finite_with_gradient(value: torch.Tensor, *inputs: torch.Tensor) -> bool:
+    gradients = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+    return all(bool(one.isfinite().all()) for one in (value, *gradients) if one is not None)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_terms_are_finite_where_all_features_are_equal_or_zero(fill):
+    q = torch.full((8, 5), fill).requires_grad_(True)
+    k = torch.full((8, 5), fill)
+    assert finite_with_gradient(similarity_difference(q, k), q)
+    for negatives in NEGATIVES:
+        for self_logit in (None, -10.0):
+            assert finite_with_gradient(patch_contrast(q, k, 2, negatives, self_logit=self_logit), q)
+    for softness in (0.0, 0.1):
+        assert finite_with_gradient(direction_distance(q, k, torch.zeros(5), softness), q)
+        assert finite_with_gradient(direction_distance(q, k, torch.ones(5), softness), q)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from oneshot_core import ops
 from oneshot_core.ops import reference
@@ -61,12 +62,31 @@ def test_upfirdn2d_equals_the_definition(up, down, pad):
     assert (found - wanted).abs().max() < 1e-13
 
 
-@pytest.mark.parametrize(("up", "down", "pad"), [(2, 1, (2, 1)), (1, 2, (1, 1)), (1, 1, (1, 1))])
+@pytest.mark.parametrize(("up", "down", "pad"), CASES)
 def test_upfirdn2d_is_twice_differentiable(up, down, pad):
-    x = drawn(1, 2, 4, 4).requires_grad_(True)
-    kernel = reference.blur_kernel().double()
+    x = drawn(1, 2, 4, 5).requires_grad_(True)
+    kernel = drawn(4, 4, what="kernel")  # not symmetric, so that flips show
     apply = lambda x: ops.upfirdn2d(x, kernel, up=up, down=down, pad=pad).square()  # noqa: E731
     assert gradcheck(apply, x) and gradgradcheck(apply, x)
+
+
+@pytest.mark.parametrize(("up", "down", "pad"), [(2, 1, (2, 1)), (1, 2, (1, 1)), (1, 1, (1, 1))])
+def test_no_derivative_of_the_filter_loops_over_channels(up, down, pad):
+    """torch's second derivative of a grouped convolution calls one convolution per group."""
+    calls = []
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func.__name__) if "convolution" in func.__name__ else None
+            return func(*args, **(kwargs or {}))
+
+    x = drawn(1, 64, 8, 8).requires_grad_(True)
+    kernel = reference.blur_kernel().double()
+    with Counter():
+        image = ops.upfirdn2d(x, kernel, up=up, down=down, pad=pad)
+        (gradient,) = torch.autograd.grad(image.square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+    assert 3 <= len(calls) <= 6, calls
 
 
 def test_bias_act_equals_the_formula():

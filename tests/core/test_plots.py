@@ -7,7 +7,7 @@ import math
 import pytest
 from PIL import Image
 
-from oneshot_core.plots import COLOURS, loss_plot, moving_average, ticks
+from oneshot_core.plots import COLOURS, loss_plot, moving_average, plot_points, ticks
 
 NAN = float("nan")
 
@@ -49,3 +49,23 @@ def test_every_loss_gets_a_panel_in_its_colour(tmp_path):
 def test_an_empty_plot_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to plot"):
         loss_plot({"lpips": [NAN]}, tmp_path / "losses.png")
+
+
+def test_points_for_a_page_are_few_and_keep_ends_and_spikes():
+    values = [math.sin(step / 50) for step in range(20_000)]
+    values[7_003], values[7_004], values[12_345] = 9.0, -9.0, NAN
+    points = plot_points({"a": values})["a"]
+    assert len(points) <= 400
+    assert [step for step, _ in points] == sorted({step for step, _ in points})
+    assert points[0][0] == 1 and points[-1][0] == 20_000
+    assert [7_004, 9.0] in points and [7_005, -9.0] in points
+    assert all(math.isclose(value, values[step - 1], rel_tol=1e-4, abs_tol=1e-9) for step, value in points)
+
+
+def test_short_curves_keep_every_point_that_has_a_value():
+    assert plot_points({"a": [1.0, NAN, 3.0], "b": [NAN], "c": [], "d": [math.inf, 2.0]}) == {
+        "a": [[1, 1.0], [3, 3.0]], "b": [], "c": [], "d": [[2, 2.0]]
+    }  # fmt: skip
+    assert plot_points({"a": [2.0] * 1000}, 10)["a"] == [
+        [1, 2.0], [2, 2.0], [251, 2.0], [501, 2.0], [750, 2.0], [1000, 2.0]
+    ]  # fmt: skip

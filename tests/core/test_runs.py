@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fuzzing import failures, mutated_json
 from tiny_networks import tiny_bundle, tiny_encoders
 
-from oneshot_core.checkpoints import read_tensors
+from oneshot_core.checkpoints import CheckpointError, read_tensors
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.runs import (
+    MARK,
     MASKED,
     RECORD,
     RESULT,
@@ -27,8 +30,10 @@ from oneshot_core.runs import (
     adapt_in_store,
     search_in_store,
 )
+from oneshot_core.saved_states import write_record
 from oneshot_core.search import SearchConfig
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
+from oneshot_core.training.loop import SNAPSHOTS
 
 SIZE, STEPS = 64, 4
 
@@ -76,6 +81,15 @@ def same(first: Any, second: Any) -> bool:
 def folder_of(root: Path) -> Path:
     (folder,) = [path for path in root.iterdir() if path.is_dir() and ".damaged" not in path.name]
     return folder
+
+
+def names_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flipped_last(data: bytes) -> bytes:
+    """Flip a bit of the last number, or of the record's checksum."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
 
 
 def test_the_second_call_loads_the_same_result(tmp_path: Path, world: dict[str, Any]) -> None:
@@ -142,22 +156,115 @@ def test_fresh_trains_again(tmp_path: Path, world: dict[str, Any]) -> None:
     assert run(tmp_path, world, fresh=True)[1] == STEPS
 
 
-@pytest.mark.parametrize("name", [RESULT, RECORD, STATE_FILE])
+@pytest.mark.parametrize("name", [RESULT, RECORD])
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", flipped_last], ids=str)
 def test_a_damaged_run_is_set_aside(
-    tmp_path: Path, world: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, world: dict[str, Any], name: str, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if name == STATE_FILE:
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, world, counting=Counting(until=2))
-    else:
-        run(tmp_path, world)
+    run(tmp_path, world, steps=1)
     path = folder_of(tmp_path) / name
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
-        assert run(tmp_path, world)[1] == STEPS
+        assert run(tmp_path, world, steps=1)[1] == 1
     assert "set aside" in caplog.text
     assert (tmp_path / f"{folder_of(tmp_path).name}.damaged-1" / name).is_file()
-    assert run(tmp_path, world)[1] == 0
+    assert run(tmp_path, world, steps=1)[1] == 0
+
+
+def test_a_damaged_state_is_set_aside_within_its_run(
+    tmp_path: Path, world: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(until=2))
+    path = folder_of(tmp_path) / STATE_FILE
+    path.write_bytes(flipped_last(path.read_bytes()))
+    assert run(tmp_path, world)[1] == STEPS
+    assert "set aside as state.damaged.safetensors" in caplog.text
+    assert names_of(folder_of(tmp_path)) == sorted([MARK, RECORD, RESULT, SNAPSHOTS])  # all else went
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": -3}, {"step": 0}, {"step": 99}, {"losses": {"x": [1.0]}}, {"losses": []}, {"settings": {}}],
+    ids=str,
+)
+def test_a_record_whose_parts_do_not_fit_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    values = {"format": "oneshot-stored-run", "format_version": 2, "step": 2, "settings": {"a": 1}}
+    with RunStore(tmp_path).claim({"a": 1}) as found:
+        write_record(found.folder / RECORD, {**values, "losses": {"x": [1.0, None]}, **change})
+        with pytest.raises(CheckpointError, match="is damaged"):
+            found.result(2)
+
+
+def test_damaged_records_end_in_one_kind_of_error(tmp_path: Path) -> None:
+    with RunStore(tmp_path).claim({"a": 1}) as found:
+        values = {"format": "oneshot-stored-run", "format_version": 2, "step": 2}
+        more = {"losses": {"x": [1.0, None]}, "settings": {"a": 1}}
+        path = found.folder / RECORD
+        write_record(path, {**values, **more})
+        assert list(found._record(2) or ()) == ["x"]
+        wrong = failures(lambda _: found._record(2), path.read_bytes(), path, range(500), (CheckpointError,))
+        assert list(wrong) == []
+        for seed in range(300):
+            odd = mutated_json({**values, **more}, seed)
+            if isinstance(odd, dict):
+                write_record(path, odd)
+                with suppress(CheckpointError):
+                    assert found._record(2) is not None
+
+
+def test_a_resumed_run_has_the_bytes_of_a_whole_one(tmp_path: Path, world: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", world, counting=Counting(until=3))
+    resumed, whole = run(tmp_path / "a", world)[0], run(tmp_path / "b", world)[0]
+    assert list(resumed.losses) == list(whole.losses)
+    for name in (RESULT, RECORD, "snapshots/step_000002.safetensors", "snapshots/step_000004.safetensors"):
+        one, two = (folder_of(tmp_path / side) / name for side in "ab")
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path, world: dict[str, Any]) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from oneshot_core.runs import RunStore
+from oneshot_core.writing import atomic_path
+store = RunStore(Path(sys.argv[1]))
+with store.claim({"a": 1}) as one, store.claim({"a": 2}) as two, atomic_path(two.folder / "state") as half:
+    half.write_bytes(bytes(1000))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    here = Path(__file__).parents[2]
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"ready\n"
+        (tmp_path / "0123456789abcdef.lock").touch()  # of a run that was removed
+        RunStore(tmp_path).trim()
+        assert len(names_of(tmp_path)) == 4  # both folders and locks are held, the lock of no one is gone
+        other.kill()
+        other.wait()
+    RunStore(tmp_path).trim()
+    (kept,) = tmp_path.iterdir()  # the empty folder and all locks went
+    with RunStore(tmp_path).claim({"a": 2}) as two:
+        assert names_of(two.folder) == [MARK] and two.folder == kept
+    assert names_of(tmp_path) == [kept.name]
+
+
+def test_snapshots_of_a_run_that_no_longer_counts_go(tmp_path: Path, world: dict[str, Any]) -> None:
+    """Of other settings, damaged, or under another step's name; the run's own ones stay."""
+    inputs = {**world, "preset": oneshot_clip()}
+    adapt(**inputs, config=TrainConfig(4, 1, snapshot_every_steps=2), run_folder=tmp_path)
+    folder = tmp_path / SNAPSHOTS
+    (tmp_path / STATE_FILE).unlink()
+    foreign = folder / "step_000003.safetensors"
+    foreign.write_bytes((folder / "step_000002.safetensors").read_bytes())
+    (folder / "step_000009.safetensors").write_bytes(b"")
+    adapt(**inputs, config=TrainConfig(1, 1), run_folder=tmp_path)
+    assert names_of(folder) == [f"step_{step:06d}.safetensors" for step in (1, 2, 4)]
+    (tmp_path / STATE_FILE).unlink()
+    adapt(**inputs, config=TrainConfig(1, 0), run_folder=tmp_path)
+    assert names_of(folder) == ["step_000001.safetensors"]
 
 
 def test_the_store_removes_the_longest_unused(tmp_path: Path, world: dict[str, Any]) -> None:
@@ -290,5 +397,7 @@ def test_a_search_is_kept_and_resumed(tmp_path: Path, world: dict[str, Any]) -> 
     assert seen == [1, 2, 3, 4]
     assert torch.equal(search().latent.values, found.latent.values) and len(seen) == 4
     path = folder_of(tmp_path) / SEARCH
-    path.write_bytes(b"damaged")
-    assert torch.equal(search().latent.values, found.latent.values) and len(seen) == 8
+    path.write_bytes(flipped_last(path.read_bytes()))
+    assert torch.equal(search().latent.values, found.latent.values)
+    assert seen == [1, 2, 3, 4, 3, 4]  # from the state before it
+    assert path.with_name("search.damaged.safetensors").is_file()

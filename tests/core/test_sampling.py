@@ -236,3 +236,23 @@ def test_rendering_runs_inside_inference_mode():
         images = sample(BUNDLE, SEEDS[:1])
     w = codes_of(BUNDLE, SEEDS[:1])
     close(render_codes(BUNDLE.generator, w, SEEDS[:1]), images)
+
+
+def test_walks_between_awkward_points_are_finite():
+    """From or to the origin, between equal and between opposite points no great circle is given."""
+    point = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    for end in (torch.zeros(5), point, -point, -point * (1 + 1e-7), point * 1e-30):
+        ends = Latent("z", torch.stack([point, end]), BUNDLE.family)
+        walk = interpolate(BUNDLE, ends, 4, space="z", loop=True).values
+        assert bool(walk.isfinite().all()) and float(walk.norm(dim=1).max()) <= float(point.norm()) * 1.01
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("space", ["z", "w", "w+"])
+def test_a_latent_that_is_not_finite_is_refused_by_name(space, value):
+    values = torch.zeros((1, 2, 3) if space == "w+" else (1, 3))
+    values[0, 0] = value
+    with pytest.raises(
+        ValueError, match=rf"the latent in {space.replace('+', '[+]')} is not made of finite numbers"
+    ):
+        Latent(space, values)

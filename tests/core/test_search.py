@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 import torch
-from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_bundle
+from stand_ins import NotedDraws, StandInPerceptual, picture, stand_in_encoders, tiny_bundle
 
 from oneshot_core.augmentation import ViewAugmentation
+from oneshot_core.checkpoints import CheckpointError
 from oneshot_core.checkpoints.bundle import estimate_mean_latent
-from oneshot_core.checkpoints.native import read_tensors
+from oneshot_core.checkpoints.native import read_tensors, write_tensors
 from oneshot_core.draws import RecordedDraws, SeededDraws
 from oneshot_core.features import Encoders
 from oneshot_core.objective import OFFICIAL
@@ -148,12 +149,90 @@ def test_search_refuses_what_does_not_fit():
             SearchConfig(**settings)
 
 
-def test_a_loss_that_is_not_finite_names_term_and_step():
-    target = picture(SIZE)
-    target[0, 0, 0, 0] = float("nan")
-    config = SearchConfig(weights={"clip": 0.0, "lpips": 0.0})
-    with pytest.raises(FloatingPointError, match="term 'pixel' became nan at step 0"):
-        search_latent(tiny_bundle(SIZE), stand_in_encoders(), target, config)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "what", ["target", "mask", "start", "weight", "mean latent", "CLIP model", "perceptual"]
+)
+def test_what_is_not_finite_is_refused_by_name_before_any_work(what, value):
+    bundle, target, mask, start = (
+        tiny_bundle(SIZE),
+        picture(SIZE),
+        torch.ones(1, 1, SIZE, SIZE),
+        torch.zeros(7),
+    )
+    encoders = Encoders(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    spoilt = {
+        "target": target,
+        "mask": mask,
+        "start": start,
+        "weight": bundle.generator.convs[0].weight.data,
+        "mean latent": bundle.mean_latent,
+        "CLIP model": encoders.clip.weight.data,
+        "perceptual": encoders.perceptual.bias.data,
+    }[what]
+    spoilt.view(-1)[1] = value
+    with pytest.raises(ValueError, match=rf"{what}.* 1 of \d+ values are NaN or infinite"):
+        search_latent(bundle, encoders, target, mask=mask, start=start)
+
+
+class LaterNan(StandInPerceptual):
+    """Turns the distance, or only its gradient, into NaN from the fourth step on."""
+
+    def __init__(self, only_gradient: bool) -> None:
+        super().__init__()
+        self.only_gradient, self.calls = only_gradient, 0
+
+    def distance(self, first, second, dropout=None):
+        self.calls += 1
+        plain = super().distance(first, second, dropout)
+        if self.calls <= 3:
+            return plain
+        if self.only_gradient:
+            return plain + 0 * (first[0] * 0).sum().abs().sqrt()  # the root of 0 has an infinite slope
+        return plain * float("nan")
+
+
+@pytest.mark.parametrize("only_gradient", [False, True])
+def test_a_step_that_breaks_names_term_step_and_seed_and_keeps_the_last_good_one(only_gradient, tmp_path):
+    def search(steps, perceptual):
+        encoders = Encoders(stand_in_encoders().clip, perceptual)
+        config = SearchConfig(steps=steps, seed=5, augment=False)
+        return search_latent(
+            tiny_bundle(SIZE), encoders, picture(SIZE), config, state_file=tmp_path / "state"
+        )
+
+    what = "gradient of the search's term 'lpips'" if only_gradient else "term 'lpips' became nan"
+    with pytest.raises(FloatingPointError, match=rf"{what}.* at step 3 \(seed 5\).*lower its learning rate"):
+        search(9, LaterNan(only_gradient))
+    tensors, header = read_tensors(tmp_path / "state")
+    assert header["step"] == 3 and all(bool(value.isfinite().all()) for value in tensors.values())
+    resumed = search(9, StandInPerceptual())
+    (tmp_path / "state").unlink()
+    assert torch.equal(resumed.latent.values, search(9, StandInPerceptual()).latent.values)
+
+
+def test_a_weight_without_bounds_names_its_term():
+    config = SearchConfig(steps=2, weights={"pixel": 3e38}, augment=False)
+    with pytest.raises(FloatingPointError, match="term 'pixel' became NaN or infinite at step 0"):
+        search_latent(tiny_bundle(SIZE), stand_in_encoders(), picture(SIZE) * 1e3, config)
+
+
+def test_a_saved_search_that_is_not_finite_is_refused(tmp_path):
+    config, path = SearchConfig(steps=2), tmp_path / "state"
+    search_latent(tiny_bundle(SIZE), stand_in_encoders(), picture(SIZE), config, state_file=path)
+    tensors, header = read_tensors(path)
+    tensors["adam.exp_avg"][0, 0] = float("nan")
+    write_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match="adam.exp_avg is not made of finite numbers"):
+        search_latent(tiny_bundle(SIZE), stand_in_encoders(), picture(SIZE), config, state_file=path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_weights_and_rates_are_finite_and_not_negative(value):
+    with pytest.raises(ValueError, match="the weight of lpips must be a finite number of at least 0"):
+        SearchConfig(weights={"lpips": value})
+    with pytest.raises(ValueError, match="learning_rate must be positive and at most 1000"):
+        SearchConfig(learning_rate=value)
 
 
 def test_settings_describe_themselves():

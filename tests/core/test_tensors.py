@@ -1,14 +1,11 @@
-"""Shape checks, gradient scope, seeded draws, atomic files."""
+"""Shape checks, gradient scope, seeded draws."""
 
 from __future__ import annotations
-
-import os
-import stat
 
 import pytest
 import torch
 
-from oneshot_core.tensors import atomic_path, check_shape, gradients, owned, seeded
+from oneshot_core.tensors import check_shape, gradients, owned, seeded
 
 
 def test_check_shape_accepts_what_fits():
@@ -59,32 +56,3 @@ def test_seeded_depends_on_all_three_and_on_nothing_else():
 def test_seeded_is_fixed_for_all_time():
     """A changed value would make saved runs resume differently."""
     assert seeded(7, 3, "adapted.z").initial_seed() == 1897137930763424050
-
-
-def test_atomic_path_leaves_only_the_final_file(tmp_path):
-    final = tmp_path / "new" / "file.txt"
-    with atomic_path(final) as temporary:
-        assert temporary.parent == final.parent and temporary.suffix == ".txt"
-        temporary.write_text("whole")
-        assert not final.exists()
-    assert final.read_text() == "whole"
-    assert [entry.name for entry in final.parent.iterdir()] == ["file.txt"]
-
-
-def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path):
-    final = tmp_path / "file.txt"
-    final.write_text("old")
-    with pytest.raises(RuntimeError, match="disk"), atomic_path(final) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("disk full")
-    assert final.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_atomic_path_gives_the_usual_permissions(tmp_path):
-    usual, final = tmp_path / "usual", tmp_path / "atomic"
-    usual.write_text("")
-    with atomic_path(final) as temporary:
-        temporary.write_text("")
-    assert stat.S_IMODE(final.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)

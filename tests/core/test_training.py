@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from fuzzing import failures, mutated_json
 from tiny_networks import tiny_bundle, tiny_encoders
 
-from oneshot_core.checkpoints import CheckpointError, load, save
+from oneshot_core.checkpoints import load, read_tensors, save, write_tensors
 from oneshot_core.draws import SeededDraws
 from oneshot_core.latents import Latent
 from oneshot_core.objective import OFFICIAL, Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.sampling import check_family
+from oneshot_core.saved_states import DamagedState, StateError
 from oneshot_core.training import (
     STATE_FILE,
     Callback,
@@ -134,7 +137,8 @@ def test_run_killed_in_the_middle_resumes_exactly(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")}
-    assert all(name == STATE_FILE or name.startswith("step_") for name in left)
+    states = (STATE_FILE, "state.previous.safetensors")
+    assert all(name in states or name.startswith("step_") for name in left)
     killed_at = max(
         int(path.stem.split("_")[1]) for path in (tmp_path / "snapshots").glob("step_*.safetensors")
     )
@@ -223,13 +227,15 @@ class Poison(Callback):
 
 
 def test_nan_stops_with_the_term_and_leaves_the_last_good_state(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="'fake_score'|'discriminator' became nan at step 5"):
+    with pytest.raises(
+        FloatingPointError, match=r"('fake_score'|'discriminator') became nan at step 5 \(seed 3\)"
+    ):
         run(9, folder=tmp_path, callbacks=[Poison(5)])
     assert_same(run(7), run(7, folder=tmp_path))
 
 
 def test_a_state_with_nan_is_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="was not saved"):
+    with pytest.raises(FloatingPointError, match=r"the weight adapted.convs.0.weight became NaN .* step 4"):
         run(9, folder=tmp_path, callbacks=[Poison(4)])
     assert_same(run(7), run(7, folder=tmp_path))
 
@@ -242,12 +248,75 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         run(4, oneshot_clip().reweighted({"semantic": 3.0}), tmp_path)
 
 
-def test_damaged_state_is_a_checkpoint_error(tmp_path: Path) -> None:
+class Interrupt(Callback):
+    """Ends the run after a step, by something that is none of Exception's children."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, state: TrainState) -> None:
+        if state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def rewritten(path: Path, **changes) -> None:
+    """Change a state's header and keep the checksums right, as no damage of a disk would."""
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, {**header, **changes})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-9] + b"\x40" + path.read_bytes()[-8:]),
+        lambda path: rewritten(path, step=-3),
+        lambda path: rewritten(path, step=0),
+        lambda path: rewritten(path, step=6),
+        lambda path: rewritten(path, step=10**6),
+    ],
+)
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage, caplog) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(9, folder=tmp_path, callbacks=[Interrupt(5)])
+    states = [tmp_path / STATE_FILE, tmp_path / "state.previous.safetensors"]
+    assert [read_tensors(path)[1]["step"] for path in states] == [5, 4]
+    damage(states[0])
+    seen = []
+    resumed = run(7, folder=tmp_path, callbacks=[Progress(lambda now: seen.append(now.step))])
+    assert seen == [5, 6, 7] and "set aside as state.damaged.safetensors" in caplog.text
+    assert_same(run(7), resumed)
+    assert not states[1].exists()  # the run has come to its end
+
+
+def test_without_a_sound_state_the_run_starts_anew(tmp_path: Path, caplog) -> None:
     run(2, folder=tmp_path)
-    file = tmp_path / STATE_FILE
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError):
-        run(4, folder=tmp_path)
+    (tmp_path / STATE_FILE).write_bytes(b"\0" * 500)
+    assert_same(run(4), run(4, folder=tmp_path))
+    assert "starts anew" in caplog.text
+
+
+def test_damaged_states_change_nothing_and_end_in_one_kind_of_error(tmp_path: Path) -> None:
+    run(2, folder=tmp_path)
+    bundle, encoders, target, reference = inputs()
+    draws, path = SeededDraws(3), tmp_path / STATE_FILE
+    state = TrainState.create(bundle, encoders, target, reference, oneshot_clip(), draws, {"seed": 3})
+    sound = path.read_bytes()
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    assert list(failures(state.restore, sound, path, range(60), (StateError,), head=8000)) == []
+    path.write_bytes(sound[:-5])
+    with pytest.raises(DamagedState):
+        state.restore(path)
+    assert all(torch.equal(value, before[name]) for name, value in state.tensors().items())
+    path.write_bytes(sound)
+    tensors, header = read_tensors(path)
+    for seed in range(40):
+        odd = mutated_json({name: header[name] for name in ("step", "history")}, seed)
+        write_tensors(path, tensors, {**header, **(odd if isinstance(odd, dict) else {"step": odd})})
+        with suppress(StateError):
+            state.restore(path)
+            assert state.step == 2
 
 
 def test_bad_inputs_are_refused_before_any_work() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.training.memory import editing_bytes, sampling_bytes, search_bytes, training_bytes
+from oneshot_core.training.memory import editing_bytes, search_bytes, training_bytes
 
 AIM = Aim(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128))
 MEASURE = """
@@ -42,7 +44,6 @@ def test_more_pictures_need_more_memory() -> None:
     assert 0 < search_bytes(bundle, encoders) < small
     one, two = (editing_bytes(bundle, encoders.clip, codes) for codes in (1, 2))
     assert 0 < one < two < 2 * one
-    assert sampling_bytes(bundle, 8) == 8 * sampling_bytes(bundle, 1)
 
 
 def test_nothing_of_the_networks_is_changed() -> None:
@@ -60,6 +61,47 @@ def test_it_works_where_comfyui_runs_nodes() -> None:
             search_bytes(bundle, encoders),
         )
     assert inside == (training_bytes(bundle, encoders, AIM, oneshot_clip()), search_bytes(bundle, encoders))
+
+
+def kept_tensors() -> int:
+    return sum(type(value).__name__ in ("Tensor", "Parameter") for value in gc.get_objects())
+
+
+def tensors_kept_by(work: Callable[[], object], calls: int, collecting: bool) -> int:
+    """Tensors that are there after some calls and were not before the first of them."""
+    work()  # constants that are made once
+    gc.collect()
+    gc.enable() if collecting else gc.disable()
+    try:
+        before = kept_tensors()
+        for _ in range(calls):
+            work()
+        if collecting:
+            gc.collect()
+        return kept_tensors() - before
+    finally:
+        gc.enable()
+
+
+def calls() -> dict[str, Callable[[], int]]:
+    bundle, encoders, preset = demo_generator(), demo_encoders(), oneshot_clip()
+    return {
+        "training": lambda: training_bytes(bundle, encoders, AIM, preset),
+        "search": lambda: search_bytes(bundle, encoders),
+        "editing": lambda: editing_bytes(bundle, encoders.clip),
+    }
+
+
+@pytest.mark.parametrize("what", ["training", "search", "editing"])
+def test_an_estimate_leaves_nothing_behind(what) -> None:
+    assert tensors_kept_by(calls()[what], 1, collecting=False) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("collecting", [True, False], ids=["gc on", "gc off"])
+@pytest.mark.parametrize("what", ["training", "search", "editing"])
+def test_fifty_estimates_leave_nothing_behind(what, collecting) -> None:
+    assert tensors_kept_by(calls()[what], 50, collecting) == 0
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import torch
 from stand_ins import NotedDraws, stand_in_encoders, tiny_aim, tiny_bundle
 
 from oneshot_core.draws import RecordedDraws, SeededDraws
-from oneshot_core.objective import DEFAULT, Objective, Preset, Trainable, WeightedTerm
+from oneshot_core.features import Encoders
+from oneshot_core.objective import DEFAULT, Aim, Objective, Preset, Term, Trainable, WeightedTerm
 from oneshot_core.objective.adversarial import logistic, r1_penalty
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.objective.terms import PixelMse
@@ -362,8 +363,47 @@ def test_history_has_one_value_per_step_and_gaps_are_nan():
 def test_a_loss_that_is_not_finite_names_term_step_and_phase():
     state = fresh()
     state.goal.targets[0, 0, 0, 0] = float("inf")
-    with pytest.raises(FloatingPointError, match=r"'\w+' became (nan|inf) at step 0 \(phase \w+\)"):
+    with pytest.raises(FloatingPointError, match=r"the \w+ phase's '\w+' became (nan|inf) at step 0"):
         train(state, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class SteepTerm(Term):
+    """Finite, with an infinite slope."""
+
+    def __call__(self, step):
+        return (step.view().adapted * 0).sum().abs().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_names_its_term_and_changes_nothing():
+    plain = pixel_only().kinds[0]
+    terms = Objective((*plain.objective.terms, WeightedTerm("steep", SteepTerm())))
+    steep = dataclasses.replace(plain, name="steep", objective=terms)
+    state = fresh(preset=Preset("two", (plain, steep)))
+    state.settings["seed"] = 7
+    train(state, 1)
+    before = {name: value.clone() for name, value in state.adapted.state_dict().items()}
+    wanted = r"the gradient of the generator's term 'steep' became NaN or infinite at step 1 \(seed 7\)"
+    with pytest.raises(FloatingPointError, match=wanted):
+        train(state, 2)
+    assert all(torch.equal(value, before[name]) for name, value in state.adapted.state_dict().items())
+
+
+@pytest.mark.parametrize("what", ["target", "reference latent", "discriminator", "mean latent", "CLIP model"])
+def test_what_is_not_finite_is_refused_by_name_before_any_work(what):
+    bundle = tiny_bundle(64)
+    aim = Aim(tiny_aim(bundle).targets, torch.zeros(1, 7))
+    encoders = Encoders.of(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    spoilt = {
+        "target": aim.targets,
+        "reference latent": aim.reference,
+        "discriminator": next(bundle.discriminator.parameters()).data,
+        "mean latent": bundle.mean_latent,
+        "CLIP model": encoders.clip.weight.data,
+    }[what]
+    spoilt.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=rf"the {what}.* 1 of \d+ values are NaN or infinite"):
+        TrainState.create(bundle, encoders, aim, oneshot_clip(), SeededDraws(0))
 
 
 def test_training_runs_inside_inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 PACK = Path(__file__).resolve().parents[2]
-START_SECONDS, PROMPT_SECONDS = 180, 300
+START_SECONDS, PROMPT_SECONDS = 400, 300
 
 
 def comfy_folders() -> list[Path]:
@@ -107,6 +108,7 @@ class Server:
         ]
         command += ["--disable-api-nodes", "--base-directory", str(self.base)]
         command += ["--database-url", "sqlite:///:memory:", *self.arguments]
+        command += shlex.split(os.environ.get("COMFYUI_ARGUMENTS", ""))
         environment = {
             **os.environ,
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -130,6 +132,7 @@ class Server:
                 time.sleep(0.3)
             else:
                 return self
+        self.stop(kill=True)
         raise RuntimeError(f"ComfyUI did not answer in {START_SECONDS} s:\n{self.log_text()[-3000:]}")
 
     def stop(self, kill: bool = False) -> None:

@@ -1,10 +1,11 @@
 """Make `example_workflows/` agree with `tests/workflows/`, by the real page.
 
-    PYTHONPATH=tests/live python tests/live/make_templates.py
+    PYTHONPATH=tests:tests/live python tests/live/make_templates.py
 
 `tests/workflows/NAME.json` (API form) says what a template does; layout, titles and notes stay those of the
-template that is there. The page loads it, takes the values over and serialises the graph. Run it after a
-change of a workflow or of a node's inputs, then look at the page.
+template that is there. The page loads it, takes the values over and serialises the graph; each node is marked
+with the pack it comes from. Run it after a change of a workflow, of a node's inputs or of the pack's version,
+then look at the page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from comfy_server import PACK, Server, comfy_folders
 from page import opened_page
+from template_nodes import with_origins
 
 TAKE_OVER = """
 ([template, workflow]) => {
@@ -57,6 +59,7 @@ def main() -> None:
                 page.evaluate("graph => app.loadGraphData(graph)", template)
                 page.wait_for_timeout(1500)
                 made = without_nothing(json.loads(page.evaluate(TAKE_OVER, [template, workflow])))
+                made = with_origins(made)
                 path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 sys.stdout.write(f"{path.name}: {len(made['nodes'])} nodes\n")
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,11 +51,11 @@ def test_quick_start_runs_saves_and_the_file_loads_again(
     assert len(server.run(again)["3"]["images"]) == 8
 
 
-def test_ui_is_plain_json_with_the_whole_curve(server: Server, workflow: Workflow) -> None:
+def test_ui_is_plain_json_with_the_points_of_the_curves(server: Server, workflow: Workflow) -> None:
     outputs = server.run(workflow(OneShotAdapt={"seed": 5}))
     (curves,) = outputs["5"]["losses"]
-    assert len(curves["generator"]) == 4
-    assert all(value is None or isinstance(value, float) for curve in curves.values() for value in curve)
+    assert [step for step, _ in curves["generator"]] == [1, 2, 3, 4]
+    assert all(isinstance(value, float) for curve in curves.values() for _, value in curve)
     assert json.loads(json.dumps(outputs, allow_nan=False)) == outputs
 
 
@@ -88,6 +90,27 @@ def test_sampling_before_or_after_does_not_change_training(
     train["5"]["inputs"]["train_again"] = True
     trained_again = saved_weights(tmp_path / "b", second.run(train))
     assert equal(sampled_first, trained_first) and equal(trained_again, trained_first)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"[" * 100_000, {}, 400),
+        (b" " * 3_000_000, {}, 400),
+        (b"\xff\xfe\x00", {"Content-Type": "application/json; charset=nonsense"}, 400),
+        (b'{"node": "1"}', {"Content-Encoding": "gzip"}, 400),
+        (b'{"node": "1"}', {"Origin": "null"}, 403),
+        (b'{"node": "1"}', {"Origin": "http://evil.example"}, 403),
+        (b'{"node": "1"}', {}, 404),
+    ],
+)
+def test_odd_requests_to_stop_and_keep_are_refused(
+    server: Server, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    asked = urllib.request.Request(f"{server.url}/oneshot/stop_and_keep", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(asked, timeout=20)
+    assert refusal.value.code == status
 
 
 def test_previews_and_losses_arrive_while_it_trains(server: Server, workflow: Workflow) -> None:

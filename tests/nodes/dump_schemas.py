@@ -51,5 +51,7 @@ def described(node: type) -> dict[str, object]:
 before = set(nodes.NODE_CLASS_MAPPINGS)
 loaded = asyncio.run(nodes.load_custom_node(PACK))
 own = [name for name in nodes.NODE_CLASS_MAPPINGS if name not in before]
-found = {name: described(nodes.NODE_CLASS_MAPPINGS[name]) for name in own}
-print(json.dumps({"loaded": loaded, "nodes": found}, default=str))
+
+if __name__ == "__main__":
+    found = {name: described(nodes.NODE_CLASS_MAPPINGS[name]) for name in own}
+    print(json.dumps({"loaded": loaded, "nodes": found}, default=str))

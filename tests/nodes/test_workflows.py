@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from template_nodes import CORE, PAGE_ONLY, origin_of
 
 from oneshot_core.commands import demo
 
 PACK = Path(__file__).resolve().parents[2]
 FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
+TEMPLATES = sorted((PACK / "example_workflows").glob("*.json"))
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
-CORE_NODES = {"LoadImage", "PreviewImage", "SaveImage"}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -21,14 +22,24 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_every_template_has_its_api_form() -> None:
-    templates = [path.name for path in sorted((PACK / "example_workflows").glob("*.json"))]
+    templates = [path.name for path in TEMPLATES]
     assert templates == [path.name for path in FORMS] and len(templates) == 4
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_node_says_which_pack_brings_it(path: Path) -> None:
+    """ComfyUI-Manager finds a missing pack by these; `ver` is the version of pyproject.toml."""
+    nodes = read(path)["nodes"]
+    assert {node["type"] for node in nodes} <= {*SCHEMAS, *CORE, *PAGE_ONLY}
+    for node in nodes:
+        found = {name: value for name, value in node["properties"].items() if name in ("cnr_id", "ver")}
+        assert found == origin_of(node["type"]), f"{node['type']}: run tests/live/make_templates.py"
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_every_input_is_given_and_known(path: Path) -> None:
     for key, node in read(path).items():
-        if node["class_type"] in CORE_NODES:
+        if node["class_type"] in CORE:
             continue
         known = dict(SCHEMAS[node["class_type"]]["inputs"])
         for name, (*_, nested) in SCHEMAS[node["class_type"]]["inputs"].items():

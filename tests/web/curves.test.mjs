@@ -1,7 +1,7 @@
 // Run with: node --test tests/web
 import assert from "node:assert/strict";
 import test from "node:test";
-import { fromWhole, legend, mergePoints, polyline, short, shownNames, smoothed } from "../../web/curves.mjs";
+import { legend, mergePoints, polyline, short, shownNames, smoothed } from "../../web/curves.mjs";
 
 test("points are merged in the order of steps, later values win, what is not finite is left out", () => {
   const first = mergePoints({}, { a: [[2, 5], [1, 4]] });
@@ -11,8 +11,8 @@ test("points are merged in the order of steps, later values win, what is not fin
   assert.deepEqual(mergePoints(first, undefined), first);
 });
 
-test("whole curves skip steps without a value", () => {
-  assert.deepEqual(fromWhole({ a: [1, null, 3], b: [null] }), { a: [[1, 1], [3, 3]], b: [] });
+test("curves of a run that ended take the place of all others", () => {
+  assert.deepEqual(mergePoints({}, { a: [[1, 1], [3, 3]], b: [] }), { a: [[1, 1], [3, 3]], b: [] });
 });
 
 test("scores and empty curves are not drawn", () => {

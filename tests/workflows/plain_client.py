@@ -22,4 +22,4 @@ if run["status"]["status_str"] != "success":
 folder.mkdir(parents=True, exist_ok=True)
 for saved in [file for output in run["outputs"].values() for file in output.get("generators", [])]:
     answer = request.urlopen(f"{server}/view?{parse.urlencode(saved)}")
-    (folder / saved["filename"]).write_bytes(answer.read())
+    (folder / Path(saved["filename"]).name).write_bytes(answer.read())

@@ -1,0 +1,114 @@
+"""What a file is that `info` is given and that is no generator: this project's other files, their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..batch import manifest, plan
+from ..checkpoints import CheckpointError
+from ..checkpoints.native import OTHER_FILES, opened_file
+from ..json_values import Fields, JsonError, read, told
+from ..latent_files import load_latent
+from . import run_folder
+
+_JSON_FILES = {  # format in a JSON file: what it is, and who reads it
+    plan.FORMAT: "a batch plan; `batch` runs it",
+    manifest.FORMAT: "the manifest of a batch; `batch` with the same --out goes on from it",
+    run_folder.FORMAT: "the settings of a training; `adapt` with the same --out goes on from them",
+    "oneshot-stored-run": "the record of a stored run; the folder that it lies in is read as a whole",
+}
+_LATENT_READERS = OTHER_FILES["oneshot-latent"].split("; ", 1)[1]
+_FIRST_BYTES = 4_096
+_FOLDERS = {  # a file that a folder of this project holds: what the folder is
+    "settings.json": "a folder of results of `adapt`; its generator is adapted.safetensors",
+    manifest.FILE_NAME: "a folder of results of `batch`; its manifest.json says what became of every job",
+    "run.json": "a stored run; its generator is result.safetensors",
+}
+
+
+def identified(path: Path) -> dict[str, Any] | None:
+    """Tell what a file or folder is that is no generator.
+
+    Args:
+        path: where it is.
+
+    Returns:
+        JSON values: file_name, bytes (of a file), format, what (a text), details by name, and notes; None for
+        what is none of this project's other files.
+    """
+    if path.is_dir():
+        found = next((what for name, what in _FOLDERS.items() if (path / name).is_file()), None)
+        return None if found is None else _described(path, "folder", found)
+    if not path.is_file():
+        return None
+    return _tensor_file(path) or _latents(path) or _json_file(path)
+
+
+def _described(
+    path: Path, kind: str, what: str, details: Mapping[str, Any] | None = None, notes: list[str] | None = None
+) -> dict[str, Any]:
+    size = {"bytes": path.stat().st_size} if path.is_file() else {}
+    values = {"file_name": path.name, **size, "format": kind, "what": what}
+    return {**values, "details": dict(details or {}), "notes": notes or []}
+
+
+def _tensor_file(path: Path) -> dict[str, Any] | None:
+    """A safetensors file with this project's header, but not a generator's."""
+    try:
+        with opened_file(path) as (sources, header):
+            kind = header["format"]
+            what = OTHER_FILES.get(kind)
+            if what is None or kind == "oneshot-latent":  # a latent is described by its own reader
+                return None
+            details = {name: header[name] for name in ("step", "steps") if isinstance(header.get(name), int)}
+            return _described(path, kind, what, {**details, "tensors": len(sources)})
+    except CheckpointError:
+        return None
+
+
+def _latents(path: Path) -> dict[str, Any] | None:
+    try:
+        latent = load_latent(path)
+    except CheckpointError:
+        return None
+    notes = latent.origin.get("notes", [])
+    details: dict[str, Any] = {"space": latent.space, "shape": list(latent.values.shape)}
+    said = [line for line in notes if isinstance(line, str)] if isinstance(notes, list) else []
+    if not latent.family:  # only other programs' latents do not say whose they are
+        return _described(path, "latents", f"latents of another program; {_LATENT_READERS}", details, said)
+    details["family"] = latent.family[:12]
+    return _described(path, "oneshot-latent", OTHER_FILES["oneshot-latent"], details, said)
+
+
+def _json_file(path: Path) -> dict[str, Any] | None:
+    with open(path, "rb") as file:
+        start = file.read(_FIRST_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not start.startswith((b"{", b"[")):
+        return None
+    try:
+        values = read(path)
+    except JsonError as error:
+        if path.suffix.lower() != ".json":
+            return None
+        raise CheckpointError(f"{error}; no generator, and no sound JSON file either") from error
+    if not isinstance(values, dict):
+        return _described(path, "json", f"a JSON file: {told(values)}; no verb reads it")
+    fields = Fields(values, "the file")
+    try:
+        known = _JSON_FILES.get(fields.text("format", ""))
+    except JsonError:
+        known = None
+    if known is not None:
+        counts = {name: len(values[name]) for name in ("jobs",) if isinstance(values.get(name), dict | list)}
+        return _described(path, str(values["format"]), known, counts)
+    return _described(path, "json", _workflow(values))
+
+
+def _workflow(values: Mapping[str, Any]) -> str:
+    if isinstance(values.get("nodes"), list) and "links" in values:
+        return "a workflow of ComfyUI as its page saves it; open it there (`batch` takes the API form)"
+    if values and all(isinstance(node, dict) and "class_type" in node for node in values.values()):
+        return "a workflow of ComfyUI in the API form; the entry workflow of a batch plan names it"
+    return "a JSON file of no format of this project; no verb reads it"

@@ -1,0 +1,147 @@
+"""What is refused before any work: generators and aims that a method cannot use, unknown precisions."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from ..checkpoints import GeneratorBundle
+from ..latents import Latent
+from ..networks import Generator
+from ..objective import MAIN, Aim, Preset
+from ..sampling import check_family
+from ..tensors import check_finite, check_shape
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
+
+
+def trained_generator(bundle: GeneratorBundle, preset: Preset) -> Generator:
+    """The generator that training starts from: the average, or the raw one where method and file have it."""
+    raw = bundle.raw_generator if preset.start == "raw" else None
+    return raw or bundle.generator
+
+
+def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
+    """Refuse a generator that a preset cannot adapt, before any work (even the search) starts.
+
+    Raises:
+        ValueError: no discriminator, a conditional generator, too small, a batch or crops that do not fit.
+    """
+    if bundle.generator.config.c_dim:
+        raise ValueError(
+            f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
+            "classes), which cannot be adapted; give an unconditional checkpoint"
+        )
+    needs = preset.needs
+    if needs.path is not None:
+        _check_discriminator(bundle, preset)
+    if needs.latent:
+        raise ValueError(
+            f"preset {preset.name} has a term that belongs to a latent search; leave it out of the adaptation"
+        )
+    preset.trainable.names(bundle.generator)
+    for kind in preset.due:
+        kind.check(bundle.size)
+
+
+def _check_discriminator(bundle: GeneratorBundle, preset: Preset) -> None:
+    """Refuse a missing discriminator, or batches that it cannot judge."""
+    if bundle.discriminator is None:
+        raise ValueError(
+            f"preset {preset.name} trains a discriminator, but {bundle.provenance.file_name} has none; "
+            "load a checkpoint with its discriminator (key `d`, or an NVIDIA .pkl), or give the generator a "
+            "fresh one (with_fresh_discriminator)"
+        )
+    heads = uses_heads(preset, bundle.size)
+    for kind in preset.due:
+        if kind.path is None or (heads and kind.path == "patch"):
+            continue
+        size = kind.batches[MAIN].size
+        group = bundle.discriminator.config.mbstd_group or size
+        if size % min(group, size):
+            raise ValueError(f"the discriminator needs a batch divisible by {group}, got {size}")
+
+
+def check_run(bundle: GeneratorBundle, aim: Aim, preset: Preset) -> None:
+    """Refuse what cannot be adapted, before any work starts.
+
+    Raises:
+        ValueError: see `check_adaptable`; a part of the aim that is missing or of another shape; NaN or
+            infinity in it or in a weight of the generator, its discriminator or its mean latent.
+    """
+    check_adaptable(bundle, preset)
+    bundle.check_finite(training=True)
+    _check_given(aim, preset)
+    if aim.targets is not None:
+        check_shape(aim.targets, "target", (None, 3, bundle.size, bundle.size))
+        if not len(aim.targets):
+            raise ValueError("the targets hold no picture; give at least one")
+        check_finite(aim.targets, "the target", "give another picture")
+    if aim.codes is not None:
+        _check_reference(aim, bundle)
+
+
+def _check_given(aim: Aim, preset: Preset) -> None:
+    needs = preset.needs
+    if needs.target and aim.targets is None:
+        raise ValueError(f"preset {preset.name} needs a target picture; none was given")
+    if needs.reference and aim.reference is None:
+        raise ValueError(f"preset {preset.name} needs the reference latent; search for it, or give one")
+    if needs.texts and not (aim.source_text.strip() and aim.target_text.strip()):
+        raise ValueError(f"preset {preset.name} needs a source text and a target text; give both")
+
+
+def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
+    codes, config = aim.codes, bundle.generator.config
+    assert codes is not None
+    if isinstance(aim.reference, Latent):
+        if aim.reference.space == "z":
+            raise ValueError(
+                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
+            )
+        check_family(aim.reference, bundle)
+    shape = (1, config.num_layers, config.w_dim) if codes.ndim == 3 else (1, config.w_dim)
+    check_shape(codes, "reference latent", shape)
+    check_finite(codes, "the reference latent", "search it again")
+
+
+def precision_setting(precision: str) -> dict[str, str]:
+    """The precision as a setting that determines the result; the default is none, so old runs go on."""
+    return {} if precision == "float32" else {"precision": precision}
+
+
+def check_precision(precision: str, device: torch.device | None = None) -> None:
+    """Refuse a precision that is unknown, or that a device cannot autocast to; raises ValueError."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    dtype = PRECISIONS[precision]
+    if device is None or dtype is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch only warns and goes on in float32; here that is an error
+            with torch.autocast(device.type, dtype):
+                works = torch.is_autocast_enabled(device.type)
+    except RuntimeError:
+        works = False
+    if not works:
+        raise ValueError(
+            f"torch {torch.__version__} has no {precision} forward passes on the device {device.type}; use "
+            "the precision float32, or another device"
+        )
+
+
+def uses_heads(preset: Preset, size: int) -> bool:
+    """Whether some steps go through patch heads; too small a generator is refused where the plan says so."""
+    if not any(kind.path == "patch" for kind in preset.due):
+        return False
+    if size >= 64:
+        return True
+    assert preset.discriminator is not None
+    if preset.discriminator.small == "refuse":
+        raise ValueError(
+            f"patch heads need a generator of at least 64 px, this one makes {size} px; use the profile "
+            "'official', which judges whole images instead"
+        )
+    return False

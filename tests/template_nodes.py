@@ -1,0 +1,33 @@
+"""Which pack each node of a template comes from, as ComfyUI-Manager reads it from a shared workflow."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+PACK = Path(__file__).resolve().parents[1]
+PAGE_ONLY = {"MarkdownNote"}  # drawn by the page itself, of no pack
+CORE = {"LoadImage", "PreviewImage", "SaveImage"}
+
+
+def project_text(pattern: str) -> str:
+    """One value of pyproject.toml, by a pattern with one group (Python 3.10 cannot parse TOML)."""
+    (found,) = re.findall(pattern, (PACK / "pyproject.toml").read_text(encoding="utf-8"), flags=re.M)
+    return str(found)
+
+
+def origin_of(kind: str) -> dict[str, str]:
+    """The properties `cnr_id` (registry id) and `ver` of a node type; ours unless it is ComfyUI's."""
+    if kind in PAGE_ONLY:
+        return {}
+    if kind in CORE:
+        return {"cnr_id": "comfy-core", "ver": project_text(r'^requires-comfyui = ">=([^"]+)"')}
+    return {"cnr_id": project_text(r'^name = "([^"]+)"'), "ver": project_text(r'^version = "([^"]+)"')}
+
+
+def with_origins(template: dict[str, Any]) -> dict[str, Any]:
+    """The template with every node's origin in its properties."""
+    for node in template["nodes"]:
+        node["properties"] = {**node.get("properties", {}), **origin_of(node["type"])}
+    return template

@@ -110,7 +110,11 @@ def flipped(data: bytes) -> bytes:
     return data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", flipped, lambda data: data[: len(data) // 2]], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", flipped, lambda data: data[: len(data) // 2]],
+    ids=["empty", "flipped", "cut"],
+)
 @pytest.mark.parametrize("name", ["adapted.safetensors", "reference.safetensors"])
 def test_damaged_results_are_not_done_already(
     files: Any, whole: Path, done: Path, name: str, damage: Callable[[bytes], bytes], caplog: Any

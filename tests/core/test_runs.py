@@ -157,7 +157,9 @@ def test_fresh_trains_again(tmp_path: Path, world: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [RESULT, RECORD])
-@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", flipped_last], ids=str)
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:100], lambda data: b"", flipped_last], ids=["cut", "empty", "flipped"]
+)
 def test_a_damaged_run_is_set_aside(
     tmp_path: Path, world: dict[str, Any], name: str, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -140,11 +140,12 @@ def test_run_killed_in_the_middle_resumes_exactly(tmp_path: Path) -> None:
     killed_at = max(
         int(path.stem.split("_")[1]) for path in (tmp_path / "snapshots").glob("step_*.safetensors")
     )
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         assert_same(run(killed_at + 3), run(killed_at + 3, folder=tmp_path))
     finally:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(before)
 
 
 def test_snapshots_are_loadable_and_state_their_step(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def test_masks_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"mask must have shape \[1, 1, 8, 8\], got \[1, 3, 8, 8\]"):
         check_mask(torch.ones(1, 3, 8, 8), 8)
     for value in (-0.1, 255.0, float("nan")):
-        with pytest.raises(ValueError, match="from 0 .ignored. to 1 .counts.|the mask is not made of finite numbers"):
+        with pytest.raises(
+            ValueError, match="from 0 .ignored. to 1 .counts.|the mask is not made of finite numbers"
+        ):
             check_mask(torch.full((1, 1, 8, 8), value))
 
 

@@ -39,7 +39,7 @@ def growth_mb(server: Server, graphs: list[dict[str, Any]]) -> float:
     parts = [graphs[:WARM_UP], *(graphs[start : start + step] for start in range(WARM_UP, len(graphs), step))]
     for part in parts:
         for prompt in [server.queue(graph) for graph in part]:
-            entry = server.wait(prompt, 120)
+            entry = server.wait(prompt)
             assert failure(entry) == "", failure(entry)
         sizes.append(server.resident_bytes() / 1e6)
     tell("resident MB: " + " ".join(f"{size:.0f}" for size in sizes))

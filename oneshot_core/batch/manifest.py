@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "oneshot-batch-manifest", 2
 FILE_NAME = "manifest.json"
 MAX_FILES = 100_000  # of one job
+GENERATOR = ".safetensors"
 FULL = (".png", ".json", ".pt", ".pth")  # suffixes of files that are never empty
 OPEN, DONE, FAILED, CANCELLED = "open", "done", "failed", "cancelled"
 
@@ -72,7 +74,9 @@ class Manifest:
         """Tell whether a job is done with these settings and its files are still there and whole."""
         entry = self.entry(name, key)
         files = entry.get("files", [])
-        return entry.get("status") == DONE and all(_is_whole(self.folder / file["path"]) for file in files)
+        return entry.get("status") == DONE and all(
+            _is_whole(self.folder / file["path"], file.get("crc32")) for file in files
+        )
 
     def record(self, name: str, entry: dict[str, Any]) -> None:
         """Replace what is known of a job and write the file.
@@ -86,9 +90,17 @@ class Manifest:
     def record_all(self, entries: dict[str, dict[str, Any]]) -> None:
         """Replace what is known of several jobs and write the file once."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._jobs.update({name: {**entry, "updated": now} for name, entry in entries.items()})
+        for name, entry in entries.items():
+            self._jobs[name] = {**entry, "updated": now}
+            if entry.get("status") == DONE:
+                self._jobs[name]["files"] = [self._summed(file) for file in entry.get("files", [])]
         values = {"format": FORMAT, "format_version": FORMAT_VERSION, "plan": self._plan, "jobs": self._jobs}
         write_record(self.path, values)
+
+    def _summed(self, file: dict[str, Any]) -> dict[str, Any]:
+        """Add the checksum of a generator's file, by which a later run knows that it is whole."""
+        path = self.folder / file["path"]
+        return {**file, "crc32": _crc32(path)} if path.suffix == GENERATOR and path.is_file() else file
 
     def statuses(self) -> dict[str, str]:
         """Status of every job by name."""
@@ -102,13 +114,21 @@ def _entry(fields: Fields) -> dict[str, Any]:
     fields.text("status", choices=(OPEN, DONE, FAILED, CANCELLED))
     for file in fields.objects("files", MAX_FILES) if "files" in fields else ():
         file.text("path")
+        file.text("crc32", "")
     fields.text("error", "")
     return entry
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a result is there, and neither empty nor damaged."""
-    if path.suffix == ".safetensors" and path.is_file():
+def _is_whole(path: Path, crc32: str | None) -> bool:
+    """Whether a result is there, and neither empty nor damaged.
+
+    Args:
+        path: of the result, which may be a folder.
+        crc32: of the file when its job was done; a generator that was trained further since then has another.
+    """
+    if path.suffix == GENERATOR and path.is_file():
+        if crc32 is not None and _crc32(path) == crc32:
+            return True
         try:
             verify(path)
         except CheckpointError as error:
@@ -117,3 +137,11 @@ def _is_whole(path: Path) -> bool:
     elif path.suffix in FULL and path.is_file():
         return path.stat().st_size > 0
     return path.exists()
+
+
+def _crc32(path: Path) -> str:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

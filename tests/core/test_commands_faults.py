@@ -163,8 +163,8 @@ def test_damaged_settings_end_in_one_kind_of_error(tmp_path: Path) -> None:
         copy.write_bytes(b"")
         folder.open(4, fresh=False)
 
-    assert list(failures(read, sound, path, range(300), (BadInput,))) == []
-    for seed in range(200):
+    assert list(failures(read, sound, path, range(100), (BadInput,))) == []
+    for seed in range(100):
         odd = mutated_json(values, seed)
         if isinstance(odd, dict):
             write_record(path, odd)
@@ -175,7 +175,7 @@ def test_damaged_settings_end_in_one_kind_of_error(tmp_path: Path) -> None:
     losses = tmp_path / "losses.json"
     losses.write_text(json.dumps({"search": {"a": [1.0, None]}}))
     assert list(folder.search_losses()) == ["a"]
-    wrong = failures(lambda _: folder.search_losses(), losses.read_bytes(), losses, range(300), ())
+    wrong = failures(lambda _: folder.search_losses(), losses.read_bytes(), losses, range(200), ())
     assert list(wrong) == []
 
 

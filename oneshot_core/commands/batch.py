@@ -184,9 +184,9 @@ def _run_here(job: BatchJob, key: str, manifest: Manifest, words: Namespace) -> 
     done = {**entry, "status": DONE, "files": files, **facts}
     manifest.record(job.name, done)
     if not manifest.is_done(job.name, key):  # what an earlier run left there may be damaged
-        error = f"files of {job.name} are empty or missing; add --fresh to make them anew"
-        manifest.record(job.name, {**done, "status": FAILED, "error": error})
-        note(f"{job.name} failed: {error}")
+        reason = f"files of {job.name} are empty or missing; add --fresh to make them anew"
+        manifest.record(job.name, {**done, "status": FAILED, "error": reason})
+        note(f"{job.name} failed: {reason}")
 
 
 class _Bars(BatchWatcher):

@@ -63,7 +63,7 @@ class FakeComfy:
         self.submitted: list[dict[str, Any]] = []
         self.cut_downloads = 0
         self.sockets: list[Any] = []
-        self.lock = threading.RLock()
+        self.lock, self.turn = threading.RLock(), threading.Lock()
         self.port = 0
         self._forget()
         self.start()
@@ -131,9 +131,10 @@ class FakeComfy:
         return body
 
     def run_next(self) -> None:
-        body = self.begin_next()
-        if body is not None:
-            self.finish(body)
+        with self.turn:  # one after the other, in the order of the queue
+            body = self.begin_next()
+            if body is not None:
+                self.finish(body)
 
     def finish(self, body: dict[str, Any]) -> None:
         prompt_id, prompt = body["prompt_id"], body["prompt"]

@@ -138,7 +138,7 @@ class FakeComfy:
 
     def finish(self, body: dict[str, Any]) -> None:
         prompt_id, prompt = body["prompt_id"], body["prompt"]
-        outputs, status = self._outputs(prompt), {"status_str": "success", "completed": True, "messages": []}
+        status = {"status_str": "success", "completed": True, "messages": []}
         for node, values in prompt.items():
             kind = values["class_type"]
             steps = values["inputs"].get("steps")
@@ -154,7 +154,7 @@ class FakeComfy:
                     ["execution_start", {}],
                     [name, {**message, "exception_message": "too bad\n"}],
                 ]
-                outputs = {}
+        outputs = self._outputs(prompt) if status["completed"] else {}
         with self.lock:
             if body not in self.running:  # the server was stopped
                 return

@@ -2,21 +2,24 @@
 
     python -m oneshot_core.demo.entrance --report [--clip NAME=FILE ...] [--out FILE]
 
-prints a table for the shipped CLIP and for every other that is named, over the looks that took part in training
-and those held out. The people, the places of the windows and the sentences are drawn for this test alone.
+prints a table for the shipped CLIP and for every other that is named, over the looks that took part in
+training and those held out. The people, the places of the windows and the sentences are drawn for this test
+alone.
 
-- consistency: semantic consistency L_con of the truth (the same people in the look, against plain), relative to
-  that of total collapse, where every picture is the same: 0 is best, 1 is as bad as collapse;
+- consistency: semantic consistency L_con of the truth (the same people in the look, against plain), relative
+  to that of total collapse, where every picture is the same: 0 is best, 1 is as bad as collapse;
 - own person: how often the nearest of 48 plain people, both less their means, is the own one;
 - right crop: how often a window of an eighth of the side is nearest to the same window of the plain picture
   among 16 of that picture;
-- own sentence: how often the nearest of 24 full sentences, all of one look, is the own one (looks in training);
+- own sentence: how often the nearest of 24 full sentences, all of one look, is the own one. Their words are
+  those of `sentences`, of which the first shipped CLIP was taught only some;
 - reading: correlation, over 256 plain people, of picture times text direction with the factor.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random as python_random
 import sys
@@ -145,14 +148,12 @@ class EntranceTest:
         looks = {}
         for look, pictures in self.pictures.items():
             found = _encoded(clip, pictures)
-            sentences = self.sentences.get(look) if clip.tokenizer is not None else None
+            said = self.sentences.get(look) if clip.tokenizer is not None else None
             looks[look] = LookResult(
                 consistency(plain, found),
                 own_share(_centred(found), _centred(plain)),
                 crop_share(self._crops(clip, pictures), crops),
-                None
-                if sentences is None
-                else own_share(found[: len(sentences)], clip.encode_text(sentences)),
+                None if said is None else own_share(found[: len(said)], clip.encode_text(said)),
             )
         readings = {} if clip.tokenizer is None else self._readings(clip)
         return Entrance(looks, readings, crop_share(crops, crops))
@@ -217,10 +218,10 @@ def table(results: Mapping[str, Entrance], aims: Aims | None = None) -> str:
     """Lay results out as Markdown, one table per encoder."""
     aims = aims or Aims()
     lines = [
-        f"Aims, training looks / held-out looks: consistency at most {aims.consistency[0]} / "
-        f"{aims.consistency[1]}, own person at least {aims.person[0]} / {aims.person[1]}, right crop at least "
-        f"{aims.crop[0]} / {aims.crop[1]}; own sentence at least {aims.sentence}; at least {aims.readings} "
-        f"factors read with {aims.reading}.",
+        "Aims, training looks / held-out looks: consistency at most {} / {}, own person at least {} / {}, "
+        "right crop at least {} / {}; own sentence at least {}; at least {} factors read with {}.".format(
+            *aims.consistency, *aims.person, *aims.crop, aims.sentence, aims.readings, aims.reading
+        )
     ]
     for name, result in results.items():
         lines += [
@@ -270,10 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
         name, _, file = item.partition("=")
         encoders[name] = open_encoder(Path(file))
     test = EntranceTest(device=options.device)
-    results = {
-        name: test.run(clip if options.device == "cpu" else clip.to(options.device))
-        for name, clip in encoders.items()
-    }
+    results = {name: test.run(copy.deepcopy(clip).to(options.device)) for name, clip in encoders.items()}
     text = table(results)
     sys.stdout.write(text)
     if options.out:

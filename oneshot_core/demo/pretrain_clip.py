@@ -1,4 +1,4 @@
-"""Training of the demo's second CLIP, and of the reader: encoders to which a person in another look stays one.
+"""Training of the demo's second CLIP, and of the reader: encoders that know a person in another look.
 
 A batch is made of groups of people. View A shows a group plainly or in a training look, view B shows the same
 people in another look: a training look or one made up on the fly (`random_looks`). Some people are also seen

@@ -38,7 +38,7 @@ class JudgeTraining:
         with torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(seeded(seed, 0, "demo.judge.weights").get_state())
             judge = JudgeNet(JUDGE_LOOKS)
-        self.task = judge.to(self.device, memory_format=torch.channels_last)
+        self.task = judge.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(
             judge.parameters(), lr=plan.rate, weight_decay=plan.weight_decay, fused=True
         )
@@ -58,10 +58,8 @@ class JudgeTraining:
         plan, people = self.plan, self.people
         count = plan.groups * plan.group
         chosen = torch.randperm(len(people), generator=random)[:count].to(self.device)
-        looks = torch.stack(
-            [torch.randperm(len(people.looks), generator=random)[:2] for _ in range(plan.groups)]
-        )
-        each = looks.t().repeat_interleave(plan.group, 1).to(self.device)  # [2, M]
+        pairs = [torch.randperm(len(people.looks), generator=random)[:2] for _ in range(plan.groups)]
+        each = torch.stack(pairs).t().repeat_interleave(plan.group, 1).to(self.device)  # [2, M]
         views = people.images[chosen.repeat(2), each.flatten()].float() / 127.5 - 1
         pixels = _jiggled(views, random).to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):

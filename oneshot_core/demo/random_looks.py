@@ -1,8 +1,8 @@
 """Random looks made out of plain pictures while a network trains, so that looks never seen stay people.
 
-A look is one draw of parameters for a whole group of pictures: colours of its own, a palette, lines on paper, or
-tones of hatching or dots; over that perhaps a new background, cells, strokes, a blur, a warp, paper and grain.
-Everything is torch on the pictures' device; the parameters come from a generator on the CPU.
+A look is one draw of parameters for a whole group of pictures: colours of its own, a palette, lines on paper,
+or tones of hatching or dots; over that perhaps a new background, cells, outlines, a blur, a warp, paper and
+grain. Everything is torch on the pictures' device; the parameters come from a generator on the CPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sentences about drawn faces, with several words for everything that is worth one, and the list of all words.
+"""Sentences about drawn faces, with several words for what is worth one, and the list of all words.
 
 Where `faces.caption` has one phrase for a fact, this has several; every sentence is true of its picture.
 """
@@ -33,9 +33,9 @@ LOOK_WORDS: dict[str, tuple[str, ...]] = {
     "comic": ("a comic book drawing", "a comic panel", "a bold comic book cartoon", "a comic"),
 }
 # Words that only name looks no network is taught, so that a text about them has tokens of its own.
-_UNTAUGHT = "oil blueprint technical blue woodcut linocut pop poster screen sepia old photograph photo vintage"
+_UNTAUGHT = "oil blueprint technical blue woodcut linocut pop poster screen sepia old photograph vintage"
 
-# Factor, from, to, and what may be said then; {} stands for nothing.
+# Factor, from, to, and what may be said then.
 _FACTS: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = (
     ("smile", "is", 0.0, 0.14, ("frowning", "sad", "unhappy", "grim")),
     ("smile", "is", 0.64, 1.0, ("smiling", "happy", "cheerful", "laughing")),
@@ -57,8 +57,10 @@ _COLOUR_FACTS: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = (
     ("eye_colour", "with", 0.88, 1.0, ("blue eyes",)),
 )
 _LIGHT_FACTS: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = (
-    ("light", "pose", 0.0, 0.2, ("lit from the left", "with light from the left", "with shadow on the right")),
-    ("light", "pose", 0.8, 1.0, ("lit from the right", "with light from the right", "with shadow on the left")),
+    ("light", "pose", 0.0, 0.2,
+     ("lit from the left", "with light from the left", "with shadow on the right")),
+    ("light", "pose", 0.8, 1.0,
+     ("lit from the right", "with light from the right", "with shadow on the left")),
 )
 _HUES = (
     (0, 14, ("red", "crimson")), (22, 40, ("orange",)), (50, 66, ("yellow", "golden")),
@@ -89,7 +91,9 @@ _SUBJECTS = {
     "person": ("person", "face", "character", "head"),
 }
 # Pairs of texts (less, more) per factor, for reading a factor off pictures; in each pair one template.
-TEMPLATES = ("a {}", "a picture of a {}", "a portrait of a {}", "an illustration of a {}", "a drawing of a {}")
+TEMPLATES = (
+    "a {}", "a picture of a {}", "a portrait of a {}", "an illustration of a {}", "a drawing of a {}"
+)
 HELD_OUT_TEMPLATE = "an avatar of a {}"
 READINGS: dict[str, tuple[str, str]] = {
     "skin": ("person with fair skin", "person with dark skin"),

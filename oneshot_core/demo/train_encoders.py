@@ -1,12 +1,15 @@
-"""Trains the demo world's second encoders: `python -m oneshot_core.demo.train_encoders --network clip --out DIR`.
+"""Trains the demo world's second encoders.
 
-Networks: clip (the small CLIP that methods see with), reader (another CLIP, built and seeded otherwise, that no
-method trains with), judge. People are drawn on the training device. The length is a number of steps, or of
-seconds for the whole program; then the learning rate follows the clock, and two runs differ as their machines do.
+    python -m oneshot_core.demo.train_encoders --network clip --out DIR --seconds 400
 
-WORK/NETWORK.state.safetensors holds everything; a training found there goes on. OUT/NETWORK.safetensors holds the
-averaged weights as float16, with the configuration in its header, anew every minute; `--start` takes such a file
-up, without its optimiser.
+Networks: clip (the small CLIP that methods see with), reader (another CLIP, built and seeded otherwise, that
+no method trains with), judge. People are drawn on the training device. The length is a number of steps, or of
+seconds for the whole program; then the learning rate follows the clock, and two runs differ as their machines
+do.
+
+WORK/NETWORK.state.safetensors holds everything; a training found there goes on. OUT/NETWORK.safetensors holds
+the averaged weights as float16, with the configuration in its header, anew every minute; `--start` takes such
+a file up, without its optimiser.
 """
 
 from __future__ import annotations
@@ -192,7 +195,8 @@ def clip_loop(name: str, plan: ClipPlan, options: argparse.Namespace, course: Co
     )
 
     def export(average: nn.Module) -> str:
-        model = copy.deepcopy(average).model
+        assert isinstance(average, ClipTask)
+        model: nn.Module = copy.deepcopy(average.model)
         write_clip(model, plan, options.out / f"{name}.safetensors", {"seed": seed, "people": len(people)})
         result = test.run(ClipEncoder(model, tokenizer=training.tokenizer, name=name))
         said = []

@@ -323,14 +323,16 @@ def person_loss(whole: Tensor) -> Tensor:
 def consistency_loss(whole: Tensor) -> Tensor:
     """Semantic consistency of the second view, relative to that of total collapse, averaged over groups.
 
+    The gradient passes through both: of the first alone it would be least for features that are all alike.
+
     Args:
         whole: [2, groups, people, D] unit features.
     """
     first, second = whole @ whole.transpose(2, 3)
     apart = 1 - torch.eye(first.shape[-1], device=whole.device)
     kept = ((second - first).square() * apart).sum((1, 2))
-    collapsed = ((1 - first).square() * apart).sum((1, 2)).detach()
-    return (kept / collapsed.clamp_min(1e-3)).mean()
+    collapsed = ((1 - first).square() * apart).sum((1, 2))
+    return (kept / collapsed.clamp_min(1e-6)).mean()
 
 
 def crop_loss(crops: Tensor) -> Tensor:

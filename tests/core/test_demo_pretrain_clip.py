@@ -80,6 +80,11 @@ def test_each_loss_is_least_where_what_it_teaches_is_so() -> None:
     assert float(consistency_loss(same)) == pytest.approx(0, abs=1e-6)
     collapsed = torch.stack([whole[0], whole[0, :, :1].expand(-1, 6, -1)])
     assert float(consistency_loss(collapsed)) == pytest.approx(1, abs=1e-4)
+    # bringing all features nearer to one another must not count as progress
+    pull = torch.tensor(1.0, requires_grad=True)
+    loss = consistency_loss(F.normalize(whole + pull * unit(16, purpose="one"), dim=-1))
+    (slope,) = torch.autograd.grad(loss, pull)
+    assert float(slope.abs()) < 0.1 * float(loss.detach())
     crops = unit(2, 3, CROPS, 16)
     assert crop_loss(crops[:1].expand(2, -1, -1, -1)) < 1 < crop_loss(crops)
     texts = unit(2, 6, 16, purpose="texts")

@@ -39,6 +39,7 @@ def test_flags_are_as_before_afterwards() -> None:
     assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_measures_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["--out", str(tmp_path), "--device", "cpu", "--sizes", "64", "--variants", "float32"]
     words += ["--repeats", "1", "--width-share", "0.01", "--clip", "demo", "--one-process", "--no-ceilings"]

@@ -210,6 +210,11 @@ class Subject:
         for module in [*modules, self.bundle.generator, seen.clip, seen.perceptual]:
             if module is not None:
                 module.to(memory_format=layout)
+        for optimiser in state.optimisers.values():  # fused Adam wants moments laid out like their weights
+            for weight, kept in optimiser.state.items():
+                for name, value in kept.items():
+                    if value.shape == weight.shape:
+                        kept[name] = torch.empty_like(weight).copy_(value)
         state.precision = "bfloat16" if variant.precision == "bfloat16" else "float32"
 
     def step(self, kind: str, phases: dict[str, list[float]] | None = None) -> None:

@@ -160,6 +160,8 @@ def run_store() -> core.RunStore:
     try:
         limit = float(text) if text else RUNS_LIMIT_GB
     except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
         log.warning("%s must be a number of gigabytes, got %r; using %g", RUNS_LIMIT, text, RUNS_LIMIT_GB)
         limit = RUNS_LIMIT_GB
     return core.RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batches import check_batch
+from .batches import check_batch, check_drawn
 from .checkpoints import GeneratorBundle
 from .draws import SeededDraws
 from .features import ClipEncoder
@@ -323,4 +323,5 @@ class _Chunk:
         with torch.no_grad():
             images = self.generator.synthesize(self.codes, self.noise)
         codes, images, before = (owned(part).float().cpu() for part in (self.codes, images, self.before))
+        check_drawn(images, range(self.first, self.first + len(codes)))
         return codes, images, before

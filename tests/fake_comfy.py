@@ -63,7 +63,7 @@ class FakeComfy:
         self.submitted: list[dict[str, Any]] = []
         self.cut_downloads = 0
         self.sockets: list[Any] = []
-        self.lock = threading.RLock()
+        self.lock, self.turn = threading.RLock(), threading.Lock()
         self.port = 0
         self._forget()
         self.start()
@@ -131,13 +131,14 @@ class FakeComfy:
         return body
 
     def run_next(self) -> None:
-        body = self.begin_next()
-        if body is not None:
-            self.finish(body)
+        with self.turn:  # one after the other, in the order of the queue
+            body = self.begin_next()
+            if body is not None:
+                self.finish(body)
 
     def finish(self, body: dict[str, Any]) -> None:
         prompt_id, prompt = body["prompt_id"], body["prompt"]
-        outputs, status = self._outputs(prompt), {"status_str": "success", "completed": True, "messages": []}
+        status = {"status_str": "success", "completed": True, "messages": []}
         for node, values in prompt.items():
             kind = values["class_type"]
             steps = values["inputs"].get("steps")
@@ -153,7 +154,7 @@ class FakeComfy:
                     ["execution_start", {}],
                     [name, {**message, "exception_message": "too bad\n"}],
                 ]
-                outputs = {}
+        outputs = self._outputs(prompt) if status["completed"] else {}
         with self.lock:
             if body not in self.running:  # the server was stopped
                 return

@@ -182,7 +182,12 @@ def _run_here(job: BatchJob, key: str, manifest: Manifest, words: Namespace) -> 
         for kind, path in result["files"].items()
     ]
     facts: dict[str, Any] = {name: result[name] for name in ("step", "losses", "seconds") if name in result}
-    manifest.record(job.name, {**entry, "status": DONE, "files": files, **facts})
+    done = {**entry, "status": DONE, "files": files, **facts}
+    manifest.record(job.name, done)
+    if not manifest.is_done(job.name, key):  # what an earlier run left there may be damaged
+        reason = f"files of {job.name} are empty or missing; add --fresh to make them anew"
+        manifest.record(job.name, {**done, "status": FAILED, "error": reason})
+        note(f"{job.name} failed: {reason}")
 
 
 class _Bars(BatchWatcher):

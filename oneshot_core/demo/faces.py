@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "Factor",
     "caption",
     "draw",
+    "draw_looks",
     "factors_from_latents",
 ]
 
@@ -157,6 +159,35 @@ def draw(factors: Tensor, look: str = "plain", seed: int = 0, size_px: int = 128
     portrait = paint(_values(factors), size_px)
     paper = Paper(portrait, seeded(seed, 0, f"demo.{look}"))
     return LOOKS[look](portrait, paper).clamp(0.0, 1.0) * 2 - 1
+
+
+def draw_looks(
+    factors: Tensor, looks: Sequence[str], seed: int = 0, size_px: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Draw the same faces in several looks at once, and two layers that pictures can be made from.
+
+    Args:
+        factors: [N, NUM_FACTORS] in [0, 1].
+        looks: names as for `draw`.
+        seed: of the looks' papers.
+        size_px: width and height in pixels.
+
+    Returns:
+        Pictures [N, looks, 3, size_px, size_px] in [-1, 1], each as `draw` gives it, and layers
+        [N, 2, size_px, size_px] in [0, 1]: how much of a pixel is background, and how much is outline.
+
+    Raises:
+        ValueError: see `draw`.
+    """
+    if unknown := [look for look in looks if look not in LOOKS]:
+        raise ValueError(f"look {unknown[0]!r} is not known; choose among {', '.join(LOOKS)}")
+    portrait = paint(_values(factors), size_px)
+    pictures = [
+        LOOKS[look](portrait, Paper(portrait, seeded(seed, 0, f"demo.{look}"))).clamp(0.0, 1.0) * 2 - 1
+        for look in looks
+    ]
+    layers = torch.cat([portrait.region("background"), portrait.lines(1.6)], dim=1)
+    return torch.stack(pictures, dim=1), layers
 
 
 def _values(factors: Tensor) -> dict[str, Tensor]:

@@ -75,7 +75,10 @@ class JudgeNet(nn.Module):
 
     def forward(self, images: Images) -> tuple[Tensor, Tensor]:
         """Return look logits [N, looks] and factors [N, NUM_FACTORS] (unbounded)."""
-        early, late = self.maps(images)
+        return self.told(*self.maps(images))
+
+    def told(self, early: Tensor, late: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does from the two maps of `maps`."""
         shape = F.silu(self.places(F.avg_pool2d(late, 2).flatten(1)))
         return self.look_head(self._statistics(early, late)), self.factor_head(shape)
 

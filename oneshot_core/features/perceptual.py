@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.native import write_tensors
 from ..json_values import Fields, JsonError, parse, told
-from ..tensors import Images, check_shape, gradients
+from ..tensors import Images, check_shape, check_weights, gradients
 from . import telling
 from .download import BytesProgress
 from .weights import EncoderError, load_strict, read_weights, read_with_texts, torchvision_source
@@ -322,10 +322,12 @@ def save_perceptual(perceptual: Perceptual, path: Path | str) -> Path:
     """Write the demo's network as one safetensors file with its layout in the header; atomic.
 
     Raises:
-        ValueError: another backbone, or negative head weights (call `clamp_heads` while training).
+        ValueError: another backbone, weights that are not finite, or negative head weights (call
+            `clamp_heads` while training).
     """
     if not isinstance(perceptual.backbone, SmallPerceptual):
         raise ValueError(f"only the small net is saved here, got {type(perceptual.backbone).__name__}")
+    check_weights(perceptual, "the perceptual net", "lower the learning rate of its training")
     if any(bool((head < 0).any()) for head in perceptual.heads):
         raise ValueError("head weights must not be negative; call clamp_heads() after each training step")
     config = asdict(perceptual.backbone.config)

@@ -224,7 +224,7 @@ class TestNamed:
         )
         kind = foreign_class(monkeypatch, "pg_modules.networks_fastgan.Generator")
         path = write(tmp_path / "n.pkl", {"G_ema": foreign_module(kind, {"synthesis": synthesis})})
-        with pytest.raises(CheckpointError, match="a network of FastGAN and no StyleGAN2 network") as caught:
+        with pytest.raises(CheckpointError, match="a network of FastGAN, no StyleGAN2 network") as caught:
             checkpoints.load(path)
         assert "safetensors" not in str(caught.value) and "damaged" not in str(caught.value)
 

@@ -435,7 +435,8 @@ def test_torchscript_and_damaged_files_are_refused(tmp_path, tiny_models, no_net
     damaged.write_bytes((9).to_bytes(8, "little") + b'{"a": 1.' + bytes(9))
     with pytest.raises(EncoderError, match=r"not a readable safetensors"):
         load_clip("ViT-B-32", weights=damaged)
-    damaged.rename(tmp_path / "damaged.pt")
+    torch.save({"a": torch.zeros(9)}, tmp_path / "damaged.pt")
+    (tmp_path / "damaged.pt").write_bytes((tmp_path / "damaged.pt").read_bytes()[:-200])
     with pytest.raises(EncoderError, match=r"damaged\.pt could not be read"):
         load_clip("ViT-B-32", weights=tmp_path / "damaged.pt")
     with pytest.raises(EncoderError, match="there is no weights file"):

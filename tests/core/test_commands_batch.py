@@ -122,10 +122,11 @@ def test_a_job_whose_file_is_damaged_is_not_done(capsys, tmp_path, generator):
     plan, out = write_plan(tmp_path, generator, jobs=[{"target": "a.png"}]), tmp_path / "out"
     words = (plan, "--out", out, "--device", "cpu")
     assert run(capsys, *words)[0] == 0
-    (out / "a" / "grid.png").unlink()
-    (out / "a" / "adapted.safetensors").unlink()
-    assert run(capsys, *words)[0] == 0
-    assert (out / "a" / "adapted.safetensors").stat().st_size and (out / "a" / "grid.png").is_file()
+    (out / "a" / "grid.png").write_bytes(b"")
+    code, _, err = run(capsys, *words)
+    assert (code, manifest_of(out)["a"]["status"]) == (1, "failed") and "--fresh" in err
+    assert run(capsys, *words, "--fresh")[0] == 0
+    assert (out / "a" / "grid.png").stat().st_size and manifest_of(out)["a"]["status"] == "done"
 
 
 def test_a_job_that_fails_here_does_not_stop_the_others(capsys, tmp_path, generator):

@@ -110,7 +110,11 @@ def flipped(data: bytes) -> bytes:
     return data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", flipped, lambda data: data[: len(data) // 2]], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", flipped, lambda data: data[: len(data) // 2]],
+    ids=["empty", "flipped", "cut"],
+)
 @pytest.mark.parametrize("name", ["adapted.safetensors", "reference.safetensors"])
 def test_damaged_results_are_not_done_already(
     files: Any, whole: Path, done: Path, name: str, damage: Callable[[bytes], bytes], caplog: Any
@@ -159,8 +163,8 @@ def test_damaged_settings_end_in_one_kind_of_error(tmp_path: Path) -> None:
         copy.write_bytes(b"")
         folder.open(4, fresh=False)
 
-    assert list(failures(read, sound, path, range(300), (BadInput,))) == []
-    for seed in range(200):
+    assert list(failures(read, sound, path, range(100), (BadInput,))) == []
+    for seed in range(100):
         odd = mutated_json(values, seed)
         if isinstance(odd, dict):
             write_record(path, odd)
@@ -171,7 +175,7 @@ def test_damaged_settings_end_in_one_kind_of_error(tmp_path: Path) -> None:
     losses = tmp_path / "losses.json"
     losses.write_text(json.dumps({"search": {"a": [1.0, None]}}))
     assert list(folder.search_losses()) == ["a"]
-    wrong = failures(lambda _: folder.search_losses(), losses.read_bytes(), losses, range(300), ())
+    wrong = failures(lambda _: folder.search_losses(), losses.read_bytes(), losses, range(200), ())
     assert list(wrong) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from file_server import serving
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from oneshot_core.features import (
@@ -275,3 +276,18 @@ def test_loading_inside_inference_mode_gives_ordinary_weights(tmp_path):
     x = pictures(1, 16).requires_grad_()
     net(x, pictures(1, 16, seed=6)).sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, value):
+    net = small_net(SmallConfig((4, 8)))
+    path = save_perceptual(net, tmp_path / "net.safetensors")
+    header = {"oneshot": safe_open(path, "pt").metadata()["oneshot"]}
+    net.backbone.convs[1].bias.data[0] = value
+    with pytest.raises(ValueError, match=r"the perceptual net: backbone.convs.1.bias is not made of finite"):
+        save_perceptual(net, path)
+    save_file(net.state_dict(), path, metadata=header)
+    with pytest.raises(
+        EncoderError, match=r"backbone.convs.1.bias is not made of finite numbers: 1 of 8 values"
+    ):
+        read_perceptual(path)

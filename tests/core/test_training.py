@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,11 +143,12 @@ def test_run_killed_in_the_middle_resumes_exactly(tmp_path: Path) -> None:
     killed_at = max(
         int(path.stem.split("_")[1]) for path in (tmp_path / "snapshots").glob("step_*.safetensors")
     )
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         assert_same(run(killed_at + 3), run(killed_at + 3, folder=tmp_path))
     finally:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(before)
 
 
 def test_snapshots_are_loadable_and_state_their_step(tmp_path: Path) -> None:
@@ -259,6 +261,21 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
+    """The folder of a run that was ended after step 5."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(9, folder=folder, callbacks=[Interrupt(5)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A run of 7 steps that nothing interrupted."""
+    return run(7)
+
+
 def rewritten(path: Path, **changes) -> None:
     """Change a state's header and keep the checksums right, as no damage of a disk would."""
     tensors, header = read_tensors(path)
@@ -277,16 +294,17 @@ def rewritten(path: Path, **changes) -> None:
         lambda path: rewritten(path, step=10**6),
     ],
 )
-def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage, caplog) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(9, folder=tmp_path, callbacks=[Interrupt(5)])
-    states = [tmp_path / STATE_FILE, tmp_path / "state.previous.safetensors"]
+def test_a_damaged_state_gives_way_to_the_one_before(
+    tmp_path: Path, interrupted: Path, whole, damage, caplog
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    states = [folder / STATE_FILE, folder / "state.previous.safetensors"]
     assert [read_tensors(path)[1]["step"] for path in states] == [5, 4]
     damage(states[0])
     seen = []
-    resumed = run(7, folder=tmp_path, callbacks=[Progress(lambda now: seen.append(now.step))])
+    resumed = run(7, folder=folder, callbacks=[Progress(lambda now: seen.append(now.step))])
     assert seen == [5, 6, 7] and "set aside as state.damaged.safetensors" in caplog.text
-    assert_same(run(7), resumed)
+    assert_same(whole, resumed)
     assert not states[1].exists()  # the run has come to its end
 
 

@@ -27,30 +27,30 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from pip._vendor.packaging.requirements import InvalidRequirement, Requirement
 
-farm, asked, seen, lost = Path(sys.argv[1]), [], {}, []
+farm, asked, seen, found = Path(sys.argv[1]), [], set(), {}
 for line in Path(sys.argv[2]).read_text().splitlines():
     try:
-        asked.append(Requirement(line.split("#")[0].strip()))
+        asked.append((Requirement(line.split("#")[0].strip()), {""}))
     except InvalidRequirement:
         pass
 while asked:
-    one = asked.pop()
+    one, of_extras = asked.pop()
     name = re.sub(r"[-_.]+", "-", one.name).lower()
-    if one.marker and not one.marker.evaluate({"extra": ""}):
+    if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in of_extras):
         continue
-    if name in seen:
+    extras = {"", *one.extras}
+    if (name, *sorted(extras)) in seen:
         continue
+    seen.add((name, *sorted(extras)))
     try:
-        found = seen[name] = distribution(name)
+        found[name] = distribution(name)
     except PackageNotFoundError:
         continue
-    asked += [Requirement(text) for text in found.requires or []]
-for found in seen.values():
-    # pip reads the description of a distribution only
-    place = Path(found._path)
-    if not (farm / place.name).exists():
-        (farm / place.name).symlink_to(place)
-print("\\n".join(sorted(seen)))
+    asked += [(Requirement(text), extras) for text in found[name].requires or []]
+for one in found.values():
+    place = Path(one._path)  # pip reads only this description of a distribution
+    (farm / place.name).symlink_to(place)
+print("\\n".join(sorted(found)))
 """
 
 

@@ -47,20 +47,22 @@ def server() -> Iterator[SimpleNamespace]:
     made = routes.Routes(web, None, {"LoadStyleGAN": Signal}, {"LoadStyleGAN": int}, {"5": signal})
     made.add_to(SimpleNamespace(routes=table, app=app))
     app.add_routes(table)
-    loop, port = asyncio.new_event_loop(), []
+    loop = asyncio.new_event_loop()
 
-    async def start() -> None:
+    async def start() -> Any:
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port.append(runner.addresses[0][1])
+        return runner
 
-    loop.run_until_complete(start())
+    runner = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield SimpleNamespace(port=port[0], signal=signal)
+    yield SimpleNamespace(port=runner.addresses[0][1], signal=signal)
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
+    loop.close()
 
 
 def post(server: SimpleNamespace, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:

@@ -28,7 +28,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,12 @@ class Case:
 def preset_of(variant: str, steps: int) -> Any:
     """Return the preset of a variant, all with the demo's rate, average and schedule."""
     from oneshot_core.commands.demo import demo_preset
-    from oneshot_core.objective import Schedule
-    from oneshot_core.objective.presets import with_crops
 
     if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
-        return with_crops(demo_preset("official", steps), None)
+        return demo_preset("official", steps).adjusted("patch", crop_px=None)
     weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
     preset = demo_preset("default", steps).reweighted(weights)
-    return replace(preset, schedule=Schedule(1, 3)) if variant == "schedule 1:3" else preset
+    return preset.scheduled({"reference": 1, "random": 3}) if variant == "schedule 1:3" else preset
 
 
 def adapted(case: Case) -> tuple[Any, float]:
@@ -79,6 +77,7 @@ def adapted(case: Case) -> tuple[Any, float]:
     from oneshot_core.demo.faces import draw, factors_from_latents
     from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
+    from oneshot_core.objective import Aim
     from oneshot_core.search import SearchConfig, search_latent
     from oneshot_core.training import TrainConfig, adapt
 
@@ -92,7 +91,7 @@ def adapted(case: Case) -> tuple[Any, float]:
     started = time.monotonic()
     found = search_latent(bundle, encoders, target, search)
     config = TrainConfig(steps=case.steps, seed=case.seed)
-    result = adapt(bundle, encoders, target, found.latent, preset, config)
+    result = adapt(bundle, encoders, Aim(target, found.latent), preset, config)
     assert torch.isfinite(result.bundle.generator.const).all()
     return result.bundle, time.monotonic() - started
 

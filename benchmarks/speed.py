@@ -158,7 +158,7 @@ def encoders(model: str) -> Any:
         for weight in net.backbone.parameters():
             fan = weight[0].numel() if weight.ndim > 1 else 1
             weight.copy_(torch.randn(weight.shape, generator=random) * (2 / fan) ** 0.5)
-    return Encoders(clip, net.requires_grad_(False).eval())
+    return Encoders.of(clip, net.requires_grad_(False).eval())
 
 
 class Subject:
@@ -168,23 +168,22 @@ class Subject:
         import torch
 
         from oneshot_core.draws import SeededDraws
-        from oneshot_core.objective import PROFILES
-        from oneshot_core.objective.presets import fit_crops, oneshot_clip
+        from oneshot_core.objective import PROFILES, Aim
+        from oneshot_core.objective.presets import oneshot_clip
         from oneshot_core.training import TrainState
         from oneshot_core.training.memory import search_bytes, training_bytes
 
         bundle, seen = networks(size, options.width_share), encoders(options.clip)
-        preset, _ = fit_crops(oneshot_clip(PROFILES[options.profile]), size)
+        preset, _ = oneshot_clip(PROFILES[options.profile]).fitted(size)
+        draws = SeededDraws(0)
+        self.target = draws.uniform(0, "speed.target", (1, 3, size, size)).mul(2).sub(1).to(device)
+        aim = Aim(self.target, torch.zeros(1, 512, device=device))
         self.estimates = {
-            "training": training_bytes(bundle, seen, preset),
+            "training": training_bytes(bundle, seen, aim, preset),
             "search": search_bytes(bundle, seen),
         }
         self.bundle, self.encoders = bundle.to(device), seen.to(device)
-        draws = SeededDraws(0)
-        self.target = draws.uniform(0, "speed.target", (1, 3, size, size)).mul(2).sub(1).to(device)
-        self.state = TrainState.create(
-            self.bundle, self.encoders, self.target, torch.zeros(1, 512, device=device), preset, draws
-        )
+        self.state = TrainState.create(self.bundle, self.encoders, aim, preset, draws)
         self.device, self.clock = device, Clock(device)
         self.steps = self._steps_by_kind()
 
@@ -196,8 +195,7 @@ class Subject:
         for step in range(64):
             self.state.step = step
             current = start_round(self.state)
-            kind = "reference" if current.reference else "random"
-            found.setdefault(kind + (" with R1" if "r1" in phases_due(current) else ""), step)
+            found.setdefault(current.kind.name + (" with R1" if "r1" in phases_due(current) else ""), step)
         return found
 
     def adopt(self, variant: Variant) -> None:

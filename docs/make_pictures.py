@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
 # As the verb demo and the templates have them.
 SEARCH_STEPS, SEARCH_LEARNING_RATE, SEARCH_WEIGHTS = 100, 0.05, {"deviation": 3.0}
-STEPS, LEARNING_RATE, SCHEDULE = 300, 0.003, core.Schedule(reference_steps=1, random_steps=1)
+STEPS, LEARNING_RATE, SCHEDULE = 300, 0.003, {"reference": 1, "random": 1}
 LOOKS = ("watercolour", "stained glass", "oil painting")
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
@@ -55,12 +55,13 @@ def adapted(work: Path, look: str) -> core.GeneratorBundle:
     """The demo's generator in a look, with the settings of the verb demo."""
     path = work / f"{look}.safetensors"
     if not path.is_file():
-        preset, _ = core.fit_crops(core.oneshot_clip(), core.demo_generator().size)
-        plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, ema_half_life_steps=STEPS / 8)
-        preset = replace(preset, optimiser=plan, schedule=SCHEDULE)
+        preset = core.oneshot_clip().scheduled(SCHEDULE)
+        plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, average_half_life=STEPS / 8)
+        preset = replace(preset, optimiser=plan)
+        aim = core.Aim(core.demo_target(look), searched(work, look))
         result = core.adapt(
-            core.demo_generator(), core.demo_encoders(), core.demo_target(look), searched(work, look),
-            preset, core.TrainConfig(steps=STEPS), run_folder=work / f"run-{look}",
+            core.demo_generator(), core.demo_encoders(), aim, preset,
+            core.TrainConfig(steps=STEPS), run_folder=work / f"run-{look}",
         )  # fmt: skip
         core.save(result.bundle, path)
     return core.load(path)

@@ -101,7 +101,8 @@ class OneShotAdapt(io.ComfyNode):
         area = bridge.one_mask(mask, target, generator.size, fit)
         source, said = _with_discriminator(generator, config.seed)
         said += bridge.said(core.encoder_notes(source, encoders.clip_name, encoders.perceptual_name))
-        core.check_run(source, picture, core.reference_values(reference, source), preset)
+        aim = core.Aim(picture, reference)
+        core.check_run(source, aim, preset)
         run = bridge.Run(config.steps)
 
         def report(now: Any) -> None:
@@ -113,12 +114,11 @@ class OneShotAdapt(io.ComfyNode):
                 bridge.run_store(),
                 source,
                 encoders,
-                picture,
-                reference,
+                aim,
                 preset,
                 config,
                 mask=area,
-                place=lambda: bridge.make_room(core.training_bytes(source, encoders, preset)),
+                place=lambda: bridge.make_room(core.training_bytes(source, encoders, aim, preset)),
                 callbacks=[core.Progress(report, PREVIEW_SEEDS), core.Poll(run.check), stop],
                 poll=run.check,
                 fresh=fresh,
@@ -236,16 +236,17 @@ def _plan(generator: Any, settings: dict[str, Any]) -> tuple[Any, Any, list[str]
     preset = core.PRESETS[settings["preset"]](profile).reweighted(
         {term: settings[name] for name, (term, _, _) in WEIGHTS.items()}
     )
-    schedule = core.Schedule(settings["reference_steps"], settings["random_steps"])
-    plan = replace(preset.optimiser, learning_rate=settings["learning_rate"])
-    half_life = settings["ema_half_life"] or plan.ema_half_life_steps
+    preset = preset.rebatched(settings["batch"], settings["mixing"])
+    preset = preset.scheduled({"reference": settings["reference_steps"], "random": settings["random_steps"]})
+    half_life = settings["ema_half_life"] or preset.optimiser.average_half_life
     if not settings["ema_half_life"] and profile.name != "official":
         half_life = min(half_life, settings["steps"] / 8)
-    plan = replace(plan, ema_half_life_steps=half_life)
-    preset = replace(
-        preset, optimiser=plan, schedule=schedule, batch=settings["batch"], mixing=settings["mixing"]
-    )
-    preset, notes = core.fit_crops(preset, generator.size, settings["crop_px"] or None)
+    rates = {"learning_rate": settings["learning_rate"], "average_half_life": half_life}
+    preset, notes = replace(preset, optimiser=replace(preset.optimiser, **rates)), []
+    if settings["crop_px"]:
+        preset = preset.adjusted("patch", crop_px=settings["crop_px"])
+    else:
+        preset, notes = preset.fitted(generator.size)
     config = core.TrainConfig(
         settings["steps"],
         settings["seed"],

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .latent_files import latent_notes, load_latent, save_latent
     from .latents import Latent
     from .memory import is_out_of_memory
-    from .objective import DEFAULT, OFFICIAL, PROFILES, Preset, Profile, Schedule
-    from .objective.presets import PRESETS, fit_crops, oneshot_clip
+    from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
+    from .objective.presets import PRESETS, oneshot_clip
     from .picture_files import PictureError
     from .pictures import (
         FITS,
@@ -77,9 +77,8 @@ if TYPE_CHECKING:
         TrainProgress,
         adapt,
     )
-    from .training.loop import reference_values
+    from .training.checks import check_adaptable, check_run
     from .training.memory import editing_bytes, search_bytes, training_bytes
-    from .training.state import check_adaptable, check_run
     from .writing import first_free
 
 _MODULES = {
@@ -98,8 +97,8 @@ _MODULES = {
     "latent_files": "latent_notes load_latent save_latent",
     "latents": "Latent",
     "memory": "is_out_of_memory",
-    "objective": "DEFAULT OFFICIAL PROFILES Preset Profile Schedule",
-    "objective.presets": "PRESETS fit_crops oneshot_clip",
+    "objective": "DEFAULT OFFICIAL PROFILES Aim Preset Profile",
+    "objective.presets": "PRESETS oneshot_clip",
     "picture_files": "PictureError",
     "pictures": (
         "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
@@ -117,9 +116,8 @@ _MODULES = {
     "training": (
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
     ),
-    "training.loop": "reference_values",
     "training.memory": "editing_bytes search_bytes training_bytes",
-    "training.state": "check_adaptable check_run",
+    "training.checks": "check_adaptable check_run",
     "writing": "first_free",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -133,6 +131,7 @@ __all__ = [
     "PROFILES",
     "TARGET_LOOKS",
     "AdaptResult",
+    "Aim",
     "CheckpointError",
     "EditConfig",
     "EditProgress",
@@ -153,7 +152,6 @@ __all__ = [
     "RunStore",
     "SampleConfig",
     "SamplePairs",
-    "Schedule",
     "SearchConfig",
     "SearchProgress",
     "SearchResult",
@@ -179,7 +177,6 @@ __all__ = [
     "editing_bytes",
     "encoder_notes",
     "first_free",
-    "fit_crops",
     "fit_images",
     "fit_mask",
     "gradients",
@@ -206,7 +203,6 @@ __all__ = [
     "parse_strengths",
     "plot_points",
     "random_latents",
-    "reference_values",
     "related",
     "sample",
     "sample_pairs",

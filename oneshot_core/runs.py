@@ -21,18 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save, write_tensors
+from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save
 from .features import Encoders
 from .json_values import JsonError
-from .latents import Latent
-from .objective import Preset
-from .pictures import masked_target
+from .objective import Aim, Preset
 from .saved_states import curves_of, differences, finite, read_record, write_record
 from .search import SearchConfig, SearchProgress, SearchResult, check_search, search_latent
 from .tensors import Images, gradients
 from .training import STATE_FILE, AdaptResult, Callback, TrainConfig, adapt
-from .training.fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
-from .training.loop import SNAPSHOTS, reference_values, snapshot_files
+from .training.checks import check_run
+from .training.fingerprints import clip_fingerprints, encoder_fingerprint, fingerprint, network_fingerprint
+from .training.loop import SNAPSHOTS, snapshot_files
 from .training.state import run_settings, state_file
 from .writing import claim, remove_stale_temporaries, rename_patiently
 
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "oneshot-stored-run", 2
 ENGINE = 1  # raise it when the same settings give other numbers
 RECORD, RESULT, SEARCH = "run.json", "result.safetensors", "search.safetensors"
-MASKED = "masked_target.safetensors"
 MARK, LOCK = "used", ".lock"
 KEY_DIGITS = 32
 POLL_SECONDS = 0.2
@@ -270,8 +268,7 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     store: RunStore,
     bundle: GeneratorBundle,
     encoders: Encoders,
-    target: Images,
-    reference: Latent | Tensor,
+    aim: Aim,
     preset: Preset,
     config: TrainConfig,
     *,
@@ -287,7 +284,6 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     Args:
         store: where the run is kept.
         bundle: see `adapt`, as the others that are not listed.
-        mask: [1, 1, S, S] in [0, 1], 1 = counts; where it does not, the source's own picture is the target.
         place: called before training, and only then; makes room and names the device for the copies.
         poll: called while another process trains the same; it may raise.
         fresh: throw away a run that has ended and train again; one that was interrupted goes on.
@@ -299,11 +295,10 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
     Raises:
         ValueError, FloatingPointError, RunCancelled: as `adapt`; or no snapshot of that step.
     """
-    values = reference_values(reference, bundle)
+    check_run(bundle, aim, preset)
     settings = {
-        **run_settings(bundle, encoders, target, values, preset, config.describe()),
+        **run_settings(bundle, encoders, aim, preset, config.describe(), mask),
         **{"kind": "adaptation", "steps": config.steps, "precision": config.precision, "engine": ENGINE},
-        **({} if mask is None else {"mask": fingerprint({"mask": mask})}),
     }
     store.trim()  # also what cancelled runs left
     with store.claim(settings, poll) as run:
@@ -316,37 +311,21 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
 
         def train() -> AdaptResult:
             with gradients():
-                networks, judges = bundle.to(device), encoders.to(device)
-            wanted = _counted_target(run, networks, target, values, mask)
+                seen = encoders.to(device)
             return adapt(
-                networks, judges, wanted, values, preset, config, run_folder=run.folder, callbacks=callbacks
+                bundle,
+                seen,
+                aim,
+                preset,
+                config,
+                mask=mask,
+                run_folder=run.folder,
+                callbacks=callbacks,
+                device=device,
             )
 
         kept = _kept(run, _sound(run, train) or train(), config.steps, snapshot)
     store.trim()
-    return kept
-
-
-def _counted_target(
-    run: Run, bundle: GeneratorBundle, target: Images, reference: Tensor, mask: Tensor | None
-) -> Images:
-    """The target, where a mask leaves it out the source's own picture, drawn once per run.
-
-    A resumed run takes the one that is kept: drawn again it might differ in its last bits.
-    """
-    if mask is None:
-        return target
-    path = run.folder / MASKED
-    if not path.is_file():
-        generator = bundle.generator
-        with torch.no_grad():
-            codes = generator.broadcast(reference.to(generator.const))
-            own = generator.synthesize(codes, generator.constant_noise())
-        picture = masked_target(target, own.to(target), mask)
-        write_tensors(path, {"target": picture}, {"format": FORMAT, "format_version": FORMAT_VERSION})
-    kept = read_tensors(path)[0].get("target")
-    if kept is None or kept.shape != target.shape or not bool(kept.isfinite().all()):
-        raise CheckpointError(f"{path}: holds no picture of {target.shape[-1]} px; it is damaged")
     return kept
 
 
@@ -396,7 +375,7 @@ def search_in_store(  # noqa: PLR0913 - what `search_latent` takes, and where it
         "source": network_fingerprint(bundle.generator),
         **({} if raw is None else {"raw": network_fingerprint(raw)}),
         "mean": fingerprint({"mean": bundle.mean_latent}),
-        "clip": encoder_fingerprint(encoders.clip),
+        "clip": clip_fingerprints(encoders),
         "perceptual": encoder_fingerprint(encoders.perceptual),
         "target": fingerprint({"target": target}),
         "mask": None if mask is None else fingerprint({"mask": mask}),

@@ -12,24 +12,25 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import CheckpointError, GeneratorBundle, save
+from ..checkpoints import CheckpointError, GeneratorBundle, read_tensors, save
 from ..console import BadInput, Interrupted, ProgressBar, note
 from ..covers import draw_cover, model_card
 from ..features import Encoders
 from ..interrupts import stop_requests
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
-from ..objective import PROFILES, Preset, Schedule
-from ..objective.presets import PRESETS, fit_crops, with_half_life
-from ..pictures import load_picture, load_target, masked_target, save_png
+from ..objective import PROFILES, Aim, Preset
+from ..objective.presets import PRESETS, with_half_life
+from ..pictures import load_target, save_png
 from ..plots import loss_plot
-from ..sampling import check_family, parse_seeds, sample
+from ..sampling import parse_seeds, sample
 from ..saved_states import finite
 from ..search import SearchConfig
 from ..sheets import adaptation_sheet
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
-from ..training.state import check_adaptable, check_run
+from ..training.checks import check_adaptable, check_run
+from ..training.masking import MASKED_FILE
 from ..writing import set_aside
 from .resources import open_encoders, open_generator, open_latent, out_folder, prepare, report
 from .run_folder import RunFolder, write_json
@@ -136,8 +137,7 @@ def open_job(options: Namespace) -> tuple[Job, Path]:
     check_adaptable(source, preset)
     target, mask = load_target(options.target, source.size, options.fit, options.mask)
     if latent is not None:
-        check_family(latent, source)
-        check_run(source, target, latent.values, preset)
+        check_run(source, Aim(target, latent), preset)
     folder = out_folder(options.out)
     job = Job(
         source=source,
@@ -166,12 +166,9 @@ def _preset(options: Namespace) -> Preset:
     if options.preset not in PRESETS:
         raise BadInput(f"--preset must be one of {', '.join(PRESETS)}, got {options.preset!r}")
     preset = PRESETS[options.preset](PROFILES[options.profile]).reweighted(dict(options.weight))
-    if options.batch is not None:
-        preset = replace(preset, batch=options.batch)
-    if options.mixing is not None:
-        preset = replace(preset, mixing=options.mixing)
+    preset = preset.rebatched(options.batch, options.mixing)
     if options.schedule is not None:
-        preset = replace(preset, schedule=Schedule(*options.schedule))
+        preset = preset.scheduled({"reference": options.schedule[0], "random": options.schedule[1]})
     if options.learning_rate is not None:
         preset = replace(preset, optimiser=replace(preset.optimiser, learning_rate=options.learning_rate))
     if options.ema_half_life is not None:
@@ -181,7 +178,9 @@ def _preset(options: Namespace) -> Preset:
 
 def fitted(preset: Preset, source: GeneratorBundle, crop_px: int | None = None) -> Preset:
     """Set the side of the crops; where the official 128 px do not fit, an eighth of the picture."""
-    preset, notes = fit_crops(preset, source.size, crop_px)
+    if crop_px is not None:
+        preset = preset.adjusted("patch", crop_px=crop_px)
+    preset, notes = preset.fitted(source.size) if crop_px is None else (preset, [])
     for text in notes:
         note(text)
     return preset
@@ -221,6 +220,8 @@ def _run(job: Job, folder: RunFolder) -> dict[str, Any]:
     save_png(job.target, path / "target.png")
     latent, search_losses = _reference(job, folder)
     result = _adapt(job, folder, latent)
+    if job.mask is not None:
+        save_png(read_tensors(folder.run / MASKED_FILE)[0]["target"], path / "masked_target.png")
     curves = {"search": search_losses, "adapt": _listed(result.losses)}
     write_json(path / "losses.json", curves)
     card = model_card(result.bundle, draw_cover(result.bundle))
@@ -283,23 +284,6 @@ def _kept_latent(folder: RunFolder) -> Latent | None:
         return None
 
 
-def _counted_target(job: Job, folder: RunFolder, latent: Latent) -> Images:
-    """What the adaptation is drawn to: the target, where a mask leaves it out the source's own picture.
-
-    A resumed run takes the one that is kept: drawn again it might differ in its last bits.
-    """
-    if job.mask is None:
-        return job.target
-    path = folder.path / "masked_target.png"
-    if path.is_file():
-        try:
-            return load_picture(path, job.source.size)
-        except ValueError as error:
-            set_aside(path, error)
-    save_png(masked_target(job.target, sample(job.source, latent), job.mask), path)
-    return load_picture(path, job.source.size)
-
-
 def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
     """Train with a progress line; Ctrl-C ends after the current step and keeps it."""
     stop = StopSignal()
@@ -313,10 +297,10 @@ def _adapt(job: Job, folder: RunFolder, latent: Latent) -> AdaptResult:
             result = adapt(
                 job.source,
                 job.encoders,
-                _counted_target(job, folder, latent),
-                latent,
+                Aim(job.target, latent),
                 job.preset,
                 job.config,
+                mask=job.mask,
                 run_folder=folder.run,
                 callbacks=[Progress(show), stop],
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..console import BadInput, note, say
 from ..demo.world import TARGET_LOOKS, demo_encoders, target_path
-from ..objective import PROFILES, Preset, Schedule
+from ..objective import PROFILES, Preset
 from ..objective.presets import oneshot_clip, with_half_life
 from ..pictures import load_picture
 from ..search import SearchConfig
@@ -18,7 +18,7 @@ from .resources import DEMO, open_generator, out_folder, placed, prepare, report
 
 SEARCH_STEPS, STEPS = 100, 300  # chosen so that two CPU cores need less than three minutes
 LEARNING_RATE = 0.003  # one and a half times the method's, for a run of a seventh of its steps
-SCHEDULE = Schedule(reference_steps=1, random_steps=1)  # between the paper's text (3:1) and its code (1:3)
+SCHEDULE = {"reference": 1, "random": 1}  # between the paper's text (3:1) and its code (1:3)
 SEARCH_LEARNING_RATE = 0.05  # five times the method's, for a search of a tenth of its steps
 SEARCH_WEIGHTS = {"deviation": 3.0}  # codes of the demo fill some 30 of 128 directions, see the benchmark
 GRID_SEEDS = tuple(range(8))
@@ -28,7 +28,7 @@ def demo_preset(profile: str, steps: int = STEPS) -> Preset:
     """The method for a run of some hundred steps: the average must not hold mostly the source."""
     preset = with_half_life(oneshot_clip(PROFILES[profile]), steps / 8)
     plan = replace(preset.optimiser, learning_rate=LEARNING_RATE)
-    return replace(preset, optimiser=plan, schedule=SCHEDULE)
+    return replace(preset, optimiser=plan).scheduled(SCHEDULE)
 
 
 def demo(options: Namespace) -> None:

@@ -21,6 +21,7 @@ from ..saved_states import ForeignRecord, curves_of, differences, read_record, w
 from ..search import search_states
 from ..training import STATE_FILE
 from ..training.loop import SNAPSHOTS, snapshot_files
+from ..training.masking import MASKED_FILE
 from ..training.state import state_file
 from ..writing import MARK, atomic_path, claim, remove_stale_temporaries, set_aside
 from .resources import out_folder
@@ -191,6 +192,7 @@ class RunFolder:
             *snapshot_files(self.run).values(),
         ):
             path.unlink(missing_ok=True)
+        (self.run / MASKED_FILE).unlink(missing_ok=True)
         state_file(self.run / STATE_FILE).remove()
         search_states(self.search_state).remove()
         for path in (self._copy, self._file):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..checkpoints import CheckpointError, GeneratorBundle, save
 from ..checkpoints.native import opened_file
@@ -25,6 +26,7 @@ from ..tensors import gradients, owned
 from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .checks import check_precision, check_run, precision_setting
+from .masking import counted_aim
 from .phases import phases_due, run_phase, start_round
 from .state import TrainState, private_copy, run_settings, state_file
 
@@ -128,13 +130,14 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
     return losses
 
 
-def adapt(
+def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow it
     bundle: GeneratorBundle,
     encoders: Encoders,
     aim: Aim,
     preset: Preset | None = None,
     config: TrainConfig | None = None,
     *,
+    mask: Tensor | None = None,
     run_folder: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
     device: torch.device | str | None = None,
@@ -147,6 +150,8 @@ def adapt(
         aim: the target picture, and the latent whose picture is its counterpart, from `search_latent`.
         preset: the method; default `oneshot_clip()`.
         config: steps, seed, intervals.
+        mask: [1, 1, S, S] in [0, 1], 1 = counts: where it is 0, the source's own picture of the reference is
+            the target. None: all of the target counts.
         run_folder: where the state and snapshots are kept; a run found there with the same settings is
             resumed and gives what an uninterrupted run would have given. None: nothing is written.
         callbacks: told about every phase and step.
@@ -164,10 +169,13 @@ def adapt(
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
     check_run(bundle, aim, preset)
-    settings = run_settings(bundle, encoders, aim, preset, config.describe())
+    settings = run_settings(bundle, encoders, aim, preset, config.describe(), mask)
+    folder = None if run_folder is None else Path(run_folder)
+    if mask is not None:
+        aim = counted_aim(aim, bundle, mask, folder)
     draws = SeededDraws(config.seed)
     state = TrainState.create(bundle, encoders, aim, preset, draws, settings, config.precision, device)
-    before, after = ([], []) if run_folder is None else _resumed(state, bundle, config, Path(run_folder))
+    before, after = ([], []) if folder is None else _resumed(state, bundle, config, folder)
     train(state, config.steps, [*before, *callbacks, *after])
     state.check_finite()  # no step comes after the last that would notice
     state.freeze()  # it ends here: its networks are the result, without a copy

@@ -261,6 +261,7 @@ def run_settings(
     aim: Aim,
     preset: Preset,
     settings: Mapping[str, Any] | None = None,
+    mask: Tensor | None = None,
 ) -> dict[str, Any]:
     """Describe what determines a run, but for its number of steps, as JSON values.
 
@@ -270,6 +271,7 @@ def run_settings(
         aim: pictures, reference, texts.
         preset: the method.
         settings: further values, such as the seed.
+        mask: of the target.
 
     Returns:
         The method in words and numbers, everything else by its fingerprint.
@@ -284,6 +286,7 @@ def run_settings(
         "perceptual": encoder_fingerprint(encoders.perceptual) if needs.perceptual else None,
         **{name: fingerprint({name: value}) for name, value in aim.tensors().items()},
         **aim.texts(),
+        **({} if mask is None else {"mask": fingerprint({"mask": mask})}),
         **(settings or {}),
     }
     return json.loads(json.dumps(described))

@@ -429,7 +429,7 @@ def test_the_official_profile_runs_on_small_generators_and_says_what_differs(cap
     assert code == 0, err
     assert f"using {size // 8} px" in err
     record = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert record["settings"]["preset"]["profile"]["name"] == "official"
+    assert record["settings"]["preset"]["profile"] == "official"
 
 
 def test_what_cannot_be_adapted_is_refused_before_the_search(capsys, files, tmp_path):
@@ -462,7 +462,7 @@ def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     more = ["--crop-px", 12, "--learning-rate", 0.001, "--ema-half-life", 20]
     assert run(capsys, *adapt_words(files, tmp_path / "out", *more))[0] == 0
     preset = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["preset"]
-    assert preset["on_random"]["patch"]["crop_px"] == 12
+    assert preset["kinds"]["random"]["terms"]["patch"]["crop_px"] == 12
     assert preset["optimiser"]["learning_rate"] == 0.001
     assert preset["optimiser"]["ema_half_life_steps"] == 20
 

@@ -18,10 +18,10 @@ from fuzzing import failures, mutated_json
 from tiny_networks import tiny_bundle, tiny_encoders
 
 from oneshot_core.checkpoints import CheckpointError, read_tensors
+from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.runs import (
     MARK,
-    MASKED,
     RECORD,
     RESULT,
     SEARCH,
@@ -34,6 +34,7 @@ from oneshot_core.saved_states import write_record
 from oneshot_core.search import SearchConfig
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
 from oneshot_core.training.loop import SNAPSHOTS
+from oneshot_core.training.masking import MASKED_FILE
 
 SIZE, STEPS = 64, 4
 
@@ -53,10 +54,8 @@ class Counting(Callback):
 @pytest.fixture(scope="module")
 def world() -> dict[str, Any]:
     bundle = tiny_bundle(SIZE)
-    encoders = tiny_encoders()
-    encoders.to = lambda device: encoders
     target = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    return {"bundle": bundle, "encoders": encoders, "target": target, "reference": bundle.mean_latent[None]}
+    return {"bundle": bundle, "encoders": tiny_encoders(), "aim": Aim(target, bundle.mean_latent[None])}
 
 
 def run(
@@ -145,7 +144,8 @@ def test_stop_and_keep_gives_what_is_there_and_then_goes_on(tmp_path: Path, worl
 def test_it_trains_inside_inference_mode(tmp_path: Path, world: dict[str, Any]) -> None:
     plain, _ = run(tmp_path / "a", world)
     with torch.inference_mode():
-        inside = {**world, "bundle": world["bundle"].to("cpu"), "target": world["target"].clone()}
+        aim = Aim(world["aim"].targets.clone(), world["aim"].reference)
+        inside = {**world, "bundle": world["bundle"].to("cpu"), "aim": aim}
         result, _ = run(tmp_path / "b", inside)
         loaded, steps = run(tmp_path / "b", inside)
     assert steps == 0 and same(plain.bundle, result.bundle) and same(plain.bundle, loaded.bundle)
@@ -370,19 +370,19 @@ def test_a_mask_belongs_to_the_run_and_its_filled_target_is_drawn_once(
     mask[..., :16] = 0
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, world, counting=Counting(2), mask=mask)
-    (kept,) = tmp_path.rglob(MASKED)
+    (kept,) = tmp_path.rglob(MASKED_FILE)
     before = kept.read_bytes()
     masked, steps = run(tmp_path, world, mask=mask)
     assert steps == STEPS - 2 and kept.read_bytes() == before
     target = read_tensors(kept)[0]["target"]
-    assert torch.equal(target[..., 16:], world["target"][..., 16:])
-    assert not torch.equal(target[..., :16], world["target"][..., :16])
+    assert torch.equal(target[..., 16:], world["aim"].targets[..., 16:])
+    assert not torch.equal(target[..., :16], world["aim"].targets[..., :16])
     assert run(tmp_path, world)[1] == STEPS  # without a mask it is another run
     assert run(tmp_path, world, mask=mask)[1] == 0
 
 
 def test_a_search_is_kept_and_resumed(tmp_path: Path, world: dict[str, Any]) -> None:
-    inputs = {name: world[name] for name in ("bundle", "encoders", "target")}
+    inputs = {"bundle": world["bundle"], "encoders": world["encoders"], "target": world["aim"].targets}
     seen: list[int] = []
 
     def search(stop_at: int = 0) -> Any:

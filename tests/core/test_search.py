@@ -160,7 +160,7 @@ def test_what_is_not_finite_is_refused_by_name_before_any_work(what, value):
         torch.ones(1, 1, SIZE, SIZE),
         torch.zeros(7),
     )
-    encoders = Encoders(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    encoders = Encoders.of(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     spoilt = {
         "target": target,
         "mask": mask,
@@ -195,7 +195,7 @@ class LaterNan(StandInPerceptual):
 @pytest.mark.parametrize("only_gradient", [False, True])
 def test_a_step_that_breaks_names_term_step_and_seed_and_keeps_the_last_good_one(only_gradient, tmp_path):
     def search(steps, perceptual):
-        encoders = Encoders(stand_in_encoders().clip, perceptual)
+        encoders = Encoders.of(stand_in_encoders().clip, perceptual)
         config = SearchConfig(steps=steps, seed=5, augment=False)
         return search_latent(
             tiny_bundle(SIZE), encoders, picture(SIZE), config, state_file=tmp_path / "state"

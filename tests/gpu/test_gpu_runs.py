@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from gpu_support import DRY_RUN, error
-from stand_ins import picture, stand_in_encoders, tiny_bundle
+from stand_ins import stand_in_encoders, tiny_aim, tiny_bundle
 from torch import nn
 
 from oneshot_core.checkpoints import GeneratorBundle, load, save
@@ -20,6 +20,7 @@ from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
 from oneshot_core.draws import SeededDraws
 from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.latents import drawn_noise
+from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.sampling import SampleConfig, random_latents, sample
 from oneshot_core.search import SearchConfig, search_latent
@@ -43,8 +44,7 @@ def tiny_state(device: torch.device, dtype: torch.dtype = torch.float32, **setti
     bundle = tiny_bundle(SIZE)
     if dtype == torch.float64:
         as_float64(bundle)
-    reference = bundle.mean_latent[None]
-    values = bundle.to(device), stand_in_encoders(), picture(SIZE), reference, oneshot_clip(), SeededDraws(0)
+    values = bundle.to(device), stand_in_encoders(), tiny_aim(bundle), oneshot_clip(), SeededDraws(0)
     return TrainState.create(*values, **settings)
 
 
@@ -86,10 +86,8 @@ def demo_run(
 ) -> AdaptResult:
     bundle, encoders = demo_generator().to(device), demo_encoders().to(device)
     config = TrainConfig(steps=steps, precision=precision, snapshot_every_steps=4, checkpoint_every_steps=2)
-    reference = bundle.mean_latent[None]
-    return adapt(
-        bundle, encoders, demo_target(), reference, demo_preset("default", 8), config, run_folder=folder
-    )
+    aim = Aim(demo_target(), bundle.mean_latent[None])
+    return adapt(bundle, encoders, aim, demo_preset("default", 8), config, run_folder=folder)
 
 
 def test_the_demo_adapts_as_on_the_cpu(device: torch.device, figure: Callable) -> None:

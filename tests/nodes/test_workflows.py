@@ -64,8 +64,6 @@ def test_those_for_the_demo_use_the_settings_of_the_verb_demo(name: str) -> None
         }
     for run in runs:
         assert (run["steps"], run["learning_rate"]) == (demo.STEPS, preset.optimiser.learning_rate)
-        assert (run["reference_steps"], run["random_steps"]) == (
-            preset.schedule.reference_steps,
-            preset.schedule.random_steps,
-        )
+        steps = {kind.name: kind.steps for kind in preset.kinds}
+        assert {"reference": run["reference_steps"], "random": run["random_steps"]} == steps
         assert run["ema_half_life"] == 0  # an eighth of the steps, as the verb has it

@@ -137,6 +137,7 @@ def networks(size: int, width_share: float = 1.0) -> Any:
     return GeneratorBundle(generator, judge, None, mean, Provenance("speed", "random.safetensors"))
 
 
+@lru_cache(maxsize=1)
 def encoders(model: str) -> Any:
     """Build ViT-B/32 (or another open_clip model) and AlexNet with random weights, or take the demo's."""
     import torch

@@ -62,6 +62,8 @@ def test_training_writes_goes_on_and_is_timed(
     lines: list[str] = []
     monkeypatch.setattr(train_encoders._log, "info", lambda text, *values: lines.append(text % values))
     monkeypatch.setattr(train_encoders, "_LOG_STEPS", 1 if DRY_RUN else 20)
+    if DRY_RUN:
+        monkeypatch.setattr(train_encoders, "_examined", lambda test, clip: "not examined")
     steps = 1 if DRY_RUN else 40
     train_encoders.main([*words, "--steps", str(steps)])
     train_encoders.main([*words, "--steps", str(steps + 1)])

@@ -9,7 +9,8 @@ import torch
 from stand_ins import picture, stand_in_encoders
 from torch.autograd import gradcheck
 
-from oneshot_core.objective import StepContext, Target
+from oneshot_core.draws import SeededDraws
+from oneshot_core.objective import Aim, AimFeatures, StepContext, StepDraws
 from oneshot_core.objective.adversarial import Fool, logistic, non_saturating, path_length_penalty, r1_penalty
 from oneshot_core.tensors import seeded
 
@@ -77,7 +78,8 @@ def test_path_length_of_a_linear_generator():
 
 
 def context(logits=None) -> StepContext:
-    return StepContext(Target(picture(16), stand_in_encoders()), picture(16, 1), logits=logits)
+    goal = AimFeatures(Aim(picture(16)), stand_in_encoders())
+    return StepContext(goal, {}, StepDraws(SeededDraws(0), 0), lambda index, images: images, logits=logits)
 
 
 @pytest.mark.parametrize("path", ["image", "patch"])

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +249,7 @@ class Subject:
 
         config = SearchConfig(steps=steps + WARM_UPS + 1)
         search_latent(self.bundle, self.encoders, self.target, config, callbacks=[note])
-        return summary(
-            [end - begin for begin, end in zip(ends[WARM_UPS:], ends[WARM_UPS + 1 :], strict=False)]
-        )
+        return summary([end - begin for begin, end in pairwise(ends[WARM_UPS:])])
 
     def sampling(self, batch: int, repeats: int) -> dict[str, Any]:
         """Time drawing a batch of pictures that stay on the device."""
@@ -321,14 +320,16 @@ def arithmetic(variant: Variant) -> Iterator[None]:
     """Set torch's flags for a variant, and set them back."""
     import torch
 
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32 = cudnn.allow_tf32 = variant.precision != "float32"
-    cudnn.benchmark = variant.benchmark
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    exact = variant.precision == "float32"
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    cudnn.allow_tf32, cudnn.benchmark = not exact, variant.benchmark
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 def ceilings(device: Any, repeats: int = 10) -> dict[str, float]:

@@ -288,6 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True  # every batch has the same shapes
     for folder in filter(None, (options.out, options.work)):
         folder.mkdir(parents=True, exist_ok=True)
     course = Course(options.steps, options.seconds)

@@ -43,11 +43,12 @@ def train(out: Path, steps: int, network: str = "clip", *words: str) -> dict[str
         "--threads",
         str(torch.get_num_threads()),
     ]
-    precision = torch.get_float32_matmul_precision()
+    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     try:
         main(["--network", network, "--out", str(out), "--steps", str(steps), *sizes, *words])
     finally:
         torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
     return read_tensors(out / f"{network}.safetensors")[0]
 
 

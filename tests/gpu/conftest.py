@@ -51,11 +51,18 @@ def on_cuda() -> None:
 
 @pytest.fixture(autouse=True)
 def full_float32() -> Iterator[None]:
-    """Compare in real float32: torch lets cuDNN convolve in TF32 unless told otherwise."""
-    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Compare in real float32: torch lets cuDNN convolve in TF32 unless told otherwise.
+
+    Threads and precision are as before afterwards, whatever a test's program set.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    convolutions, benchmark = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = convolutions, benchmark
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

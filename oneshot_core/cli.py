@@ -17,7 +17,7 @@ from typing import Any
 from .console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
 from .interrupts import exit_code, raised_signals
 from .memory import is_out_of_memory
-from .ranges import MOST_RATE, allowed, check_number
+from .option_values import RATE, filled, number, numbers, positive, schedule, slots, weight
 from .writing import WriteError, in_words
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -88,86 +88,6 @@ Run it again and it does what is missing. A small plan, for all pictures in a fo
   {"format": "oneshot-batch", "format_version": 1, "workflow": "adapt_api.json",
    "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}""",
 }
-
-
-def number(
-    low: float | None = None, high: float | None = None, above: float | None = None
-) -> Callable[[str], float]:
-    """Make a reader of finite numbers in a range."""
-
-    def read(text: str) -> float:
-        try:
-            return check_number(float(text), "it", low, high, above=above)
-        except ValueError:
-            wanted = allowed(low, high, above)
-            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
-
-    return read
-
-
-def weight(text: str) -> tuple[str, float]:
-    """Read NAME=VALUE, the value finite."""
-    name, _, value = text.partition("=")
-    try:
-        return name, number(low=0)(value if name else "")
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"write NAME=VALUE with a finite number of at least 0, such as patch=0.5; got {text!r}"
-        ) from None
-
-
-def schedule(text: str) -> tuple[int, int]:
-    """Read R:N, reference steps to random steps."""
-    try:
-        reference, random = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"write REFERENCE:RANDOM steps, such as 1:3 or 3:1; got {text!r}"
-        ) from None
-    return reference, random
-
-
-def slots(text: str) -> tuple[int, int]:
-    """Read A-B, both ends included, as (first, after the last)."""
-    low, dash, high = text.partition("-")
-    try:
-        first, last = int(low), int(high if dash else low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"write slots as 4-7 or 4; got {text!r}") from None
-    if last < first:
-        raise argparse.ArgumentTypeError(f"write the lower slot first, as in 4-7; got {text!r}")
-    return first, last + 1
-
-
-def numbers(text: str) -> list[float]:
-    """Read a list of truncations separated by commas."""
-    try:
-        return [number(-10, 10)(part) for part in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"write numbers from -10 to 10 separated by commas, such as 0,0.5,1; got {text!r}"
-        ) from None
-
-
-def positive(text: str) -> int:
-    """Read a whole number from 1 on."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-RATE = number(above=0, high=MOST_RATE)
-
-
-def filled(text: str) -> str:
-    """Read a name of a file, folder or address, which an unset variable of a script leaves empty."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name, or leave the option out")
-    return text
 
 
 def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:

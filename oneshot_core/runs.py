@@ -312,17 +312,8 @@ def adapt_in_store(  # noqa: PLR0913 - what `adapt` takes, and where it is kept
         def train() -> AdaptResult:
             with gradients():
                 seen = encoders.to(device)
-            return adapt(
-                bundle,
-                seen,
-                aim,
-                preset,
-                config,
-                mask=mask,
-                run_folder=run.folder,
-                callbacks=callbacks,
-                device=device,
-            )
+            more: dict[str, Any] = {"run_folder": run.folder, "callbacks": callbacks, "device": device}
+            return adapt(bundle, seen, aim, preset, config, mask=mask, **more)
 
         kept = _kept(run, _sound(run, train) or train(), config.steps, snapshot)
     store.trim()

@@ -19,7 +19,8 @@ ORDER = (
     "networks", "latents", "colour_profiles", "picture_files", "pictures", "plots", "checkpoints",
     "latent_files", "saved_states", "features", "augmentation", "objective", "batches", "sampling",
     "blending", "interpolation", "sheets", "covers", "search", "training", "runs", "editing", "demo",
-    "encoder_choice", "batch", "console", "interrupts", "commands", "cli", "__main__",
+    "encoder_choice", "batch", "console", "interrupts", "commands", "option_values",
+    "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

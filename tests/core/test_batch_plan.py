@@ -16,6 +16,7 @@ from oneshot_core.batch.manifest import CANCELLED, DONE, Manifest, ManifestError
 from oneshot_core.batch.names import local_name
 from oneshot_core.batch.plan import PlanError, given, plan_from_values, read_plan
 from oneshot_core.batch.workflow import WorkflowError, expected_steps, filled, read_workflow
+from oneshot_core.saved_states import write_record
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
@@ -291,14 +292,14 @@ def test_a_done_job_has_files_in_the_folder_that_are_what_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "C:\\x", "x/../../y", "", 3, None])
-def test_a_manifest_whose_files_lead_elsewhere_is_refused(tmp_path, path):
+def test_a_manifest_whose_files_lead_elsewhere_counts_for_nothing(tmp_path, path):
     manifest = Manifest(tmp_path, "p")
     manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
     values = json.loads((tmp_path / "manifest.json").read_text())
     values["jobs"]["x"]["files"][0]["path"] = path
-    (tmp_path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(ManifestError, match="files"):
-        Manifest(tmp_path, "p")
+    write_record(tmp_path / "manifest.json", {name: v for name, v in values.items() if name != "checksum"})
+    assert not Manifest(tmp_path, "p").is_done("x", "k")
+    assert (tmp_path / "manifest.damaged.json").is_file()
 
 
 def test_a_manifest_holds_no_folder_of_the_user(tmp_path):

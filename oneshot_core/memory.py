@@ -126,6 +126,9 @@ def check_memory(needed_bytes: int, what: str, lower: str) -> None:
     free = available_bytes()
     if free is not None and needed_bytes > free:
         raise ValueError(
-            f"not enough memory: {what} need {needed_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
-            f"{lower}"
+            f"not enough memory: {what} need {_told(needed_bytes)}, but {_told(free)} are free; {lower}"
         )
+
+
+def _told(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

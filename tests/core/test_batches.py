@@ -59,7 +59,7 @@ MANY = range(400)  # of 16 px: 1.2 MB
     ids=["sample", "codes", "pairs", "sweep", "table", "edit"],
 )
 def test_a_batch_that_memory_cannot_hold_is_refused_before_any_picture(work, no_drawing):
-    with pytest.raises(ValueError, match=r"not enough memory: \d+ pictures of 16 px held .* GB are free; "):
+    with pytest.raises(ValueError, match=r"not enough memory: \d+ pictures of 16 px held .* MB are free; "):
         work()
 
 

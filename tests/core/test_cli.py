@@ -464,7 +464,7 @@ def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     preset = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["preset"]
     assert preset["kinds"]["random"]["terms"]["patch"]["crop_px"] == 12
     assert preset["optimiser"]["learning_rate"] == 0.001
-    assert preset["optimiser"]["ema_half_life_steps"] == 20
+    assert preset["optimiser"]["average_half_life"] == 20
 
 
 def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(capsys, files, tmp_path):

@@ -29,6 +29,7 @@ from oneshot_core.training import (
     Callback,
     Progress,
     RunCancelled,
+    StateError,
     StopSignal,
     TrainConfig,
     TrainState,
@@ -237,9 +238,26 @@ def test_nan_stops_with_the_term_and_leaves_the_last_good_state(tmp_path: Path) 
 
 
 def test_a_state_with_nan_is_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"the weight adapted.convs.0.weight became NaN .* step 4"):
+    with pytest.raises(FloatingPointError, match=r"so the state was not saved at step 4 \(seed 3\)"):
         run(9, folder=tmp_path, callbacks=[Poison(4)])
     assert_same(run(7), run(7, folder=tmp_path))
+
+
+def test_nan_after_the_last_step_gives_no_generator_and_no_snapshot(tmp_path: Path) -> None:
+    for folder in (None, tmp_path):
+        with pytest.raises(FloatingPointError, match=r"adapted.convs.0.weight .* at step 3 \(seed 3\)"):
+            run(3, folder=folder, callbacks=[Poison(3)])
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step_000002.safetensors"]
+
+
+def test_a_saved_state_with_nan_is_refused(tmp_path: Path) -> None:
+    run(2, folder=tmp_path)
+    path = tmp_path / STATE_FILE
+    tensors, header = read_tensors(path)
+    tensors["ema.const"][0, 0] = float("inf")
+    write_tensors(path, tensors, header)
+    with pytest.raises(StateError, match="holds ema.const with NaN or infinity"):
+        run(4, folder=tmp_path)
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from comfy_server import Server, failure
+from stand_ins import tiny_bundle
+
+from oneshot_core import save
 
 Workflow = Callable[..., dict[str, Any]]
 NOT_DRAWN = ("6", "7", "8", "9")  # nodes of the workflow that a training alone lacks
+TINY = "tiny.safetensors"  # a generator of 64 px and few channels, so that prompts take a second
 WARM_UP = 10  # prompts in which libraries and caches take what they keep
 LIMIT_MB = 25.0  # of growth afterwards; a training that kept its estimate's graph cost 2.4 MB each
 
@@ -22,7 +26,9 @@ def lean(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     if comfy is None:
         pytest.skip("no ComfyUI found; set COMFYUI_PATH")
     settings = {"ONESHOT_RUNS_LIMIT_GB": "0.1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
-    server = Server(comfy, tmp_path_factory.mktemp("lean"), environment=settings).start()
+    base = tmp_path_factory.mktemp("lean")
+    save(tiny_bundle(64), base / "models" / "oneshot_stylegan" / TINY)
+    server = Server(comfy, base, environment=settings).start()
     yield server
     server.stop()
 
@@ -49,7 +55,11 @@ def growth_mb(server: Server, graphs: list[dict[str, Any]]) -> float:
 @pytest.mark.slow
 def test_fifty_trainings_leave_nothing(lean: Server, workflow: Workflow) -> None:
     training = {"steps": 2, "snapshot_every": 4000}
-    graphs = [workflow(OneShotAdapt={**training, "seed": seed}, drop=NOT_DRAWN) for seed in range(50)]
+    tiny = {"generator_name": TINY}
+    graphs = [
+        workflow(LoadStyleGAN=tiny, OneShotAdapt={**training, "seed": seed}, drop=NOT_DRAWN)
+        for seed in range(50)
+    ]
     for graph in graphs:
         graph["20"] = {"class_type": "PreviewImage", "inputs": {"images": ["5", 1]}}
     grown = growth_mb(lean, graphs)
@@ -61,7 +71,7 @@ def test_fifty_trainings_leave_nothing(lean: Server, workflow: Workflow) -> None
 def test_three_hundred_samplings_leave_nothing(lean: Server, workflow: Workflow) -> None:
     graphs = []
     for seed in range(300):
-        graph = workflow()
+        graph = workflow(LoadStyleGAN={"generator_name": TINY})
         graph = {"1": graph["1"], "6": graph["6"], "20": {"class_type": "PreviewImage", "inputs": {}}}
         graph["6"]["inputs"] |= {"adapted": ["1", 0], "source": ["1", 0], "seeds": str(seed)}
         graph["20"]["inputs"]["images"] = ["6", 0]

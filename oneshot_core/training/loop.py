@@ -272,7 +272,7 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
 
     return GeneratorBundle(
         generator=taken(state.ema),
-        discriminator=taken(state.discriminator),
+        discriminator=source.discriminator if state.discriminator is None else taken(state.discriminator),
         raw_generator=None,
         mean_latent=owned(source.mean_latent),
         provenance=provenance,

@@ -64,8 +64,10 @@ def training_bytes(
         tuple((_on_meta(clip), weight) for clip, weight in encoders.clips),
         _on_meta(encoders.perceptual if preset.needs.perceptual else None),
     )
+    # Checked above, with values: a fingerprint of the family cannot be taken of shapes.
+    plain = replace(aim, reference=aim.codes)
     with gradients():
-        state = TrainState.create(shapes, seen, aim, preset, _LargestDraws())
+        state = TrainState.create(shapes, seen, plain, preset, _LargestDraws())
         networks = {id(network): network for network in (state.source, *state.networks())}
         kept = sum(map(_bytes, networks.values()))
         for (

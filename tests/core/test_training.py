@@ -36,6 +36,7 @@ from oneshot_core.training import (
     train,
 )
 from oneshot_core.training.loop import loss_points
+from oneshot_core.training.state import run_settings
 
 SIZE = 64
 
@@ -336,7 +337,9 @@ def test_damaged_states_change_nothing_and_end_in_one_kind_of_error(tmp_path: Pa
     run(2, folder=tmp_path)
     bundle, encoders, target, reference = inputs()
     draws, path = SeededDraws(3), tmp_path / STATE_FILE
-    state = TrainState.create(bundle, encoders, target, reference, oneshot_clip(), draws, {"seed": 3})
+    aim, preset = Aim(target, reference), oneshot_clip()
+    settings = run_settings(bundle, encoders, aim, preset, {"seed": 3})
+    state = TrainState.create(bundle, encoders, aim, preset, draws, settings)
     sound = path.read_bytes()
     before = {name: value.clone() for name, value in state.tensors().items()}
     assert list(failures(state.restore, sound, path, range(60), (StateError,), head=8000)) == []
@@ -359,14 +362,14 @@ def test_bad_inputs_are_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="target must have shape"):
         adapt(bundle, encoders, Aim(target[:, :, :32], reference))
     with pytest.raises(ValueError, match="reference latent must have shape"):
-        adapt(bundle, encoders, target, reference[:, :4])
+        adapt(bundle, encoders, Aim(target, reference[:, :4]))
     with pytest.raises(ValueError, match="trains a discriminator"):
         adapt(dataclasses.replace(bundle, discriminator=None), encoders, Aim(target, reference))
     with pytest.raises(ValueError, match="family"):
-        adapt(bundle, encoders, target, Latent("w", reference, family="another"))
+        adapt(bundle, encoders, Aim(target, Latent("w", reference, family="another")))
     with pytest.raises(ValueError, match="at least 64 px"):
         small = tiny_bundle(32)
-        adapt(small, encoders, target[:, :, :32, :32], small.mean_latent[None])
+        adapt(small, encoders, Aim(target[:, :, :32, :32], small.mean_latent[None]))
     with pytest.raises(ValueError, match="no term"):
         oneshot_clip().reweighted({"semnatic": 1.0})
 
@@ -386,8 +389,7 @@ def test_small_generators_use_the_image_head_in_the_official_profile() -> None:
     state = TrainState.create(
         bundle,
         tiny_encoders(),
-        torch.zeros(1, 3, 32, 32),
-        bundle.mean_latent[None],
+        Aim(torch.zeros(1, 3, 32, 32), bundle.mean_latent[None]),
         official(),
         draws=SeededDraws(0),
     )
@@ -412,7 +414,7 @@ def test_other_encoders_are_other_settings(tmp_path: Path) -> None:
     bundle, encoders, target, reference = inputs()
     encoders.clip.weight += 0.1
     with pytest.raises(ValueError, match="clip"):
-        adapt(bundle, encoders, target, reference, config=TrainConfig(4, seed=3), run_folder=tmp_path)
+        adapt(bundle, encoders, Aim(target, reference), config=TrainConfig(4, seed=3), run_folder=tmp_path)
 
 
 def test_fewer_steps_than_a_run_has_are_refused(tmp_path: Path) -> None:
@@ -425,7 +427,7 @@ def test_official_child_of_a_raw_generator_draws_its_parents_latents() -> None:
     bundle, encoders, target, _ = inputs()
     bundle = dataclasses.replace(bundle, raw_generator=tiny_bundle(SIZE, seed=1).generator)
     reference = Latent("w", bundle.mean_latent[None], bundle.family)
-    result = adapt(bundle, encoders, target, reference, official(), TrainConfig(steps=2))
+    result = adapt(bundle, encoders, Aim(target, reference), official(), TrainConfig(steps=2))
     assert result.bundle.family != bundle.family  # the average's mapping moves towards the raw one (Q22)
     check_family(reference, result.bundle)
 
@@ -434,9 +436,11 @@ def test_objectives_without_any_term_are_refused() -> None:
     bundle, encoders, target, reference = inputs()
     preset = oneshot_clip().reweighted({"adversarial": 0.0, "lpips": 0.0, "pixel": 0.0})
     with pytest.raises(ValueError, match="every term of the reference steps"):
-        adapt(bundle, encoders, target, reference, preset)
+        adapt(bundle, encoders, Aim(target, reference), preset)
 
 
 def test_without_an_adversarial_term_no_discriminator_is_trained() -> None:
     result = run(4, oneshot_clip().reweighted({"adversarial": 0.0}))
     assert not {"discriminator", "r1"} & set(result.losses)
+    kept = result.bundle.discriminator.state_dict()  # as it was: the result can be adapted again
+    assert all(torch.equal(v, kept[name]) for name, v in tiny_bundle(SIZE).discriminator.state_dict().items())

@@ -6,12 +6,14 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
+from oneshot_core.latents import Latent
 from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.training.memory import editing_bytes, search_bytes, training_bytes
@@ -44,6 +46,16 @@ def test_more_pictures_need_more_memory() -> None:
     assert 0 < search_bytes(bundle, encoders) < small
     one, two = (editing_bytes(bundle, encoders.clip, codes) for codes in (1, 2))
     assert 0 < one < two < 2 * one
+
+
+def test_a_reference_that_knows_its_family_is_estimated_as_a_bare_one() -> None:
+    bundle, encoders = demo_generator(), demo_encoders()
+    known = replace(AIM, reference=Latent("w", torch.zeros(1, 128), bundle.family))
+    estimate = training_bytes(bundle, encoders, known, oneshot_clip())
+    assert estimate == training_bytes(bundle, encoders, AIM, oneshot_clip())
+    foreign = replace(AIM, reference=Latent("w", torch.zeros(1, 128), "another family"))
+    with pytest.raises(ValueError, match="family"):
+        training_bytes(bundle, encoders, foreign, oneshot_clip())
 
 
 def test_nothing_of_the_networks_is_changed() -> None:

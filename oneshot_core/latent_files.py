@@ -191,7 +191,8 @@ def _found(root: Any, limit: int, nested: int) -> _Found:
 def _of_entries(entries: Mapping[Any, Any], limit: int, nested: int) -> _Found:
     """Choose the entry that holds codes: by its name, as the only array, or one array per picture."""
     names = {key.lower(): key for key in entries if isinstance(key, str)}
-    if any(network in names for network in ("g_ema", "state_dict", "params_ema", "g")):
+    networks = ("g_ema", "state_dict", "params_ema", "g")
+    if any(name in networks or name.endswith((".weight", ".bias")) for name in names):
         raise CheckpointError("is a checkpoint of networks, not latents; give it as the generator")
     for name in (*_W_NAMES, *_Z_NAMES):
         source = _source(entries[names[name]]) if name in names else None

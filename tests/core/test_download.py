@@ -14,10 +14,10 @@ from urllib.request import Request
 
 import pytest
 from file_server import FileServer, serving
-from filelock import FileLock
 
 from oneshot_core.features import download as module
 from oneshot_core.features.download import DownloadError, download, hub_url
+from oneshot_core.writing import claim
 
 DATA = os.urandom(3_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -247,8 +247,11 @@ def test_waiting_for_another_process_can_be_stopped(server, target):
         raise Stop
 
     target.parent.mkdir()
-    with FileLock(target.with_name(".a.bin.part.lock")), pytest.raises(Stop):
+    held = claim(target.with_name(".a.bin.part.lock"))
+    assert held is not None
+    with pytest.raises(Stop):
         download(f"{server.url}/a.bin", target, progress=stop)
+    held.release()
     assert not server.asked
 
 

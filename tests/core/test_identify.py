@@ -110,7 +110,7 @@ def test_what_is_nothing_of_these_keeps_its_error(tmp_path: Path, capsys: pytest
         if path.exists() and path.suffix != ".pt":
             assert identified(path) is None
         code, out, err = info(capsys, path)
-        assert code == 2 and out == "" and err.count("\n") == 1
+        assert (code, out) == (2, "") and err.count("\n") == 1, (path, out)
     assert "--clip" in info(capsys, tmp_path / "x.pt")[2]
 
 

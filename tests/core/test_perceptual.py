@@ -287,7 +287,5 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, valu
     with pytest.raises(ValueError, match=r"the perceptual net: backbone.convs.1.bias is not made of finite"):
         save_perceptual(net, path)
     save_file(net.state_dict(), path, metadata=header)
-    with pytest.raises(
-        EncoderError, match=r"backbone.convs.1.bias is not made of finite numbers: 1 of 8 values"
-    ):
+    with pytest.raises(EncoderError, match=r"backbone.convs.1.bias is not made of finite numbers"):
         read_perceptual(path)

@@ -17,7 +17,7 @@ COMFY_CLI_VENV := .venv-comfy-cli
 COMFY_CLI := $(COMFY_CLI_VENV)/bin/comfy
 COMFY_CLI_READY := $(COMFY_CLI_VENV)/.ready
 
-.PHONY: demo test test-slow test-gpu test-golden test-live lint format setup comfy-cli validate clean
+.PHONY: demo test test-slow test-gpu test-golden test-live test-live-slow lint format setup comfy-cli validate clean
 
 demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
@@ -37,7 +37,11 @@ test-gpu: $(READY)
 
 # On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
 test-live: $(READY)
-	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q tests/live
+	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -m "not slow" tests/live
+
+# Hundreds of prompts: what a server keeps of them.
+test-live-slow: $(READY)
+	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -s -m slow tests/live
 
 lint: $(READY)
 	$(RUN) -m ruff check .

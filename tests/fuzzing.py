@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ TELLING = (
     0x80,
 )  # with brackets, quotes, pickle's STOP and PROTO
 MAX_PIECE = 64
+# Seeds of the long runs, apart from those of the short ones; hours of them: ONESHOT_FUZZ_ROUNDS=20000.
+LONG = range(10_000, 10_000 + int(os.environ.get("ONESHOT_FUZZ_ROUNDS", "200")))
 
 
 def damaged(data: bytes, seed: int, head: int | None = None) -> bytes:

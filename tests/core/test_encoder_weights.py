@@ -14,7 +14,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from fuzzing import failures, mutated_json
+from fuzzing import LONG, failures, mutated_json
 from safetensors.torch import save_file
 
 from oneshot_core.encoder_choice import EncoderChoice
@@ -333,7 +333,7 @@ def test_damaged_weights_end_in_one_kind_of_error(tmp_path, kind):
 def test_many_damaged_weights_end_in_one_kind_of_error(tmp_path, kind):
     data, read = sound(kind, tmp_path)
     for head in (600, None):
-        assert list(failures(read, data, tmp_path / "weights", range(500, 2500), (EncoderError,), head)) == []
+        assert list(failures(read, data, tmp_path / "weights", LONG, (EncoderError,), head)) == []
 
 
 def test_damaged_archives_are_never_taken_for_programs(tmp_path):

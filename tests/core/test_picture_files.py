@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from fuzzing import failures
+from fuzzing import LONG, failures
 from PIL import Image, TiffImagePlugin
 
 from oneshot_core.colour_profiles import MAX_PROFILE_BYTES
@@ -296,6 +296,4 @@ def test_damaged_pictures_end_in_one_kind_of_error(tmp_path, kind):
 def test_many_damaged_pictures_end_in_one_kind_of_error(tmp_path, kind):
     data = sound(kind)
     for head in (400, None):
-        assert (
-            list(failures(open_picture, data, tmp_path / "a", range(500, 4000), (PictureError,), head)) == []
-        )
+        assert list(failures(open_picture, data, tmp_path / "a", LONG, (PictureError,), head)) == []

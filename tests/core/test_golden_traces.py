@@ -221,7 +221,9 @@ class Recorder(Callback):
             error = abs(value - entry["losses"][name])
             self.worst = max(self.worst, error)
             place = f"step {state.step - 1}, loss {name}"
-            assert error < self.tolerance, f"{place}: {value} against {entry['losses'][name]}"
+            # float32's rounding is relative to the value, and grows from step to step
+            scale = 1.0 if self.trace.dtype is torch.float64 else max(1.0, abs(entry["losses"][name]))
+            assert error < self.tolerance * scale, f"{place}: {value} against {entry['losses'][name]}"
         if self.trace.dtype is torch.float64 and "weights_after" in entry:
             self._compare_weights(state, entry["weights_after"])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import LONG, failures
+from fuzzing import LONG, failures, wrong_error
 from network_pickles import (
     EasyDict,
     names_of_the_repositories,
@@ -127,12 +127,7 @@ def found_in_instructions(kind: str, path: Path, seeds: range) -> list[str]:
     wrong = []
     for seed in seeds:
         path.write_bytes(mutated(sound, seed))
-        try:
-            read(path)
-        except CheckpointError:
-            continue
-        except Exception as error:  # noqa: BLE001 - whatever else comes out is what the test looks for
-            wrong.append(f"seed {seed}: {type(error).__name__}: {str(error)[:160]}")
+        wrong += wrong_error(read, path, seed, (CheckpointError,))
     return wrong
 
 

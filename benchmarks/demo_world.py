@@ -74,7 +74,7 @@ def adapted(case: Case) -> tuple[Any, float]:
 
     from oneshot_core.checkpoints import with_fresh_discriminator
     from oneshot_core.commands.demo import SEARCH_LEARNING_RATE, SEARCH_WEIGHTS
-    from oneshot_core.demo.faces import draw, factors_from_latents
+    from oneshot_core.demo.making.faces import draw, factors_from_latents
     from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
     from oneshot_core.objective import Aim
@@ -144,8 +144,9 @@ def measure(case: Case, generator: Any) -> dict[str, float]:
     """Compare a generator's pictures with the truth."""
     import torch
 
-    from oneshot_core.demo.faces import draw, factors_from_latents
-    from oneshot_core.demo.world import demo_generator, demo_judge
+    from oneshot_core.demo.making.faces import draw, factors_from_latents
+    from oneshot_core.demo.making.truth import demo_judge
+    from oneshot_core.demo.world import demo_generator
     from oneshot_core.latents import z_from_seeds
 
     source = demo_generator().generator

@@ -16,8 +16,8 @@ from make_pictures import adapted
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import oneshot_core as core
-from oneshot_core.demo.faces import draw
-from oneshot_core.demo.world import target_factors
+from oneshot_core.demo.making.faces import draw
+from oneshot_core.demo.making.truth import target_factors
 from oneshot_core.pictures import to_pillow
 
 DOCS = Path(__file__).parent

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
         GeneratorBundle,
         Provenance,
         UnsafePickleError,
+        check_family,
         detect,
         inspect,
         load,
+        related,
         save,
         with_fresh_discriminator,
     )
-    from .covers import draw_cover, model_card
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
-    from .picture_files import PictureError
     from .pictures import (
         FITS,
         fit_images,
@@ -45,26 +45,26 @@ if TYPE_CHECKING:
         save_png,
         to_tensor,
     )
-    from .plots import loss_plot, plot_points
+    from .pictures.covers import draw_cover, model_card
+    from .pictures.files import PictureError
+    from .pictures.plots import loss_plot, plot_points
+    from .pictures.sheets import adaptation_sheet
     from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
     from .sampling import (
         SampleConfig,
         SamplePairs,
-        check_family,
         count_of,
         iter_samples,
         mix_table,
         parse_classes,
         parse_seeds,
         random_latents,
-        related,
         sample,
         sample_pairs,
         sample_with_codes,
         truncation_sweep,
     )
     from .search import SearchConfig, SearchProgress, SearchResult, search_latent
-    from .sheets import adaptation_sheet
     from .tensors import gradients, owned
     from .training import (
         PRECISIONS,
@@ -85,10 +85,10 @@ _MODULES = {
     "batches": "sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
-        "CheckpointError GeneratorBundle Provenance UnsafePickleError detect inspect load save "
-        "with_fresh_discriminator"
+        "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family detect inspect load "
+        "related save with_fresh_discriminator"
     ),
-    "covers": "draw_cover model_card",
+    "pictures.covers": "draw_cover model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
@@ -99,19 +99,19 @@ _MODULES = {
     "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Aim Preset Profile",
     "objective.presets": "PRESETS oneshot_clip",
-    "picture_files": "PictureError",
+    "pictures.files": "PictureError",
     "pictures": (
         "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
     ),
-    "plots": "loss_plot plot_points",
+    "pictures.plots": "loss_plot plot_points",
     "runs": "RunStore StoredResult adapt_in_store search_in_store",
     "sampling": (
-        "SampleConfig SamplePairs check_family count_of iter_samples mix_table parse_classes "
-        "parse_seeds random_latents related sample sample_pairs sample_with_codes "
+        "SampleConfig SamplePairs count_of iter_samples mix_table parse_classes "
+        "parse_seeds random_latents sample sample_pairs sample_with_codes "
         "truncation_sweep"
     ),
     "search": "SearchConfig SearchProgress SearchResult search_latent",
-    "sheets": "adaptation_sheet",
+    "pictures.sheets": "adaptation_sheet",
     "tensors": "gradients owned",
     "training": (
         "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import GeneratorBundle, Provenance
+from .checkpoints import GeneratorBundle, Provenance, related
 from .ranges import check_number
-from .sampling import related
 from .tensors import owned
 
 STRENGTHS = (-1.0, 2.0)  # allowed; outside 0 and 1 the weights are extrapolated

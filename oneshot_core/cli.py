@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
-from .interrupts import exit_code, raised_signals
+from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
+from .commands.interrupts import exit_code, raised_signals
+from .commands.option_values import RATE, filled, number, numbers, positive, schedule, slots, weight
 from .memory import is_out_of_memory
-from .option_values import RATE, filled, number, numbers, positive, schedule, slots, weight
 from .writing import WriteError, in_words
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2

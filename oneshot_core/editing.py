@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batches import check_batch, check_drawn
-from .checkpoints import GeneratorBundle
+from .checkpoints import GeneratorBundle, check_family
 from .draws import SeededDraws
 from .features import ClipEncoder
 from .latents import Latent
 from .networks import Generator
 from .objective.terms import direction_distance
 from .ranges import MOST_RATE, check_number
-from .sampling import check_family
 from .tensors import Images, Latents, check_weights, gradients, is_finite, owned
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls

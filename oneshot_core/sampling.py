@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batches import Filled, check_batch, check_chunk, check_drawn
-from .checkpoints import GeneratorBundle
+from .checkpoints import GeneratorBundle, check_family, related
 from .latents import Latent, labels, mix, truncate, z_from_seeds
 from .memory import check_memory
 from .networks import Generator
@@ -137,23 +137,6 @@ def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Seque
     with torch.no_grad():
         w = generator.map_single(z.to(generator.const), c.to(generator.const))
     return Latent("w", owned(w).cpu().float(), bundle.family, {**origin, "classes": list(classes or [0])})
-
-
-def related(bundle: GeneratorBundle, family: str) -> bool:
-    """Tell whether a generator may draw latents of a family: its own, its parent's, or an unknown one."""
-    parent = bundle.provenance.history.get("parent", {})
-    return not family or family == bundle.family or family == parent.get("family")
-
-
-def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
-    """Refuse a latent of another family, width or number of slots; raises ValueError that names both."""
-    if not related(bundle, latent.family):
-        raise ValueError(
-            f"this latent belongs to generator family {latent.family[:12]}, but "
-            f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
-            "with, or one adapted from it"
-        )
-    latent.check(bundle.generator)
 
 
 @torch.no_grad()

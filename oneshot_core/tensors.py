@@ -1,4 +1,4 @@
-"""Tensor aliases, shape checks, gradient scope, seeded draws and atomic files: what all else stands on."""
+"""Tensor aliases, shape checks, gradient scope and seeded draws: what all else stands on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-
-from .writing import atomic_path as atomic_path
-from .writing import remove_stale_temporaries as remove_stale_temporaries
-from .writing import rename_patiently as rename_patiently
 
 Images: TypeAlias = Tensor  # [N, 3, H, W], float, nominally in [-1, 1], not clamped
 Latents: TypeAlias = Tensor  # [N, Z], [N, W] or [N, L, W]

@@ -29,7 +29,9 @@ from .bundle import (
     MEAN_LATENT_SEED,
     GeneratorBundle,
     Provenance,
+    check_family,
     estimate_mean_latent,
+    related,
 )
 from .native import read_tensors, verify, write_tensors
 from .restricted import KNOWN_FILES, container, read_contents, read_state_dict
@@ -40,12 +42,14 @@ __all__ = [
     "GeneratorBundle",
     "Provenance",
     "UnsafePickleError",
+    "check_family",
     "detect",
     "estimate_mean_latent",
     "inspect",
     "load",
     "read_state_dict",
     "read_tensors",
+    "related",
     "save",
     "verify",
     "with_fresh_discriminator",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..json_values import Fields, JsonError, told
+from ..latents import Latent
 from ..networks import Discriminator, Generator
 from ..tensors import check_finite, check_weights, seeded
 from ..texts import printable
@@ -186,3 +187,20 @@ def estimate_mean_latent(
                 c = torch.zeros(count, config.c_dim).scatter_(1, classes[:, None], 1.0).to(weight)
             total += generator.map_single(z.to(weight), c).cpu().double().sum(dim=0)
         return (total / samples).float()
+
+
+def related(bundle: GeneratorBundle, family: str) -> bool:
+    """Tell whether a generator may draw latents of a family: its own, its parent's, or an unknown one."""
+    parent = bundle.provenance.history.get("parent", {})
+    return not family or family == bundle.family or family == parent.get("family")
+
+
+def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
+    """Refuse a latent of another family, width or number of slots; raises ValueError that names both."""
+    if not related(bundle, latent.family):
+        raise ValueError(
+            f"this latent belongs to generator family {latent.family[:12]}, but "
+            f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
+            "with, or one adapted from it"
+        )
+    latent.check(bundle.generator)

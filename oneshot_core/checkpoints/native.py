@@ -21,7 +21,8 @@ from .. import json_values
 from ..containers import START_BYTES, recognised, told
 from ..json_values import Fields, JsonError
 from ..networks import DiscriminatorConfig, GeneratorConfig
-from ..tensors import atomic_path, owned
+from ..tensors import owned
+from ..writing import atomic_path
 from . import layouts
 from .assemble import CheckpointPlan, Layout, NetworkPlan, expected_shapes, match
 from .bundle import GeneratorBundle, Provenance

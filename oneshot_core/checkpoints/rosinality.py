@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from ..tensors import atomic_path, owned
+from ..tensors import owned
+from ..writing import atomic_path
 from .assemble import (
     Layout,
     NetworkPlan,

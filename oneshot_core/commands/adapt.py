@@ -13,25 +13,25 @@ from typing import Any
 import torch
 
 from ..checkpoints import CheckpointError, GeneratorBundle, read_tensors, save
-from ..console import BadInput, Interrupted, ProgressBar, note
-from ..covers import draw_cover, model_card
 from ..features import Encoders
-from ..interrupts import stop_requests
 from ..latent_files import load_latent, save_latent
 from ..latents import Latent
 from ..objective import PROFILES, Aim, Preset
 from ..objective.presets import PRESETS, with_half_life
 from ..pictures import load_target, save_png
-from ..plots import loss_plot
+from ..pictures.covers import draw_cover, model_card
+from ..pictures.plots import loss_plot
+from ..pictures.sheets import adaptation_sheet
 from ..sampling import parse_seeds, sample
 from ..saved_states import finite
 from ..search import SearchConfig
-from ..sheets import adaptation_sheet
 from ..tensors import Images
 from ..training import AdaptResult, Progress, StopSignal, TrainConfig, TrainProgress, adapt, check_precision
 from ..training.checks import check_adaptable, check_run
 from ..training.masking import MASKED_FILE
 from ..writing import set_aside
+from .console import BadInput, Interrupted, ProgressBar, note
+from .interrupts import stop_requests
 from .resources import open_encoders, open_generator, open_latent, out_folder, prepare, report
 from .run_folder import RunFolder, write_json
 from .search import run_search

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..batch.comfy_client import ComfyClient
-from ..batch.manifest import DONE, FAILED, OPEN, Manifest
-from ..batch.plan import BatchJob, Plan, read_plan
-from ..batch.server_run import BatchWatcher, ServerRun, withdraw
-from ..console import BadInput, Failed, Interrupted, ProgressBar, note, one_line, say
+from ..runners.comfy_client import ComfyClient
+from ..runners.manifest import DONE, FAILED, OPEN, Manifest
+from ..runners.plan import BatchJob, Plan, read_plan
+from ..runners.server_run import BatchWatcher, ServerRun, withdraw
 from .adapt import open_job, run_job
+from .console import BadInput, Failed, Interrupted, ProgressBar, note, one_line, say
 from .resources import out_folder, out_path, report
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from ..console import BadInput, note, say
 from ..demo.world import TARGET_LOOKS, demo_encoders, target_path
 from ..objective import PROFILES, Preset
 from ..objective.presets import oneshot_clip, with_half_life
@@ -14,6 +13,7 @@ from ..pictures import load_picture
 from ..search import SearchConfig
 from ..training import TrainConfig
 from .adapt import Job, fitted, run_job
+from .console import BadInput, note, say
 from .resources import DEMO, open_generator, out_folder, placed, prepare, report
 
 SEARCH_STEPS, STEPS = 100, 300  # chosen so that two CPU cores need less than three minutes

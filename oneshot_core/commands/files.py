@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoints import CheckpointError, UnsafePickleError, inspect, load, save
-from ..console import BadInput, say, say_json
+from .console import BadInput, say, say_json
 from .identify import identified
 from .resources import checkpoint_path
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..batch import manifest, plan
 from ..checkpoints import CheckpointError
 from ..checkpoints.native import OTHER_FILES, opened_file
 from ..json_values import Fields, JsonError, read, told
 from ..latent_files import load_latent
+from ..runners import manifest, plan
 from . import run_folder
 
 _JSON_FILES = {  # format in a JSON file: what it is, and who reads it

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..checkpoints import GeneratorBundle, load
-from ..console import BadInput, ProgressBar, duration, note, say, say_json
 from ..demo.world import demo_generator
 from ..encoder_choice import CLIP_MODEL, DEMO, DEMO_GENERATOR, EncoderChoice
 from ..features import BytesProgress, Encoders
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
 from ..writing import in_words, remove_stale_temporaries
+from .console import BadInput, ProgressBar, duration, note, say, say_json
 
 _Placed = TypeVar("_Placed", GeneratorBundle, Encoders)
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")

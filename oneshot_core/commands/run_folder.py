@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from ..checkpoints import CheckpointError, verify
-from ..console import BadInput
 from ..json_values import Fields, JsonError, read
 from ..saved_states import ForeignRecord, curves_of, differences, read_record, write_record
 from ..search import search_states
@@ -24,6 +23,7 @@ from ..training.loop import SNAPSHOTS, snapshot_files
 from ..training.masking import MASKED_FILE
 from ..training.state import state_file
 from ..writing import MARK, atomic_path, claim, remove_stale_temporaries, set_aside
+from .console import BadInput
 from .resources import out_folder
 
 FORMAT, FORMAT_VERSION = "oneshot-adaptation", 2

@@ -12,7 +12,6 @@ import torch
 
 from ..batches import check_chunk
 from ..checkpoints import GeneratorBundle
-from ..console import BadInput, ProgressBar
 from ..interpolation import interpolate
 from ..latent_files import save_latent
 from ..latents import Latent
@@ -30,6 +29,7 @@ from ..sampling import (
     truncation_sweep,
 )
 from ..tensors import Images
+from .console import BadInput, ProgressBar
 from .resources import open_generator, open_latent, out_folder, prepare, report
 
 COLUMNS, MAX_SHOWN = 8, 64  # of the grid

@@ -9,15 +9,15 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checkpoints import GeneratorBundle
-from ..console import Interrupted, ProgressBar
 from ..features import Encoders
-from ..interrupts import Signalled, stop_requests
 from ..latent_files import save_latent
 from ..objective import PROFILES
 from ..pictures import Picture, labelled_grid, load_target, save_png
-from ..plots import loss_plot
+from ..pictures.plots import loss_plot
 from ..search import SearchConfig, SearchProgress, SearchResult, search_latent
 from ..tensors import Images
+from .console import Interrupted, ProgressBar
+from .interrupts import Signalled, stop_requests
 from .resources import open_encoders, open_generator, out_folder, prepare, report
 
 

@@ -345,7 +345,7 @@ def read_perceptual(path: Path | str) -> Perceptual:
     if path == DEMO_FILE and not path.is_file():
         raise EncoderError(
             f"the demo's perceptual net {path} is missing; it belongs to this project: install it again, or "
-            f"run its making script (oneshot_core.demo.build)"
+            f"run its making script (oneshot_core.demo.making.build)"
         )
     tensors, texts = read_with_texts(path)
     config = _layout(texts.get("oneshot"), tensors, path)

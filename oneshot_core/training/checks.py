@@ -6,11 +6,10 @@ import warnings
 
 import torch
 
-from ..checkpoints import GeneratorBundle
+from ..checkpoints import GeneratorBundle, check_family
 from ..latents import Latent
 from ..networks import Generator
 from ..objective import MAIN, Aim, Preset
-from ..sampling import check_family
 from ..tensors import check_finite, check_shape
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none

@@ -16,11 +16,10 @@ PACKAGE = Path(oneshot_core.__file__).parent
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
     "texts", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
-    "networks", "latents", "colour_profiles", "picture_files", "pictures", "plots", "checkpoints",
-    "latent_files", "saved_states", "features", "augmentation", "objective", "batches", "sampling",
-    "blending", "interpolation", "sheets", "covers", "search", "training", "runs", "editing", "demo",
-    "encoder_choice", "batch", "console", "interrupts", "commands", "option_values",
-    "cli", "__main__",
+    "networks", "latents", "checkpoints", "latent_files", "saved_states", "features", "augmentation",
+    "objective", "batches", "sampling", "blending", "interpolation", "pictures", "search", "training", "runs",
+    "editing", "demo", "encoder_choice", "runners", "commands", "cli",
+    "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from fake_comfy import FakeComfy, prompt_of
 
-from oneshot_core.batch.answers import Event, Outcome, SavedFile, outcome
-from oneshot_core.batch.comfy_client import ComfyClient, PromptRefused
-from oneshot_core.batch.transfer import ComfyError, ServerUnreachable
+from oneshot_core.runners.answers import Event, Outcome, SavedFile, outcome
+from oneshot_core.runners.comfy_client import ComfyClient, PromptRefused
+from oneshot_core.runners.transfer import ComfyError, ServerUnreachable
 
 PLAIN_CLIENT = Path(__file__).parent.parent / "workflows" / "plain_client.py"
 SAVING = {"5": {"class_type": "OneShotSaveGenerator", "inputs": {"filename_prefix": "sub/x"}}}

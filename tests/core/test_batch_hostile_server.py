@@ -13,8 +13,8 @@ import pytest
 from fake_comfy import FakeComfy, _Handler, generator_file, png_file
 from fuzzing import damaged, mutated_json
 
-from oneshot_core.batch import server_run, transfer
-from oneshot_core.batch.answers import (
+from oneshot_core.runners import server_run, transfer
+from oneshot_core.runners.answers import (
     AnswerError,
     event,
     objections,
@@ -24,12 +24,12 @@ from oneshot_core.batch.answers import (
     uploaded,
     version,
 )
-from oneshot_core.batch.comfy_client import ComfyClient
-from oneshot_core.batch.downloads import DownloadError, keep
-from oneshot_core.batch.manifest import Manifest
-from oneshot_core.batch.plan import plan_from_values
-from oneshot_core.batch.server_run import BatchWatcher, ServerRun
-from oneshot_core.batch.transfer import ComfyError, ServerUnreachable, Transfer
+from oneshot_core.runners.comfy_client import ComfyClient
+from oneshot_core.runners.downloads import DownloadError, keep
+from oneshot_core.runners.manifest import Manifest
+from oneshot_core.runners.plan import plan_from_values
+from oneshot_core.runners.server_run import BatchWatcher, ServerRun
+from oneshot_core.runners.transfer import ComfyError, ServerUnreachable, Transfer
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},

@@ -9,8 +9,8 @@ import torch
 from fuzzing import failures, mutated_json
 from PIL import Image
 
-from oneshot_core.batch.manifest import DONE, Manifest, ManifestError
 from oneshot_core.checkpoints import write_tensors
+from oneshot_core.runners.manifest import DONE, Manifest, ManifestError
 from oneshot_core.saved_states import write_record
 
 

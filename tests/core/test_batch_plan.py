@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from fuzzing import failures, mutated_json, wrong_error
 
-from oneshot_core.batch.manifest import CANCELLED, DONE, Manifest, ManifestError
-from oneshot_core.batch.names import local_name
-from oneshot_core.batch.plan import PlanError, given, plan_from_values, read_plan
-from oneshot_core.batch.workflow import WorkflowError, expected_steps, filled, read_workflow
+from oneshot_core.runners.manifest import CANCELLED, DONE, Manifest, ManifestError
+from oneshot_core.runners.names import local_name
+from oneshot_core.runners.plan import PlanError, given, plan_from_values, read_plan
+from oneshot_core.runners.workflow import WorkflowError, expected_steps, filled, read_workflow
 from oneshot_core.saved_states import write_record
 
 WORKFLOW = {

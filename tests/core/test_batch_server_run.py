@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from fake_comfy import FakeComfy, png_file, prompt_of
 
-from oneshot_core.batch import server_run
-from oneshot_core.batch.comfy_client import ComfyClient
-from oneshot_core.batch.manifest import Manifest
-from oneshot_core.batch.plan import Plan, plan_from_values
-from oneshot_core.batch.server_run import BatchWatcher, ServerRun, withdraw
-from oneshot_core.batch.transfer import ComfyError, ServerUnreachable
+from oneshot_core.runners import server_run
+from oneshot_core.runners.comfy_client import ComfyClient
+from oneshot_core.runners.manifest import Manifest
+from oneshot_core.runners.plan import Plan, plan_from_values
+from oneshot_core.runners.server_run import BatchWatcher, ServerRun, withdraw
+from oneshot_core.runners.transfer import ComfyError, ServerUnreachable
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},

@@ -21,8 +21,8 @@ from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import resources
 from oneshot_core.commands import search as search_verb
+from oneshot_core.commands.console import ProgressBar, duration
 from oneshot_core.commands.resources import usable_cores
-from oneshot_core.console import ProgressBar, duration
 from oneshot_core.latent_files import load_latent
 from oneshot_core.objective import PROFILES
 from oneshot_core.pictures import load_picture

@@ -15,13 +15,13 @@ from PIL import Image
 from tiny_networks import tiny_bundle, tiny_encoders
 
 from oneshot_core import cli
-from oneshot_core.batch import server_run
-from oneshot_core.batch.comfy_client import ComfyClient
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import batch as batch_verb
 from oneshot_core.commands import resources
-from oneshot_core.console import ProgressBar
+from oneshot_core.commands.console import ProgressBar
+from oneshot_core.runners import server_run
+from oneshot_core.runners.comfy_client import ComfyClient
 
 QUICK = {"search_steps": 2, "seeds": "0-1", "snapshot-every": 2}
 WORKFLOW = {

@@ -21,8 +21,8 @@ from oneshot_core.checkpoints import save
 from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import resources
 from oneshot_core.commands import search as search_verb
+from oneshot_core.commands.console import BadInput, ProgressBar
 from oneshot_core.commands.run_folder import RunFolder
-from oneshot_core.console import BadInput, ProgressBar
 from oneshot_core.saved_states import write_record
 from oneshot_core.writing import MARK, claim
 

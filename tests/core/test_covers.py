@@ -19,8 +19,8 @@ from tiny_networks import tiny_bundle
 from oneshot_core import load, save
 from oneshot_core.blending import blend_generators
 from oneshot_core.checkpoints import GeneratorBundle
-from oneshot_core.covers import COVER_PX, COVER_SEEDS, MAX_COVER_BYTES, draw_cover, model_card
 from oneshot_core.pictures import to_pillow
+from oneshot_core.pictures.covers import COVER_PX, COVER_SEEDS, MAX_COVER_BYTES, draw_cover, model_card
 from oneshot_core.sampling import SampleConfig, sample
 
 COMFYUI_READS_BYTES = 1024 * 1024  # of a header, in /view_metadata

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from oneshot_core import ops
 from oneshot_core.checkpoints import CheckpointError, load
-from oneshot_core.demo import build as build_module
-from oneshot_core.demo import pretrain
-from oneshot_core.demo.build import STAGES, Build, BuildPlan
-from oneshot_core.demo.faces import NUM_FACTORS, factors_from_latents
-from oneshot_core.demo.pool import Z_DIM, draw_pool, load_pool, reduce_images, respun_latents
-from oneshot_core.demo.pretrain_generator import fresh_generator, generator_config, grow, visible_facts
+from oneshot_core.demo.making import build as build_module
+from oneshot_core.demo.making import pretrain
+from oneshot_core.demo.making.build import STAGES, Build, BuildPlan
+from oneshot_core.demo.making.faces import NUM_FACTORS, factors_from_latents
+from oneshot_core.demo.making.pool import Z_DIM, draw_pool, load_pool, reduce_images, respun_latents
+from oneshot_core.demo.making.pretrain_generator import fresh_generator, generator_config, grow, visible_facts
 from oneshot_core.features import load_clip, load_perceptual
 from oneshot_core.tensors import seeded
 
@@ -25,7 +25,7 @@ NARROW = (8, 8, 8, 8, 8, 8)
 @pytest.fixture(scope="module", autouse=True)
 def _small_chunks():
     patch = pytest.MonkeyPatch()
-    patch.setattr("oneshot_core.demo.pool.CHUNK_FACES", 4)
+    patch.setattr("oneshot_core.demo.making.pool.CHUNK_FACES", 4)
     yield
     patch.undo()
 

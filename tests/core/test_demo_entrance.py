@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oneshot_core.demo import entrance
-from oneshot_core.demo.entrance import (
+from oneshot_core.demo.making import entrance
+from oneshot_core.demo.making.entrance import (
     Entrance,
     EntranceTest,
     LookResult,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from oneshot_core.demo.faces import (
+from oneshot_core.demo.making.faces import (
     FACTORS,
     HELD_OUT_LOOKS,
     NUM_FACTORS,

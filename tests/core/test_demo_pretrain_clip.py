@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oneshot_core.demo.people import People, draw_people
-from oneshot_core.demo.pretrain_clip import (
+from oneshot_core.demo.making.people import People, draw_people
+from oneshot_core.demo.making.pretrain_clip import (
     CROPS,
     LOOKS,
     WEIGHTS,
@@ -24,8 +24,8 @@ from oneshot_core.demo.pretrain_clip import (
     person_loss,
     reading_loss,
 )
-from oneshot_core.demo.readings import reading_targets
-from oneshot_core.demo.sentences import READINGS
+from oneshot_core.demo.making.readings import reading_targets
+from oneshot_core.demo.making.sentences import READINGS
 from oneshot_core.tensors import seeded
 
 PLAN = ClipPlan(

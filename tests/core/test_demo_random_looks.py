@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from oneshot_core.demo.faces import NUM_FACTORS, draw, draw_looks
-from oneshot_core.demo.random_looks import random_look
+from oneshot_core.demo.making.faces import NUM_FACTORS, draw, draw_looks
+from oneshot_core.demo.making.random_looks import random_look
 from oneshot_core.tensors import seeded
 
 SIZE = 32

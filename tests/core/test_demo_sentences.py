@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from oneshot_core.demo.faces import FACTORS, HELD_OUT_LOOKS, TRAINING_LOOKS
-from oneshot_core.demo.readings import reading_targets
-from oneshot_core.demo.sentences import (
+from oneshot_core.demo.making.faces import FACTORS, HELD_OUT_LOOKS, TRAINING_LOOKS
+from oneshot_core.demo.making.readings import reading_targets
+from oneshot_core.demo.making.sentences import (
     HELD_OUT_TEMPLATE,
     LOOK_WORDS,
     MAX_WORDS,

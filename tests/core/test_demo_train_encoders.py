@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from oneshot_core.checkpoints.native import read_tensors
-from oneshot_core.demo import train_encoders
-from oneshot_core.demo.entrance import open_encoder
-from oneshot_core.demo.judge import JUDGE_LOOKS, load_judge
-from oneshot_core.demo.people import draw_people
-from oneshot_core.demo.pretrain import Trainee
-from oneshot_core.demo.pretrain_clip import CLIP_V2, READER, ClipPlan, ClipTask
-from oneshot_core.demo.pretrain_judge import explained
-from oneshot_core.demo.train_encoders import Average, Course, main, start_from, write_clip
+from oneshot_core.demo.making import train_encoders
+from oneshot_core.demo.making.entrance import open_encoder
+from oneshot_core.demo.making.judge import JUDGE_LOOKS, load_judge
+from oneshot_core.demo.making.people import draw_people
+from oneshot_core.demo.making.pretrain import Trainee
+from oneshot_core.demo.making.pretrain_clip import CLIP_V2, READER, ClipPlan, ClipTask
+from oneshot_core.demo.making.pretrain_judge import explained
+from oneshot_core.demo.making.train_encoders import Average, Course, main, start_from, write_clip
 
 SMALL = ClipPlan(
     {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},

@@ -6,16 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oneshot_core.demo.faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw, factors_from_latents
-from oneshot_core.demo.pretrain_encoders import CLIP_LOOKS, look_prompts
+from oneshot_core.demo.making.faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw, factors_from_latents
+from oneshot_core.demo.making.pretrain_encoders import CLIP_LOOKS, look_prompts
+from oneshot_core.demo.making.truth import demo_judge, target_factors
 from oneshot_core.demo.world import (
     ASSETS,
     TARGET_LOOKS,
     demo_encoders,
     demo_generator,
-    demo_judge,
     demo_target,
-    target_factors,
     target_path,
 )
 from oneshot_core.tensors import seeded

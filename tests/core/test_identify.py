@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 
 from oneshot_core import cli, runs, search
-from oneshot_core.batch import manifest, plan
 from oneshot_core.checkpoints import native, write_tensors
 from oneshot_core.commands import run_folder
 from oneshot_core.commands.identify import identified
-from oneshot_core.demo import judge, world
+from oneshot_core.demo import world
+from oneshot_core.demo.making import judge
 from oneshot_core.features import perceptual
 from oneshot_core.latent_files import FORMAT as LATENT_FORMAT
 from oneshot_core.latent_files import save_latent
 from oneshot_core.latents import Latent
+from oneshot_core.runners import manifest, plan
 from oneshot_core.training import state
 
 WRITTEN = {

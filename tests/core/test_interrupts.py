@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from oneshot_core.interrupts import Signalled, exit_code, raised_signals, stop_requests
+from oneshot_core.commands.interrupts import Signalled, exit_code, raised_signals, stop_requests
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []

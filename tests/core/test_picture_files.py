@@ -13,9 +13,9 @@ import pytest
 from fuzzing import LONG, failures
 from PIL import Image, TiffImagePlugin
 
-from oneshot_core.colour_profiles import MAX_PROFILE_BYTES
-from oneshot_core.picture_files import PictureError, open_picture
 from oneshot_core.pictures import load_target
+from oneshot_core.pictures.files import PictureError, open_picture
+from oneshot_core.pictures.profiles import MAX_PROFILE_BYTES
 
 P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
 ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from oneshot_core.picture_files import MAX_PIXELS, PictureError
 from oneshot_core.pictures import (
     check_mask,
     fit_images,
@@ -25,6 +24,7 @@ from oneshot_core.pictures import (
     to_pillow,
     to_uint8,
 )
+from oneshot_core.pictures.files import MAX_PIXELS, PictureError
 
 RED, BLUE = (200, 30, 40), (20, 40, 210)
 

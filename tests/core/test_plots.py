@@ -7,7 +7,7 @@ import math
 import pytest
 from PIL import Image
 
-from oneshot_core.plots import COLOURS, loss_plot, moving_average, plot_points, ticks
+from oneshot_core.pictures.plots import COLOURS, loss_plot, moving_average, plot_points, ticks
 
 NAN = float("nan")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_networks import tiny_bundle
 
+from oneshot_core.checkpoints import check_family
 from oneshot_core.interpolation import interpolate
 from oneshot_core.latents import Latent, truncate, z_from_seeds
 from oneshot_core.sampling import (
     SampleConfig,
-    check_family,
     iter_codes,
     iter_samples,
     mix_table,

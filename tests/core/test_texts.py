@@ -8,8 +8,8 @@ import logging
 
 import pytest
 
-from oneshot_core import console
-from oneshot_core.console import LogLines, ProgressBar
+from oneshot_core.commands import console
+from oneshot_core.commands.console import LogLines, ProgressBar
 from oneshot_core.texts import printable
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\rgone\x9b31m\x7f\u202eback\u2028line"

@@ -17,12 +17,11 @@ import torch
 from fuzzing import failures, mutated_json
 from tiny_networks import tiny_bundle, tiny_encoders
 
-from oneshot_core.checkpoints import load, read_tensors, save, write_tensors
+from oneshot_core.checkpoints import check_family, load, read_tensors, save, write_tensors
 from oneshot_core.draws import SeededDraws
 from oneshot_core.latents import Latent
 from oneshot_core.objective import OFFICIAL, Aim
 from oneshot_core.objective.presets import oneshot_clip
-from oneshot_core.sampling import check_family
 from oneshot_core.saved_states import DamagedState, StateError
 from oneshot_core.training import (
     STATE_FILE,

@@ -10,11 +10,11 @@ import pytest
 import torch
 from gpu_support import DRY_RUN, error
 
-from oneshot_core.demo import train_encoders
-from oneshot_core.demo.entrance import open_encoder
-from oneshot_core.demo.people import draw_people
-from oneshot_core.demo.pretrain_clip import CLIP_V2, LOOKS, ClipPlan, ClipTask, ClipTraining
-from oneshot_core.demo.random_looks import random_look
+from oneshot_core.demo.making import train_encoders
+from oneshot_core.demo.making.entrance import open_encoder
+from oneshot_core.demo.making.people import draw_people
+from oneshot_core.demo.making.pretrain_clip import CLIP_V2, LOOKS, ClipPlan, ClipTask, ClipTraining
+from oneshot_core.demo.making.random_looks import random_look
 from oneshot_core.tensors import seeded
 
 SMALL = ClipPlan(

@@ -10,8 +10,8 @@ from gpu_support import DRY_RUN, error, normal
 from stand_ins import randomised, tiny_discriminator, tiny_generator
 from torch import Tensor, nn
 
-from oneshot_core.demo.faces import draw
-from oneshot_core.demo.judge import JUDGE_LOOKS
+from oneshot_core.demo.making.faces import draw
+from oneshot_core.demo.making.judge import JUDGE_LOOKS
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.features import ClipEncoder, build_clip
 from oneshot_core.features.perceptual import package_net

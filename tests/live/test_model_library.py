@@ -15,7 +15,7 @@ from comfy_server import Server, comfy_python
 from page import opened_page
 from PIL import Image
 
-from oneshot_core.covers import COVER_PX
+from oneshot_core.pictures.covers import COVER_PX
 
 Workflow = Callable[..., dict[str, Any]]
 FOLDER = "oneshot_stylegan"

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..features import ClipEncoder, WordTokenizer, build_clip
-from ..tensors import Images, seeded
+from ...features import ClipEncoder, WordTokenizer, build_clip
+from ...tensors import Images, seeded
 from .faces import NUM_FACTORS, TRAINING_LOOKS
 from .people import People
 from .pretrain_encoders import look_prompts, windows

@@ -1,6 +1,6 @@
 """Entrance tests of the demo's CLIP: does it keep people apart that it is meant to keep?
 
-    python -m oneshot_core.demo.entrance --report [--clip NAME=FILE ...] [--out FILE]
+    python -m oneshot_core.demo.making.entrance --report [--clip NAME=FILE ...] [--out FILE]
 
 prints a table for the shipped CLIP and for every other that is named, over the looks that took part in
 training and those held out. The people, the places of the windows and the sentences are drawn for this test
@@ -32,16 +32,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints.native import read_tensors
-from ..features import ClipEncoder, load_clip
-from ..tensors import Images, seeded
+from ...checkpoints.native import read_tensors
+from ...features import ClipEncoder, load_clip
+from ...tensors import Images, seeded
+from ..world import demo_encoders
 from .faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw_looks, factors_from_latents
 from .pool import Z_DIM
 from .pretrain_clip import correlations
 from .pretrain_encoders import windows
 from .readings import reading_targets
 from .sentences import HELD_OUT_TEMPLATE, LOOK_WORDS, READINGS, Shown, full_sentence, sentence
-from .world import demo_encoders
 
 PEOPLE, SENTENCE_PEOPLE, READING_PEOPLE, CROPS = 48, 24, 256, 16
 _SEED = 77_001  # of everything here; no training uses it
@@ -254,7 +254,7 @@ def _row(name: str, found: LookResult, verdict: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Examine encoders and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m oneshot_core.demo.entrance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m oneshot_core.demo.making.entrance", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--report", action="store_true", help="print the table (this is all there is)")
     parser.add_argument("--clip", action="append", default=[], metavar="NAME=FILE", help="a further encoder")

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
-from ..checkpoints.native import read_tensors, write_tensors
-from ..ops import reference
+from ... import ops
+from ...checkpoints.native import read_tensors, write_tensors
+from ...ops import reference
 
 _log = logging.getLogger(__name__)
 

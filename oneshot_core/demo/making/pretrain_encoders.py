@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..features import ClipEncoder, Perceptual, SmallConfig, build_clip, small_net
-from ..tensors import Images, seeded
+from ...features import ClipEncoder, Perceptual, SmallConfig, build_clip, small_net
+from ...tensors import Images, seeded
 from .faces import NUM_FACTORS, TRAINING_LOOKS, caption
 from .judge import JUDGE_LOOKS, JudgeNet
 from .pool import Pool

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tensors import Images
+from ...tensors import Images
 from .layers import ease, mix
 from .looks import blur, tone, vivid
 

@@ -1,4 +1,4 @@
-"""Makes the demo world's assets: `python -m oneshot_core.demo.build --work DIR [--stage NAME]`.
+"""Makes the demo world's assets: `python -m oneshot_core.demo.making.build --work DIR [--stage NAME]`.
 
 Seeded and restartable: every stage saves its state in the work folder each minute and goes on from there. The
 assets are written at the end of the stage that makes them.
@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints import save
-from ..checkpoints.bundle import GeneratorBundle, Provenance, estimate_mean_latent
-from ..checkpoints.native import write_tensors
-from ..features import ClipEncoder, save_perceptual
-from ..networks import Discriminator, Generator, MappingNetwork
-from ..pictures import save_png
-from ..tensors import atomic_path
+from ...checkpoints import save
+from ...checkpoints.bundle import GeneratorBundle, Provenance, estimate_mean_latent
+from ...checkpoints.native import write_tensors
+from ...features import ClipEncoder, save_perceptual
+from ...networks import Discriminator, Generator, MappingNetwork
+from ...pictures import save_png
+from ...writing import atomic_path
+from ..world import ASSETS, CLIP_FORMAT, TARGET_LOOKS, target_file
 from .faces import draw
 from .judge import JUDGE_LOOKS, save_judge
 from .pool import Pool, draw_pool, load_pool
@@ -50,7 +51,7 @@ from .pretrain_generator import (
     pretrain_mapping,
     pretrain_supervised,
 )
-from .world import ASSETS, CLIP_FORMAT, TARGET_LOOKS, TARGET_SEED, target_factors, target_file
+from .truth import TARGET_SEED, target_factors
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Build:
             "oneshot-demo",
             "generator.safetensors",
             history={
-                "made_by": "oneshot_core.demo.build",
+                "made_by": "oneshot_core.demo.making.build",
                 "seed": self.plan.seed,
                 "seconds": round(state.seconds),
             },
@@ -200,7 +201,7 @@ def write_clip(encoder: ClipEncoder, assets: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage, or all in order."""
-    parser = argparse.ArgumentParser(prog="python -m oneshot_core.demo.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m oneshot_core.demo.making.build", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for drawn faces and saved states")
     parser.add_argument("--stage", choices=list(STAGES), help="only this one; all without it")
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder the assets are written to")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..checkpoints import CheckpointError, inspect
 from ..latent_files import load_latent
-from ..picture_files import FORMATS
-from ..tensors import atomic_path
+from ..pictures.files import FORMATS
+from ..writing import atomic_path
 from .transfer import ComfyError, plain
 
 MAX_BYTES = 4 * 1024**3  # ten times the largest generator with its discriminator

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tensors import Images, seeded
+from ...tensors import Images, seeded
 from .judge import JUDGE_LOOKS, JudgeNet
 from .people import People
 from .pretrain_clip import person_loss

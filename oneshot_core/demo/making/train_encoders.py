@@ -1,6 +1,6 @@
 """Trains the demo world's second encoders.
 
-    python -m oneshot_core.demo.train_encoders --network clip --out DIR --seconds 400
+    python -m oneshot_core.demo.making.train_encoders --network clip --out DIR --seconds 400
 
 Networks: clip (the small CLIP that methods see with), reader (another CLIP, built and seeded otherwise, that
 no method trains with), judge. People are drawn on the training device. The length is a number of steps, or of
@@ -26,8 +26,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.native import read_tensors, write_tensors
-from ..features import ClipEncoder
+from ...checkpoints.native import read_tensors, write_tensors
+from ...features import ClipEncoder
+from ..world import CLIP_FORMAT
 from .entrance import EntranceTest
 from .faces import HELD_OUT_LOOKS, TRAINING_LOOKS
 from .judge import JUDGE_LOOKS, JudgeNet, save_judge
@@ -35,7 +36,6 @@ from .people import People, draw_people
 from .pretrain import Trainee, cosine
 from .pretrain_clip import CLIP_V2, LOOKS, READER, WEIGHTS, ClipPlan, ClipTask, ClipTraining
 from .pretrain_judge import LOSSES, JudgePlan, JudgeTraining, explained
-from .world import CLIP_FORMAT
 
 _log = logging.getLogger(__name__)
 _PLANS: Mapping[str, ClipPlan] = {"clip": CLIP_V2, "reader": READER}
@@ -259,7 +259,7 @@ def _state_file(name: str, options: argparse.Namespace) -> Path:
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m oneshot_core.demo.train_encoders",
+        prog="python -m oneshot_core.demo.making.train_encoders",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

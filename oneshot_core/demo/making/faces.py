@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tensors import Images, Latents, check_shape, seeded
+from ...tensors import Images, Latents, check_shape, seeded
 from .layers import ease
 from .looks import HELD_OUT_LOOKS, LOOKS, LOOKS_IN_COLOUR, LOOKS_WITH_BACKGROUND, TRAINING_LOOKS, Paper
 from .portrait import HUE_SPAN, paint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .pictures import FAINT, INK, PAPER, font, save_png, shortened
+from . import FAINT, INK, PAPER, font, save_png, shortened
 
 MAX_POINTS = 400  # of a curve that a page draws some hundred pixels wide
 SCALE = 3  # drawn larger and reduced, which smooths the lines

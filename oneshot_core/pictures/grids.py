@@ -1,4 +1,4 @@
-"""Pictures in and out: reading files safely, fitting them to a generator, PNG files, labelled grids."""
+"""Pictures out: tensors to Pillow images and back, PNG files, labelled grids."""
 
 from __future__ import annotations
 
@@ -8,196 +8,17 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
-from .picture_files import open_picture
-from .tensors import Images, atomic_path, check_finite, check_shape
+from ..tensors import Images, check_shape
+from ..writing import atomic_path
 
-FITS = ("stretch", "crop", "letterbox")
 LARGEST_CELL_PX = 256  # of a picture in a grid, unless the caller says otherwise
 PAPER, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 
-Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
 Picture: TypeAlias = Image.Image
-
-
-def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images:
-    """Read a picture file and fit it to a square.
-
-    The camera's rotation mark is applied, embedded colour profiles are converted to sRGB, transparent parts
-    become white, greyscale, palette, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first
-    frame is taken.
-
-    Args:
-        path: PNG, JPEG, WebP, AVIF, BMP, GIF, PPM or TIFF, told by content, not by suffix.
-        size_px: side S of the result, the generator's.
-        fit: "stretch": to S x S whatever the aspect, as the method does; "crop": the centre square;
-            "letterbox": the whole picture with black bars.
-
-    Returns:
-        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter.
-
-    Raises:
-        PictureError: no such file, no picture, a damaged or a too large one.
-        ValueError: an unknown fit.
-
-    Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
-    """
-    return _loaded(open_picture(path), size_px, fit)
-
-
-def _loaded(picture: Picture, size_px: int, fit: str) -> Images:
-    picture = _framed(picture, size_px, fit)
-    values = torch.from_numpy(np.array(picture, dtype=np.uint8))  # [S, S, 3]
-    return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
-
-
-def load_target(
-    path: Path | str, size_px: int, fit: str = "stretch", mask: Path | str | None = None
-) -> tuple[Images, Tensor | None]:
-    """Read a target and which part of it counts.
-
-    Args:
-        path: see `load_picture`.
-        size_px: side S of the results.
-        fit: see `load_picture`; with "letterbox" the bars do not count.
-        mask: a picture file of the same size, white where the target counts; None: all of it counts.
-
-    Returns:
-        [1, 3, S, S] in [-1, 1], and [1, 1, S, S] in [0, 1], 1 = counts, or None where everything counts.
-
-    Raises:
-        PictureError: see `load_picture`.
-        ValueError: an unknown fit, a mask of another size or one that is black everywhere.
-    """
-    target = open_picture(path)
-    image = _loaded(target, size_px, fit)
-    if mask is None and fit != "letterbox":
-        return image, None
-    width, height = target.size
-    counts = torch.ones(1, 1, height, width)
-    if mask is not None:
-        picture = open_picture(mask).convert("L")
-        if picture.size != (width, height):
-            raise ValueError(
-                f"the mask {mask} has {picture.width} x {picture.height} px, the target {path} "
-                f"{width} x {height}; give a mask of the target's size"
-            )
-        counts = torch.from_numpy(np.array(picture, dtype=np.uint8))[None, None].float() / 255
-    fitted = fit_mask(counts, size_px, fit)
-    return image, None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
-
-
-def _placement(width: int, height: int, size_px: int, fit: str) -> tuple[tuple[int, int, int, int], int, int]:
-    """Say which box of a picture is used and how wide and high it becomes."""
-    if fit not in FITS:
-        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    if size_px < 1:
-        raise ValueError(f"size must be at least 1 px, got {size_px}")
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return (left, top, left + side, top + side), size_px, size_px
-    if fit == "letterbox":
-        scale = size_px / max(width, height)
-        inner = max(1, round(width * scale)), max(1, round(height * scale))
-        return (0, 0, width, height), *inner
-    return (0, 0, width, height), size_px, size_px
-
-
-def _framed(picture: Picture, size_px: int, fit: str) -> Picture:
-    box, width, height = _placement(*picture.size, size_px, fit)
-    inner = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    if inner.size == (size_px, size_px):
-        return inner
-    framed = Image.new("RGB", (size_px, size_px), (0, 0, 0))
-    framed.paste(inner, ((size_px - width) // 2, (size_px - height) // 2))
-    return framed
-
-
-def fit_images(images: Images, size_px: int, fit: str = "stretch") -> Images:
-    """Fit pictures that are tensors already to a square; differs from `load_picture` by 8-bit rounding only.
-
-    Args:
-        images: [N, 3, H, W] in [-1, 1].
-        size_px: side S of the result.
-        fit: see `load_picture`.
-
-    Returns:
-        [N, 3, S, S], dtype and device as given; the input itself where it fits already.
-    """
-    check_shape(images, "images", (None, 3, None, None))
-    return _fitted(images, size_px, fit, bars=-1.0)
-
-
-def fit_mask(mask: Tensor, size_px: int, fit: str = "stretch") -> Tensor:
-    """Fit the mask of a picture as `fit_images` fits the picture; the bars of "letterbox" do not count.
-
-    Args:
-        mask: [1, 1, H, W] in [0, 1], 1 = counts, H and W those of the picture; ones where only the bars are
-            to be left out.
-        size_px: side S of the result.
-        fit: how the picture was fitted.
-
-    Returns:
-        [1, 1, S, S] in [0, 1].
-
-    Raises:
-        ValueError: another shape or fit, values outside [0, 1], or nothing counts.
-    """
-    check_mask(mask)
-    return check_mask(_fitted(mask, size_px, fit, bars=0.0).clamp(0, 1))
-
-
-def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
-    """Return a mask [1, 1, S, S] of pictures of `size_px`, None: of any size.
-
-    Raises:
-        ValueError: another shape, values outside [0, 1], or nothing counts.
-    """
-    check_shape(mask, "mask", (1, 1, size_px, size_px))
-    check_finite(mask, "the mask", "give another mask, or leave it out")
-    low, high = float(mask.min()), float(mask.max())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"a mask holds values from 0 (ignored) to 1 (counts), got {low:g} to {high:g}")
-    if high == 0:
-        raise ValueError(
-            "the mask is 0 everywhere, so nothing of the target counts; invert it, or leave it out"
-        )
-    return mask
-
-
-def masked_target(target: Images, reconstruction: Images, mask: Tensor) -> Images:
-    """Fill what does not count of a target with the source's own picture, so that nothing pulls there.
-
-    Args:
-        target: [1, 3, S, S].
-        reconstruction: [1, 3, S, S], the source generator's picture of the reference latent.
-        mask: [1, 1, S, S] in [0, 1], 1 = counts.
-
-    Returns:
-        [1, 3, S, S] like `target`: what an adaptation takes as its target.
-
-    Source: methods.md Q17, where the published code blackens rows of a stretched car in its search alone.
-    """
-    check_shape(reconstruction, "reconstruction", tuple(target.shape))
-    mask = check_mask(mask, target.shape[-1]).to(target)
-    return mask * target + (1 - mask) * reconstruction.to(target)
-
-
-def _fitted(values: Tensor, size_px: int, fit: str, bars: float) -> Tensor:
-    """Fit [N, C, H, W] to [N, C, S, S], with bars of a value where the fit leaves some."""
-    height, width = values.shape[-2:]
-    (left, top, right, bottom), inner_width, inner_height = _placement(width, height, size_px, fit)
-    if (height, width) == (size_px, size_px):
-        return values
-    part = values[:, :, top:bottom, left:right]
-    scaled = F.interpolate(part, (inner_height, inner_width), mode="bilinear", antialias=True)
-    across, down = size_px - inner_width, size_px - inner_height
-    edges = (across // 2, across - across // 2, down // 2, down - down // 2)
-    return F.pad(scaled, edges, value=bars)
+Row: TypeAlias = tuple[str, "Images | None"]  # label and pictures; None: a heading without pictures
 
 
 def to_uint8(images: Images) -> Tensor:

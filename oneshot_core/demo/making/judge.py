@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.native import read_tensors, write_tensors
-from ..tensors import Images, check_shape
+from ...checkpoints.native import read_tensors, write_tensors
+from ...tensors import Images, check_shape
 from .faces import HELD_OUT_LOOKS, NUM_FACTORS, TRAINING_LOOKS
 
 JUDGE_LOOKS: tuple[str, ...] = ("plain", *TRAINING_LOOKS, *HELD_OUT_LOOKS)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.native import read_tensors, write_tensors
-from ..tensors import Images, Latents, seeded
+from ...checkpoints.native import read_tensors, write_tensors
+from ...tensors import Images, Latents, seeded
 from .faces import NUM_FACTORS, draw, factors_from_latents
 
 FORMAT = "oneshot-demo-faces"

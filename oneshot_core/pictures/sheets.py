@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from .checkpoints import GeneratorBundle
-from .latents import Latent
-from .pictures import Picture, labelled_grid, thumbnails
-from .sampling import SampleConfig, sample, sample_with_codes
-from .tensors import Images
+from ..checkpoints import GeneratorBundle
+from ..latents import Latent
+from ..sampling import SampleConfig, sample, sample_with_codes
+from ..tensors import Images
+from . import Picture, labelled_grid, thumbnails
 
 
 def adaptation_sheet(

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.Image import Image as Picture
 
-from .colour_profiles import other_marks, to_srgb
-from .containers import START_BYTES, recognised, told
+from ..containers import START_BYTES, recognised, told
+from .profiles import other_marks, to_srgb
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import json
 
 from PIL import Image
 
-from .checkpoints import GeneratorBundle
-from .pictures import Picture, to_pillow
-from .sampling import SampleConfig, sample
+from ..checkpoints import GeneratorBundle
+from ..sampling import SampleConfig, sample
+from . import Picture, to_pillow
 
 COVER_SEEDS = (0, 1, 2, 3)
 COVER_PSI = 0.7

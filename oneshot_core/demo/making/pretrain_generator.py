@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
-from ..networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MappingNetwork
-from ..tensors import Images, Latents, seeded
+from ... import ops
+from ...networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MappingNetwork
+from ...tensors import Images, Latents, seeded
 from .faces import FACTORS, NUM_FACTORS, factors_from_latents
 from .pool import Z_DIM, Pool, respun_latents
 from .pretrain import SCALED_BACKEND, Muon, Trainee, average_into, cosine, run_stage

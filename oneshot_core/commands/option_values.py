@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from .ranges import MOST_RATE, allowed, check_number
+from ..ranges import MOST_RATE, allowed, check_number
 
 
 def number(

@@ -13,8 +13,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
-from .memory import is_out_of_memory
-from .texts import printable
+from ..memory import is_out_of_memory
+from ..texts import printable
 
 BAR_WIDTH = 24
 SHORTEST_BAR = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tensors import Images, seeded
+from ...tensors import Images, seeded
 from .faces import draw_looks, factors_from_latents
 from .pool import Z_DIM, to_bytes
 

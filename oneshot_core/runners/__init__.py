@@ -1,0 +1,1 @@
+"""Runs of many adaptations: from a plan, in this process or on a ComfyUI server."""

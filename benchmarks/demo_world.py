@@ -57,15 +57,26 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def preset_of(variant: str, steps: int) -> Any:
-    """Return the preset of a variant, all with the demo's rate, average and schedule."""
-    from oneshot_core.commands.demo import demo_preset
+def recipe_of(variant: str, steps: int, search_steps: int, seed: int) -> Any:
+    """Return the recipe of a variant, all with the demo's rates and schedule."""
+    from oneshot_core.demo.world import demo_recipe
+    from oneshot_core.recipe import Recipe
 
-    if variant == "official":  # its crops of 128 px are an eighth of 1024 px; the same share here
-        return demo_preset("official", steps).adjusted("patch", crop_px=None)
-    weights = {"no semantic": {"semantic": 0.0}, "no patch": {"patch": 0.0}}.get(variant, {})
-    preset = demo_preset("default", steps).reweighted(weights)
-    return preset.scheduled({"reference": 1, "random": 3}) if variant == "schedule 1:3" else preset
+    changes: dict[str, Any] = {
+        # Its crops of 128 px are an eighth of 1024 px; the same share here.
+        "official": {"profile": "official", "ema_half_life": steps / 8, "crop_px": 16},
+        "no semantic": {"weights": {"semantic": 0.0}},
+        "no patch": {"weights": {"patch": 0.0}},
+        "schedule 1:3": {"schedule": {"reference": 1, "random": 3}},
+    }
+    weights = {"clip": 0.0} if variant == "pixel search" else {}
+    search = {"steps": search_steps, "weights": weights}
+    values = {
+        "method": changes.get(variant, {}),
+        "search": search,
+        "training": {"steps": steps, "seed": seed},
+    }
+    return Recipe.of(values, demo_recipe())
 
 
 def adapted(case: Case) -> tuple[Any, float]:
@@ -73,25 +84,23 @@ def adapted(case: Case) -> tuple[Any, float]:
     import torch
 
     from oneshot_core.checkpoints import with_fresh_discriminator
-    from oneshot_core.commands.demo import SEARCH_LEARNING_RATE, SEARCH_WEIGHTS
     from oneshot_core.demo.making.faces import draw, factors_from_latents
     from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
     from oneshot_core.objective import Aim
-    from oneshot_core.search import SearchConfig, search_latent
-    from oneshot_core.training import TrainConfig, adapt
+    from oneshot_core.search import search_latent
+    from oneshot_core.training import adapt
 
-    bundle, encoders, preset = demo_generator(), demo_encoders(), preset_of(case.variant, case.steps)
+    bundle, encoders = demo_generator(), demo_encoders()
+    recipe = recipe_of(case.variant, case.steps, case.search_steps, case.seed)
     if case.variant == "fresh discriminator":  # as for a checkpoint whose file has none
         bundle = with_fresh_discriminator(bundle, case.seed)
     person = z_from_seeds([PEOPLE_SEED + case.seed], bundle.generator.config.z_dim)
     target = draw(factors_from_latents(person), case.look, seed=0)
-    weights = {**SEARCH_WEIGHTS, **({"clip": 0.0} if case.variant == "pixel search" else {})}
-    search = SearchConfig(case.search_steps, SEARCH_LEARNING_RATE, case.seed, weights, profile=preset.profile)
     started = time.monotonic()
-    found = search_latent(bundle, encoders, target, search)
-    config = TrainConfig(steps=case.steps, seed=case.seed)
-    result = adapt(bundle, encoders, Aim(target, found.latent), preset, config)
+    found = search_latent(bundle, encoders, target, recipe.search_config())
+    preset, _ = recipe.preset(bundle.size)
+    result = adapt(bundle, encoders, Aim(target, found.latent), preset, recipe.train_config())
     assert torch.isfinite(result.bundle.generator.const).all()
     return result.bundle, time.monotonic() - started
 

@@ -20,9 +20,7 @@ import oneshot_core as core
 
 ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
-# As the verb demo and the templates have them.
-SEARCH_STEPS, SEARCH_LEARNING_RATE, SEARCH_WEIGHTS = 100, 0.05, {"deviation": 3.0}
-STEPS, LEARNING_RATE, SCHEDULE = 300, 0.003, {"reference": 1, "random": 1}
+SEARCH_STEPS = core.demo_recipe().search.steps
 LOOKS = ("watercolour", "stained glass", "oil painting")
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
@@ -45,7 +43,7 @@ def searched(work: Path, look: str, steps: int = SEARCH_STEPS) -> core.Latent:
     """The target's counterpart after so many steps."""
     path = work / f"reference-{look}-{steps}.safetensors"
     if not path.is_file():
-        config = core.SearchConfig(steps, SEARCH_LEARNING_RATE, 0, SEARCH_WEIGHTS)
+        config = replace(core.demo_recipe().search_config(), steps=steps)
         source, encoders = core.demo_generator(), core.demo_encoders()
         core.save_latent(core.search_latent(source, encoders, core.demo_target(look), config).latent, path)
     return core.load_latent(path)
@@ -55,14 +53,9 @@ def adapted(work: Path, look: str) -> core.GeneratorBundle:
     """The demo's generator in a look, with the settings of the verb demo."""
     path = work / f"{look}.safetensors"
     if not path.is_file():
-        preset = core.oneshot_clip().scheduled(SCHEDULE)
-        plan = replace(preset.optimiser, learning_rate=LEARNING_RATE, average_half_life=STEPS / 8)
-        preset = replace(preset, optimiser=plan)
-        aim = core.Aim(core.demo_target(look), searched(work, look))
-        result = core.adapt(
-            core.demo_generator(), core.demo_encoders(), aim, preset,
-            core.TrainConfig(steps=STEPS), run_folder=work / f"run-{look}",
-        )  # fmt: skip
+        recipe = core.demo_recipe(look)
+        recipe, inputs = core.prepared(recipe, core.open_inputs(recipe))
+        result = core.run_recipe(recipe, inputs, core.FolderStore(work / f"run-{look}")).adapted
         core.save(result.bundle, path)
     return core.load(path)
 

@@ -186,38 +186,42 @@ def to_core(image: Tensor) -> Tensor:
     return (values.permute(0, 3, 1, 2) * 2 - 1).contiguous()
 
 
-def one_picture(image: Tensor, size: int, fit: str) -> tuple[Tensor, list[str]]:
-    """Make the target of an IMAGE: [1, 3, size, size], and notes on what was left out."""
+def framed(
+    image: Tensor, mask: Tensor | None, size: int, fit: str
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Make the target of an IMAGE and a MASK, as the command line makes it of files.
+
+    Args:
+        image: [N, H, W, C] in [0, 1]; the first picture counts.
+        mask: [N, H, W] in [0, 1], 1 = counts; the first counts.
+        size: of the generator.
+        fit: one of `core.FITS`.
+
+    Returns:
+        The target [1, 3, size, size], where it counts [1, 1, size, size] or None, and notes on what was left
+        out.
+
+    Raises:
+        ValueError: the mask is not as large as the picture, or black everywhere.
+    """
     notes = []
     if image.shape[0] > 1:
         notes.append(f"the target is a batch of {image.shape[0]} pictures; the first is used")
     if image.shape[-1] == 4:
         notes.append("the target's transparency was laid on white")
-    return core.fit_images(to_core(image[:1]), size, fit), said(notes)
-
-
-def one_mask(mask: Tensor | None, image: Tensor, size: int, fit: str) -> Tensor | None:
-    """Make [1, 1, size, size] of a MASK [N, H, W], framed like its picture; bars of "letterbox" never count.
-
-    Returns:
-        None where everything counts.
-
-    Raises:
-        ValueError: the mask is not as large as the picture, or black everywhere.
-    """
-    height, width = image.shape[1:3]
-    if mask is None:
-        if fit != "letterbox" or height == width:
-            return None
-        return core.fit_mask(torch.ones(1, 1, height, width), size, fit)
-    values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1]
-    if values.shape[-2:] != (height, width):
+    (picture,) = core.to_pillow(to_core(image[:1]))
+    values = None
+    if mask is not None:
+        values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1].clamp(0, 1)
+    try:
+        return core.frame(picture, size, fit), core.frame_mask(values, picture, size, fit), notes
+    except ValueError as error:
+        if mask is None or mask.shape[-2:] == image.shape[1:3]:
+            raise
         raise ValueError(
-            f"the mask is {values.shape[-1]} x {values.shape[-2]} px, the target {width} x {height}; give a "
-            "mask of the target's size. Load Image's mask is 64 x 64 for pictures without transparency, and "
-            "white where they are transparent: leave it out, or invert it"
-        )
-    return core.fit_mask(values.clamp(0, 1), size, fit)
+            f"{error}. Load Image's mask is 64 x 64 for pictures without transparency, and white where they "
+            "are transparent: leave it out, or invert it"
+        ) from None
 
 
 def to_comfy(images: Tensor) -> Tensor:
@@ -340,7 +344,7 @@ def working(lower: str, kept: str) -> Iterator[None]:
 # Progress, previews, events ---------------------------------------------------------------------------
 
 
-class Run:
+class NodeProgress:
     """Progress of the node that is executing."""
 
     def __init__(self, total: int) -> None:

@@ -78,7 +78,7 @@ class StyleCLIPEdit(io.ComfyNode):
             views=method["views"],
             seed=method["seed"],
         )
-        run = bridge.Run(config.steps * core.count_of(latent))
+        run = bridge.NodeProgress(config.steps * core.count_of(latent))
 
         def report(now: Any) -> None:
             run.step(now.step, lambda: now.images)

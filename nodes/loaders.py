@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import TARGET_LOOKS
 from . import bridge
 from .api import io, ui
-from .sockets import CATEGORY, LOOKS, Encoders, Generator, Latent, advanced
+from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
 from .stamps import stamp
 from .values import checked
 
@@ -176,8 +177,8 @@ class OneShotDemoTarget(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "look",
-                    options=LOOKS,
-                    default=LOOKS[0],
+                    options=list(TARGET_LOOKS),
+                    default=TARGET_LOOKS[0],
                     tooltip="The look of the picture.",
                 )
             ],

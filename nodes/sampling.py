@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
-from .sockets import CATEGORY, SEED_MAX, Generator, Latent, advanced, generator_input
+from .sockets import CATEGORY, Generator, Latent, advanced, generator_input
 from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -93,7 +94,7 @@ class SampleAdapted(io.ComfyNode):
         """Draw."""
         samples = core.parse_seeds(seeds) if latent is None else latent
         config = _config(settings)
-        run = bridge.Run(core.count_of(samples))
+        run = bridge.NodeProgress(core.count_of(samples))
         classes = core.parse_classes(settings["classes"])
 
         def progress(done: int, _: int) -> None:

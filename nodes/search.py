@@ -7,10 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
+from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .recipes import SEARCH, recipe_of
 from .sockets import (
     CATEGORY,
+    DEFAULTS,
     Latent,
     advanced,
     encoders_input,
@@ -50,9 +53,9 @@ class CLIPLatentSearch(io.ComfyNode):
                 target_input(),
                 io.Int.Input(
                     "steps",
-                    default=1000,
+                    default=DEFAULTS.search.steps,
                     min=1,
-                    max=100_000,
+                    max=MOST_STEPS,
                     tooltip="Optimiser steps; the method uses 1000, the demo is content with 100 at a "
                     "learning_rate of 0.05 and a deviation_weight of 3.",
                 ),
@@ -63,7 +66,7 @@ class CLIPLatentSearch(io.ComfyNode):
                 advanced(
                     io.Float,
                     "learning_rate",
-                    default=0.01,
+                    default=DEFAULTS.search.learning_rate,
                     min=0.0001,
                     max=1.0,
                     step=0.0001,
@@ -100,37 +103,23 @@ class CLIPLatentSearch(io.ComfyNode):
         cls, generator: Any, encoders: Any, target: Tensor, mask: Tensor | None = None, **settings: Any
     ) -> io.NodeOutput:
         """Search, in a folder that keeps what is found."""
-        fit = settings["fit"]
-        picture, notes = bridge.one_picture(target, generator.size, fit)
-        area = bridge.one_mask(mask, target, generator.size, fit)
-        config = core.SearchConfig(
-            steps=settings["steps"],
-            learning_rate=settings["learning_rate"],
-            seed=settings["seed"],
-            weights={term: settings[name] for name, (term, _, _) in WEIGHTS.items()},
-            profile=core.PROFILES[settings["profile"]],
-        )
-        notes += bridge.said(core.encoder_notes(generator, encoders.clip_name, encoders.perceptual_name))
-        run = bridge.Run(config.steps)
+        recipe = recipe_of(generator, settings, SEARCH)
+        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
+        inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
+        recipe, inputs = core.prepared(recipe, inputs, "search")
+        run = bridge.NodeProgress(recipe.search.steps)
 
         def report(now: Any) -> None:
             run.step(now.step, lambda: now.image)
             run.losses(now.step, now.losses)
 
         with bridge.working("the generator's size or use smaller encoders", KEPT):
-            result = core.search_in_store(
-                bridge.run_store(),
-                generator,
-                encoders,
-                picture,
-                config,
-                mask=area,
+            result = core.search_recipe(
+                recipe, inputs, bridge.run_store(),
                 place=lambda: bridge.make_room(core.search_bytes(generator, encoders)),
-                callbacks=[report],
-                poll=run.check,
-            )
-        image = bridge.to_comfy(result.reconstruction)
+                callbacks=[report], poll=run.check,
+            )  # fmt: skip
+        image, text = bridge.to_comfy(result.reconstruction), bridge.said(inputs.notes)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
-        return io.NodeOutput(
-            result.latent, image, ui={**shown, "losses": [core.plot_points(result.losses)], "text": notes}
-        )
+        curves = {"losses": [core.plot_points(result.losses)], "text": text}
+        return io.NodeOutput(result.latent, image, ui={**shown, **curves})

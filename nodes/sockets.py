@@ -5,20 +5,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from ..oneshot_core.choices import FITS, PROFILES
+from ..oneshot_core.recipe import SEED_MAX, Recipe
 from .api import io
 
 CATEGORY = "One-Shot StyleGAN"
-SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
 
 Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBundle
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 
-# The engine's choices, written out so that ComfyUI's start need not import the engine; a test compares them.
-FITS = ["crop", "stretch", "letterbox"]
-LOOKS = ["watercolour", "stained glass", "pencil sketch", "oil painting", "blueprint"]
-PRESETS = ["oneshot_clip"]
-PRECISIONS = ["float32", "bfloat16"]
+DEFAULTS = Recipe()
 
 
 def advanced(kind: Any, name: str, **settings: Any) -> io.Input:
@@ -58,8 +55,8 @@ def fit_input() -> io.Input:
     return advanced(
         io.Combo,
         "fit",
-        options=FITS,
-        default="crop",
+        options=list(FITS),
+        default=DEFAULTS.aim.fit,
         tooltip="How a picture that is not square becomes square: crop its middle, stretch it, or letterbox "
         "it whole between black bars, which then do not count. Use the same value for search and adaptation.",
     )
@@ -77,7 +74,14 @@ def mask_input() -> io.Input:
 
 def seed_input(tooltip: str) -> io.Input:
     """A run's seed."""
-    return io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=False, tooltip=tooltip)
+    return io.Int.Input(
+        "seed",
+        default=DEFAULTS.training.seed,
+        min=0,
+        max=SEED_MAX,
+        control_after_generate=False,
+        tooltip=tooltip,
+    )
 
 
 def profile_input() -> io.Input:
@@ -85,8 +89,8 @@ def profile_input() -> io.Input:
     return advanced(
         io.Combo,
         "profile",
-        options=["default", "official"],
-        default="default",
+        options=list(PROFILES),
+        default=DEFAULTS.method.profile,
         tooltip="default: the method as the paper means it, the published code's accidents repaired. "
         "official: the published code's behaviour, for comparisons. Use the same for search and adaptation.",
     )

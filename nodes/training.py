@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import PRECISIONS, PRESETS
+from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .recipes import ADAPT, recipe_of
 from .sockets import (
     CATEGORY,
-    PRECISIONS,
-    PRESETS,
+    DEFAULTS,
     Generator,
     Latent,
     advanced,
@@ -30,6 +31,7 @@ from .values import checked
 
 PREVIEW_SEEDS = (0, 1, 2, 3, 4, 5)
 LOWER = "batch, the generator's size, or use precision bfloat16"
+EVERY = "Steps between snapshots; each is a file of the generator."
 KEPT = "The run goes on from its last saved step when it is queued again with the same inputs"
 WEIGHTS = {
     "semantic_weight": ("semantic", 10.0, "pictures keeping their mutual likeness in CLIP's eyes (content)"),
@@ -95,45 +97,51 @@ class OneShotAdapt(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         """Train, or load what is there."""
-        fit, fresh, snapshot = settings["fit"], settings["train_again"], settings["snapshot_step"]
-        preset, config, notes = _plan(generator, settings)
-        picture, more = bridge.one_picture(target, generator.size, fit)
-        area = bridge.one_mask(mask, target, generator.size, fit)
-        source, said = _with_discriminator(generator, config.seed)
-        said += bridge.said(core.encoder_notes(source, encoders.clip_name, encoders.perceptual_name))
-        aim = core.Aim(picture, reference)
-        core.check_run(source, aim, preset)
-        run = bridge.Run(config.steps)
+        recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
+        run, snapshot = bridge.NodeProgress(recipe.training.steps), settings["snapshot_step"] or None
 
         def report(now: Any) -> None:
             run.step(now.step, now.preview)
             run.losses(now.step, now.losses)
 
         with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
-            result = core.adapt_in_store(
-                bridge.run_store(),
-                source,
-                encoders,
-                aim,
-                preset,
-                config,
-                mask=area,
-                place=lambda: bridge.make_room(core.training_bytes(source, encoders, aim, preset)),
+            result = core.adapt_recipe(
+                recipe, inputs, bridge.run_store(),
+                place=lambda: _room(recipe, inputs),
                 callbacks=[core.Progress(report, PREVIEW_SEEDS), core.Poll(run.check), stop],
-                poll=run.check,
-                fresh=fresh,
-                snapshot=snapshot or None,
-            )
-            working = core.sampling_bytes(source, len(PREVIEW_SEEDS))
-            bridge.place([source.generator, result.bundle.generator], working)
-            sheet = core.adaptation_sheet(source, result.bundle, picture, reference, PREVIEW_SEEDS)
-            preview = bridge.to_comfy(core.to_tensor(sheet))
-        if result.step < (snapshot or config.steps):
+                poll=run.check, fresh=settings["train_again"], snapshot=snapshot,
+            )  # fmt: skip
+            preview = _preview(result.bundle, inputs)
+        if result.step < (snapshot or result.steps):
             bridge.count_stop(run.node)
-        text = _report(result, [*notes, *more, *said])
-        shown = ui.PreviewImage(preview, cls=cls).as_dict()
-        curves = core.plot_points(result.losses)
-        return io.NodeOutput(result.bundle, preview, text, ui={**shown, "losses": [curves], "text": [text]})
+        text, shown = _report(result, bridge.said(inputs.notes)), ui.PreviewImage(preview, cls=cls).as_dict()
+        curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
+        return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
+
+
+def _prepared(
+    generator: Any, encoders: Any, target: Tensor, reference: Any, mask: Any, settings: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The recipe of the node's inputs, bound to them, and the inputs, checked before any work."""
+    recipe = recipe_of(generator, settings, ADAPT)
+    recipe.train_config().check_snapshot(settings["snapshot_step"])
+    picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
+    return core.prepared(recipe, core.Inputs(generator, encoders, picture, area, reference, tuple(notes)))
+
+
+def _room(recipe: Any, inputs: Any) -> Any:
+    """Make room for the training; returns the device."""
+    preset, _ = recipe.preset(inputs.source.size)
+    return bridge.make_room(core.training_bytes(inputs.source, inputs.encoders, inputs.aim, preset))
+
+
+def _preview(adapted: Any, inputs: Any) -> Tensor:
+    """Target, source row and adapted row, on the device."""
+    bridge.place(
+        [inputs.source.generator, adapted.generator], core.sampling_bytes(inputs.source, len(PREVIEW_SEEDS))
+    )
+    sheet = core.adaptation_sheet(inputs.source, adapted, inputs.target, inputs.reference, PREVIEW_SEEDS)
+    return bridge.to_comfy(core.to_tensor(sheet))
 
 
 def _inputs() -> list[io.Input]:
@@ -147,15 +155,15 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "preset",
-            options=PRESETS,
-            default="oneshot_clip",
+            options=list(PRESETS),
+            default=DEFAULTS.method.preset,
             tooltip="The method: One-Shot Adaptation of GAN in Just One CLIP (arXiv 2203.09301).",
         ),
         io.Int.Input(
             "steps",
-            default=1000,
+            default=DEFAULTS.training.steps,
             min=1,
-            max=100_000,
+            max=MOST_STEPS,
             tooltip="Optimiser rounds. The method trains 2000 and shows pictures of step 700; the look grows "
             "with the steps, the content slowly fades. The demo is content with 300 at a learning_rate of "
             "0.003 and one random step per reference step.",
@@ -165,14 +173,14 @@ def _inputs() -> list[io.Input]:
             "snapshot_step",
             default=0,
             min=0,
-            max=100_000,
+            max=MOST_STEPS,
             tooltip="Output the generator as it was after this step instead of the last; 0: the last. "
             "Snapshots are kept every snapshot_every steps; choosing another never trains again.",
         ),
         io.Combo.Input(
             "precision",
-            options=PRECISIONS,
-            default="float32",
+            options=list(PRECISIONS),
+            default=DEFAULTS.training.precision,
             tooltip="Number format of the forward passes. bfloat16 needs about half the memory for "
             "activations and is faster on recent GPUs; results differ slightly.",
         ),
@@ -203,8 +211,8 @@ def _advanced_inputs() -> list[io.Input]:
             100_000.0,
             1.0,
             "Half-life of the moving average of the weights, in steps; the result is this average. 0: as "
-            "published, but with the default profile at most an eighth of the steps, so that short runs show "
-            "what they learnt.",
+            "published, but with the default profile at most an eighth of the steps done, so that short runs "
+            "show what they learnt.",
         ),
         whole("batch", 2, 1, 64, "Pictures per random step; 2 is the method's. More needs more memory."),
         *weights,
@@ -219,7 +227,13 @@ def _advanced_inputs() -> list[io.Input]:
             "Side of the compared crops in pixels; 0: an eighth of the picture, with profile official 128 px "
             "where that fits.",
         ),
-        whole("snapshot_every", 100, 1, 100_000, "Steps between snapshots; each is a file of the generator."),
+        whole(
+            "snapshot_every",
+            DEFAULTS.training.snapshot_every,
+            1,
+            MOST_STEPS,
+            EVERY,
+        ),
         advanced(
             io.Boolean,
             "train_again",
@@ -228,41 +242,6 @@ def _advanced_inputs() -> list[io.Input]:
             "end; one that was interrupted goes on.",
         ),
     ]
-
-
-def _plan(generator: Any, settings: dict[str, Any]) -> tuple[Any, Any, list[str]]:
-    """Preset and run settings of the node's inputs, and notes on what was changed."""
-    profile = core.PROFILES[settings["profile"]]
-    preset = core.PRESETS[settings["preset"]](profile).reweighted(
-        {term: settings[name] for name, (term, _, _) in WEIGHTS.items()}
-    )
-    preset = preset.rebatched(settings["batch"], settings["mixing"])
-    preset = preset.scheduled({"reference": settings["reference_steps"], "random": settings["random_steps"]})
-    half_life = settings["ema_half_life"] or preset.optimiser.average_half_life
-    if not settings["ema_half_life"] and profile.name != "official":
-        half_life = min(half_life, settings["steps"] / 8)
-    rates = {"learning_rate": settings["learning_rate"], "average_half_life": half_life}
-    preset, notes = replace(preset, optimiser=replace(preset.optimiser, **rates)), []
-    if settings["crop_px"]:
-        preset = preset.adjusted("patch", crop_px=settings["crop_px"])
-    else:
-        preset, notes = preset.fitted(generator.size)
-    config = core.TrainConfig(
-        settings["steps"],
-        settings["seed"],
-        snapshot_every_steps=settings["snapshot_every"],
-        precision=settings["precision"],
-    )
-    config.check_snapshot(settings["snapshot_step"])
-    return preset, config, notes
-
-
-def _with_discriminator(generator: Any, seed: int) -> tuple[Any, list[str]]:
-    """Give a generator that has no discriminator a fresh one, and say so."""
-    if generator.discriminator is not None:
-        return generator, []
-    note = "the generator's file has no discriminator; training with a freshly initialised one"
-    return core.with_fresh_discriminator(generator, seed), bridge.said([note])
 
 
 def _report(result: Any, notes: list[str]) -> str:

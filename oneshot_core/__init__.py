@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
-    from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_target
+    from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target
     from .editing import EditConfig, EditProgress, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
@@ -36,20 +36,23 @@ if TYPE_CHECKING:
     from .objective.presets import PRESETS, oneshot_clip
     from .pictures import (
         FITS,
-        fit_images,
-        fit_mask,
+        frame,
+        frame_mask,
         labelled_grid,
         load_picture,
         load_target,
         masked_target,
         save_png,
+        to_pillow,
         to_tensor,
     )
     from .pictures.covers import draw_cover, model_card
     from .pictures.files import PictureError
     from .pictures.plots import loss_plot, plot_points
     from .pictures.sheets import adaptation_sheet
-    from .runs import RunStore, StoredResult, adapt_in_store, search_in_store
+    from .pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
+    from .recipe import Recipe, RecipeError
+    from .run_folder import RunError, StoredResult
     from .sampling import (
         SampleConfig,
         SamplePairs,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         truncation_sweep,
     )
     from .search import SearchConfig, SearchProgress, SearchResult, search_latent
+    from .store import FolderStore, RunStore
     from .tensors import gradients, owned
     from .training import (
         PRECISIONS,
@@ -89,7 +93,7 @@ _MODULES = {
         "related save with_fresh_discriminator"
     ),
     "pictures.covers": "draw_cover model_card",
-    "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_target",
+    "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
     "editing": "EditConfig EditProgress EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
@@ -101,10 +105,14 @@ _MODULES = {
     "objective.presets": "PRESETS oneshot_clip",
     "pictures.files": "PictureError",
     "pictures": (
-        "FITS fit_images fit_mask labelled_grid load_picture load_target masked_target save_png to_tensor"
+        "FITS frame frame_mask labelled_grid load_picture load_target masked_target save_png "
+        "to_pillow to_tensor"
     ),
     "pictures.plots": "loss_plot plot_points",
-    "runs": "RunStore StoredResult adapt_in_store search_in_store",
+    "pipeline": "Inputs adapt_recipe open_inputs prepared run_recipe search_recipe",
+    "recipe": "Recipe RecipeError",
+    "run_folder": "RunError StoredResult",
+    "store": "FolderStore RunStore",
     "sampling": (
         "SampleConfig SamplePairs count_of iter_samples mix_table parse_classes "
         "parse_seeds random_latents sample sample_pairs sample_with_codes "
@@ -140,7 +148,9 @@ __all__ = [
     "EncoderError",
     "Encoders",
     "EncodersOnDemand",
+    "FolderStore",
     "GeneratorBundle",
+    "Inputs",
     "Latent",
     "PictureError",
     "Poll",
@@ -148,7 +158,10 @@ __all__ = [
     "Profile",
     "Progress",
     "Provenance",
+    "Recipe",
+    "RecipeError",
     "RunCancelled",
+    "RunError",
     "RunStore",
     "SampleConfig",
     "SamplePairs",
@@ -161,7 +174,7 @@ __all__ = [
     "TrainProgress",
     "UnsafePickleError",
     "adapt",
-    "adapt_in_store",
+    "adapt_recipe",
     "adaptation_sheet",
     "blend_generators",
     "check_adaptable",
@@ -170,6 +183,7 @@ __all__ = [
     "count_of",
     "demo_encoders",
     "demo_generator",
+    "demo_recipe",
     "demo_target",
     "detect",
     "draw_cover",
@@ -177,8 +191,8 @@ __all__ = [
     "editing_bytes",
     "encoder_notes",
     "first_free",
-    "fit_images",
-    "fit_mask",
+    "frame",
+    "frame_mask",
     "gradients",
     "inspect",
     "interpolate",
@@ -197,13 +211,16 @@ __all__ = [
     "mix_table",
     "model_card",
     "oneshot_clip",
+    "open_inputs",
     "owned",
     "parse_classes",
     "parse_seeds",
     "parse_strengths",
     "plot_points",
+    "prepared",
     "random_latents",
     "related",
+    "run_recipe",
     "sample",
     "sample_pairs",
     "sample_with_codes",
@@ -212,9 +229,10 @@ __all__ = [
     "save_latent",
     "save_png",
     "search_bytes",
-    "search_in_store",
     "search_latent",
+    "search_recipe",
     "swap_from",
+    "to_pillow",
     "to_tensor",
     "training_bytes",
     "truncation_sweep",

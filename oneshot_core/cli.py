@@ -14,34 +14,31 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note, one_line
+from .choices import DEVICES, FITS, NOISE_MODES, PERCEPTUAL_NETS, PRECISIONS, PRESETS, PROFILES
+from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.interrupts import exit_code, raised_signals
 from .commands.option_values import RATE, filled, number, numbers, positive, schedule, slots, weight
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, one_line
 from .writing import WriteError, in_words
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
-PROFILES = ("default", "official")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-FITS = ("stretch", "crop", "letterbox")
-PRECISIONS = ("float32", "bfloat16")
 _OPTIONS = {  # settings whose option has another name
     "mix_from": "the start of --mix-slots",
     "mix_to": "the end of --mix-slots",
     "batch_size": "--batch",
 }
 NAMES = ("FILE", "DIR", "PICTURE", "URL", "FILE|demo", "NAME|FILE", "NAME|PICTURE")  # never empty
-NOISE_MODES = ("const", "none", "random")
 
 # verb: module in commands/ and function
 VERBS = {
     "demo": "demo:demo",
     "info": "files:info",
     "convert": "files:convert",
-    "search": "search:search",
+    "search": "search:search_command",
     "adapt": "adapt:adapt_command",
     "sample": "sample:sample",
     "batch": "batch:batch",
+    "recipe": "recipes:recipe_command",
 }
 
 DESCRIPTION = """\
@@ -87,6 +84,10 @@ Run it twice: the second time it resumes where it was stopped, or says that it i
 Run it again and it does what is missing. A small plan, for all pictures in a folder with two seeds:
   {"format": "oneshot-batch", "format_version": 1, "workflow": "adapt_api.json",
    "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}""",
+    "recipe": """\
+  oneshot recipe adapt --generator ffhq.pt --target sketch.png --steps 500 > sketch.json
+  oneshot recipe sketch/adapted.safetensors       of a result, from its own header
+  oneshot adapt --recipe sketch/adapted.safetensors --generator ffhq.pt --target sketch.png --out again""",
 }
 
 
@@ -124,31 +125,28 @@ def _encoders(parser: argparse.ArgumentParser) -> None:
         group,
         "--lpips",
         "perceptual net: alex, vgg, squeeze or demo (alex)",
-        choices=_PERCEPTUAL,
+        choices=PERCEPTUAL_NETS,
         default=None,
     )
     _option(group, "--offline", "never download weights", action="store_true")
 
 
-_PERCEPTUAL = ("alex", "vgg", "squeeze", "demo")
-
-
 def _target(parser: argparse.ArgumentParser) -> None:
-    _option(
-        parser,
-        "--generator",
-        "checkpoint of the source generator, or demo",
-        metavar="FILE|demo",
-        required=True,
-    )
-    _option(parser, "--target", "the one picture", metavar="PICTURE", required=True)
+    _option(parser, "--generator", "checkpoint of the source generator, or demo", metavar="FILE|demo")
+    _option(parser, "--target", "the one picture, or demo:LOOK for a shipped one", metavar="PICTURE")
     _option(parser, "--out", "folder for the results", metavar="DIR", required=True)
     _option(
         parser,
+        "--recipe",
+        "start from the recipe in a JSON file, a run's folder or an adapted generator; options change it",
+        metavar="FILE",
+    )
+    _option(
+        parser,
         "--fit",
-        "how the picture becomes square; stretch is the method's; of letterbox the bars do not count",
+        f"how the picture becomes square ({FITS[0]}); stretch is the published code's; of letterbox the bars "
+        "do not count",
         choices=FITS,
-        default="stretch",
     )
     _option(
         parser,
@@ -156,14 +154,18 @@ def _target(parser: argparse.ArgumentParser) -> None:
         "picture of the target's size, white where the target counts, black where nothing is learnt from it",
         metavar="PICTURE",
     )
-    _option(parser, "--seed", "of everything random (0)", type=int, default=0, metavar="N")
-    _option(
-        parser,
-        "--profile",
-        "repaired (default) or as published (official)",
-        choices=PROFILES,
-        default="default",
-    )
+    _seed_and_profile(parser)
+
+
+def _seed_and_profile(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--seed", "of everything random (0)", type=int, metavar="N")
+    _option(parser, "--profile", "repaired (default) or as published (official)", choices=PROFILES)
+
+
+def _results(parser: argparse.ArgumentParser) -> None:
+    keep = parser.add_argument_group("results")
+    _option(keep, "--seeds", "samples in the grid (0-7)", default="0-7", metavar="LIST")
+    _option(keep, "--without-discriminator", "leave it out of adapted.safetensors", action="store_true")
 
 
 def _precision(parser: Any) -> None:
@@ -172,7 +174,6 @@ def _precision(parser: Any) -> None:
         "--precision",
         "of the networks' forward passes (float32); bfloat16: less memory, faster where the device has it",
         choices=PRECISIONS,
-        default="float32",
     )
 
 
@@ -182,17 +183,11 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--list", "name the shipped targets and stop", action="store_true")
     _option(parser, "--steps", "steps of the adaptation", type=positive, metavar="N")
     _option(parser, "--search-steps", "steps of the latent search", type=positive, metavar="N")
-    _option(parser, "--seed", "of everything random (0)", type=int, default=0, metavar="N")
-    _option(
-        parser,
-        "--profile",
-        "repaired (default) or as published (official)",
-        choices=PROFILES,
-        default="default",
-    )
+    _seed_and_profile(parser)
     _precision(parser)
     _option(parser, "--fresh", "throw away what an earlier demo left in the folder", action="store_true")
     _common(parser)
+    parser.set_defaults(offline=True, recipe=None)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
@@ -213,26 +208,29 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
-    _option(parser, "--steps", "optimiser rounds (1000)", type=positive, default=1000, metavar="N")
-    _option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, default=0.01, metavar="X")
+    of_search: dict[str, Any] = {"metavar": "N", "type": positive, "dest": "search_steps"}
+    _option(parser, "--steps", "optimiser rounds (1000)", **of_search)
+    _option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, metavar="X", dest="search_learning_rate")
     _option(
         parser,
         "--weight",
         "weight of a term: clip, deviation, lpips or pixel; 0 leaves it out; repeatable",
         type=weight,
         action="append",
-        default=[],
         metavar="NAME=V",
+        dest="search_weight",
     )
-    _option(parser, "--no-views", "compare the picture itself instead of random views", action="store_true")
+    views: dict[str, Any] = {"action": "store_const", "const": False, "dest": "views"}
+    _option(parser, "--no-views", "compare the picture itself instead of random views", **views)
+    _option(parser, "--fresh", "throw away an earlier search in the folder", action="store_true")
     _encoders(parser)
     _common(parser)
 
 
 def _method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("method")
-    _option(method, "--preset", "the method (oneshot_clip)", default="oneshot_clip", metavar="NAME")
-    _option(method, "--steps", "optimiser rounds (2000)", type=positive, default=2000, metavar="N")
+    _option(method, "--preset", f"the method ({PRESETS[0]})", choices=PRESETS)
+    _option(method, "--steps", "optimiser rounds (1000)", type=positive, metavar="N")
     _option(method, "--batch", "images per random step", type=positive, metavar="N")
     _option(
         method,
@@ -240,7 +238,6 @@ def _method(parser: argparse.ArgumentParser) -> None:
         "weight of a term, such as semantic, patch, adversarial, lpips, pixel; 0 leaves it out; repeatable",
         type=weight,
         action="append",
-        default=[],
         metavar="NAME=V",
     )
     _option(
@@ -262,7 +259,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
     _option(
         method,
         "--ema-half-life",
-        "half-life of the weights' average in steps (312.5); a short run wants an eighth of its steps",
+        "half-life of the weights' average in steps (312.5, at most an eighth of the steps done)",
         type=number(above=0),
         metavar="STEPS",
     )
@@ -273,16 +270,13 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     _method(parser)
     reference = parser.add_argument_group("reference latent")
-    _option(
-        reference, "--search-steps", "rounds of the search (1000)", type=positive, default=1000, metavar="N"
-    )
+    _option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")
     _option(
         reference,
         "--search-weight",
         "weight of a term of the search; clip=0 gives the pixel-only search; repeatable",
         type=weight,
         action="append",
-        default=[],
         metavar="NAME=V",
     )
     _option(
@@ -291,18 +285,10 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         "a latent from `search` or another program (.npz, .npy, .pt); nothing is searched then",
         metavar="FILE",
     )
-    keep = parser.add_argument_group("results")
-    _option(
-        keep,
-        "--snapshot-every",
-        "steps between kept generators (100)",
-        type=positive,
-        default=100,
-        metavar="N",
-    )
-    _option(keep, "--seeds", "samples in the grid (0-7)", default="0-7", metavar="LIST")
-    _option(keep, "--without-discriminator", "leave it out of adapted.safetensors", action="store_true")
-    _option(keep, "--fresh", "throw away an earlier run in the folder", action="store_true")
+    every: dict[str, Any] = {"type": positive, "metavar": "N"}
+    _option(reference, "--snapshot-every", "steps between kept generators (100)", **every)
+    _results(parser)
+    _option(parser, "--fresh", "throw away an earlier run in the folder", action="store_true")
     _encoders(parser)
     _common(parser)
 
@@ -362,8 +348,17 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="N",
     )
     _option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
+    _results(parser)
+    _option(parser, "--offline", "never download weights", action="store_true")
     _common(parser)
-    parser.set_defaults(parse=lambda words: build_parser().parse_args(words))
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    more: dict[str, Any] = {"nargs": argparse.REMAINDER, "metavar": "WHAT"}
+    parser.add_argument(
+        "of", help="a run's folder, an adapted generator, or a command and its options", **more
+    )
+    parser.set_defaults(parse=lambda words: build_parser().parse_args(words), debug=False)
 
 
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -374,6 +369,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),
     "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
+    "recipe": ("print the recipe from which a result can be made again", _add_recipe),
 }
 
 
@@ -427,7 +423,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_options(text: str, options: argparse.Namespace) -> str:
     """Say a setting that an error begins with by the option that users gave it with."""
     first = re.match(r"[a-z]+(?:_[a-z]+)*(?= (?:must|is|needs|takes)\b)", text)
-    if first is None or not (first[0] in _OPTIONS or hasattr(options, first[0])):
+    known = (
+        [name.removeprefix("search_") for name in vars(options)]
+        if options.verb == "search"
+        else vars(options)
+    )
+    if first is None or not (first[0] in _OPTIONS or first[0] in known):
         return text
     for name, option in {first[0]: f"--{first[0].replace('_', '-')}", **_OPTIONS}.items():
         text = re.sub(rf"\b{name}\b(?! *=)", option, text) if "_" in name or name == first[0] else text

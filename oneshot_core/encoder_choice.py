@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoints import GeneratorBundle
+from .choices import DEMO, PERCEPTUAL_NETS
 from .demo.world import ASSETS, demo_encoders, demo_generator
 from .features import (
     BytesProgress,
@@ -18,10 +19,8 @@ from .features import (
     load_perceptual,
 )
 
-DEMO = "demo"
 DEMO_GENERATOR = ASSETS / "generator.safetensors"
 CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
-PERCEPTUAL_NETS = ("alex", "vgg", "squeeze", DEMO)
 
 
 @dataclass(frozen=True)

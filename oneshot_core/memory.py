@@ -132,3 +132,11 @@ def check_memory(needed_bytes: int, what: str, lower: str) -> None:
 
 def _told(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def one_line(error: BaseException) -> str:
+    """Say an error in one line: its message, or its kind where it has none; lack of memory is called that."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if is_out_of_memory(error) and not text.lower().startswith("out of memory"):
+        return f"out of memory ({text})"
+    return text

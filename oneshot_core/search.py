@@ -5,13 +5,12 @@ Source: paper section 3.1; cyclomon/OneshotCLIP train_oneshot.py, step 1 (method
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
 from .draws import Draws, SeededDraws
-from .features import Encoders, check_encoders
+from .features import Encoders, EncodersOnDemand, check_encoders
+from .fingerprints import determining, inputs_of
 from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
@@ -169,7 +169,7 @@ def search_states(path: Path | str) -> StateFile:
 
 def check_search(
     bundle: GeneratorBundle,
-    encoders: Encoders,
+    encoders: Encoders | EncodersOnDemand,
     target: Images,
     mask: Tensor | None = None,
     start: Tensor | None = None,
@@ -224,7 +224,7 @@ class _Search:
         self.goal = AimFeatures(Aim(target).to(like), encoders)
         self.encoders = encoders
         self.mask = None if mask is None else owned(mask).to(like)
-        self.estimated = start is None and raw is not None  # on a device, so its last bits are no key
+        self.given = (bundle, encoders, Aim(target), mask, start)
         if start is None:  # the published code averages the mapping of the generator it searches
             start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
         check_shape(start, "start", (self.generator.config.w_dim,))
@@ -259,15 +259,13 @@ class _Search:
                 callback(SearchProgress(self.step, self.config.steps, losses, eta, owned(self.latent), image))
         return self._result({name: values for name, values in self.history.items() if values})
 
-    def _settings(self) -> dict[str, Any]:
-        """What determines the search, but for the number of steps."""
-        settings = {name: value for name, value in self.config.describe().items() if name != "steps"}
-        digest = hashlib.sha256(self.goal.targets.float().cpu().numpy().tobytes())
-        digest.update(b"estimated" if self.estimated else self.mean.float().cpu().numpy().tobytes())
-        settings |= {"target_and_start": digest.hexdigest(), "family": self.bundle.family}
-        if self.mask is not None:
-            settings["mask"] = hashlib.sha256(self.mask.float().cpu().numpy().tobytes()).hexdigest()
-        return settings
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What determines the search, but for the number of steps; only who keeps a state pays for it.
+
+        A mean that is estimated here, on a device, is no input: its last bits differ between devices.
+        """
+        return determining(inputs_of(*self.given), search=self.config.describe())
 
     def save(self, states: StateFile) -> None:
         """Write latent, Adam's moments, step and losses; atomic. Nothing amid a step, and no step twice.
@@ -281,9 +279,9 @@ class _Search:
             log.warning("the search is not finite after step %d; its saved state was left", self.step)
             return
         moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
-        settings = json.loads(json.dumps(self._settings()))
         history = {name: values for name, values in self.history.items() if values}
-        states.save(SavedState(self.step, settings, {"latent": self.latent.detach(), **moments}, history))
+        tensors = {"latent": self.latent.detach(), **moments}
+        states.save(SavedState(self.step, self.settings, tensors, history))
         self.saved_step = self.step
 
     def restore(self, states: StateFile, path: Path) -> None:
@@ -295,7 +293,7 @@ class _Search:
         """
         latent = self.latent.detach()
         moments = {"adam.step": torch.zeros(()), "adam.exp_avg": latent, "adam.exp_avg_sq": latent}
-        saved = states.read(path, json.loads(json.dumps(self._settings())), {"latent": latent}, [moments])
+        saved = states.read(path, self.settings, {"latent": latent}, [moments])
         if saved.step > self.config.steps:
             raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
         if set(saved.history) - set(self.history) or bool(saved.step) != ("adam.step" in saved.tensors):

@@ -39,7 +39,6 @@ OTHER_FILES = {  # format in the header: what it is, and who reads it
     "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
     "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
     "oneshot-run": "the state of an unfinished training; `adapt` with the same --out goes on from it",
-    "oneshot-stored-run": "a part of a stored run; the folder that it lies in is read as a whole",
     "oneshot-perceptual": "weights of the perceptual loss; --lpips reads them",
     "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
     "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",

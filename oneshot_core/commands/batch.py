@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import signal
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..recipe import Recipe
 from ..runners.comfy_client import ComfyClient
-from ..runners.manifest import DONE, FAILED, OPEN, Manifest
-from ..runners.plan import BatchJob, Plan, read_plan
+from ..runners.local import run_here
+from ..runners.manifest import DONE, Manifest
+from ..runners.plan import Plan, read_plan
 from ..runners.server_run import BatchWatcher, ServerRun, withdraw
-from .adapt import open_job, run_job
-from .console import BadInput, Failed, Interrupted, ProgressBar, note, one_line, say
-from .resources import out_folder, out_path, report
+from ..sampling import parse_seeds
+from .adapt import Results, make
+from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
+from .resources import open_all, out_folder, out_path, prepare, report
 
-logger = logging.getLogger(__name__)
-
-OWN_OPTIONS = (
-    "generator",
-    "target",
-    "out",
-    "seed",
-    "steps",
-    "device",
-    "threads",
-    "json",
-    "quiet",
-    "debug",
-    "fresh",
-)
 SHOWN_FAILURES = 3
 
 
@@ -46,9 +31,6 @@ def batch(options: Namespace) -> None:
     plan = read_plan(options.plan)
     plan.check(on_server=bool(options.server))
     folder = Path("out") / plan.name if options.out is None else out_path(options.out)
-    work = (
-        None if options.server else {job.name: adapt_options(plan, job, folder, options) for job in plan.jobs}
-    )
     if options.check:
         _show(plan, folder, options)
         return
@@ -58,10 +40,7 @@ def batch(options: Namespace) -> None:
         client = ComfyClient(options.server)
         note(f"took {len(withdraw(plan, client, manifest))} jobs out of the queue of {client.server}")
         return
-    if work is None:
-        statuses = _on_server(plan, manifest, options)
-    else:
-        statuses = _here(plan, manifest, work, options)
+    statuses = (_on_server if options.server else _here)(plan, manifest, options)
     report(options, _summary(manifest, statuses, time.monotonic() - started))
     _complain(plan, manifest, statuses, bool(options.server))
 
@@ -97,97 +76,17 @@ def _complain(plan: Plan, manifest: Manifest, statuses: Mapping[str, str], on_se
     )
 
 
-def adapt_options(plan: Plan, job: BatchJob, folder: Path, options: Namespace) -> Namespace:
-    """Build the options of `oneshot adapt` for a job.
+def _here(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
+    """Run the jobs in this process."""
+    device, seeds = prepare(options), parse_seeds(options.seeds)
+    results = Results(
+        seeds, with_discriminator=not options.without_discriminator, quiet=options.quiet, fresh=options.fresh
+    )
 
-    Args:
-        plan: of the job.
-        job: with target and generator.
-        folder: the job's results go to a folder in it, named as the job.
-        options: those of `batch`: device, threads, quiet, fresh; `parse` reads a command line.
+    def work(recipe: Recipe, folder: Path) -> dict[str, Any]:
+        return make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
 
-    Raises:
-        BadInput: `adapt` does not know an option of the job, or not such a value.
-    """
-    file = plan.generator_file(job)
-    words = [
-        "adapt",
-        f"--generator={file or job.generator}",
-        f"--target={job.target}",
-        f"--out={folder / job.name}",
-    ]
-    words += [
-        f"--{name}={value}" for name, value in (("seed", job.seed), ("steps", job.steps)) if value is not None
-    ]
-    words += [f"--device={options.device}"] + ([f"--threads={options.threads}"] if options.threads else [])
-    words += [f"--{name}" for name in ("quiet", "fresh") if getattr(options, name)]
-    for name, value in job.options.items():
-        if name.replace("-", "_") in OWN_OPTIONS:
-            raise BadInput(
-                f"job {job.name!r}: {name!r} is no option of a job; it is a field, or batch's own option"
-            )
-        words += list(_words(f"--{name.replace('_', '-')}", value))
-    return _parsed(job, words, options.parse)
-
-
-def _words(name: str, value: Any) -> Iterator[str]:
-    """Write a JSON value as options: true as a flag, an object as NAME=VALUE each, a list as one each."""
-    if value is True:
-        yield name
-    elif isinstance(value, dict):
-        yield from (f"{name}={key}={one}" for key, one in value.items())
-    elif isinstance(value, list):
-        yield from (f"{name}={one}" for one in value)
-    elif value is not False and value is not None:
-        yield f"{name}={value}"
-
-
-def _parsed(job: BatchJob, words: Sequence[str], parse: Callable[[Sequence[str]], Namespace]) -> Namespace:
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return parse(words)
-    except SystemExit:
-        reason = told.getvalue().strip().rpartition("error: ")[2]
-        raise BadInput(f"job {job.name!r}: {reason}") from None
-
-
-def _here(
-    plan: Plan, manifest: Manifest, work: Mapping[str, Namespace], options: Namespace
-) -> dict[str, str]:
-    """Run the jobs in this process; one that fails does not stop the others."""
-    statuses = {}
-    for number, job in enumerate(plan.jobs, start=1):
-        key = plan.key(job, on_server=False)
-        if not manifest.is_done(job.name, key):
-            if not options.quiet:
-                note(f"{job.name} ({number} of {len(plan.jobs)})")
-            _run_here(job, key, manifest, work[job.name])
-        statuses[job.name] = str(manifest.entry(job.name, key)["status"])
-    return statuses
-
-
-def _run_here(job: BatchJob, key: str, manifest: Manifest, words: Namespace) -> None:
-    entry: dict[str, Any] = {"key": key, "status": OPEN, "settings": job.describe()}
-    manifest.record(job.name, entry)
-    try:
-        result = run_job(*open_job(words))
-    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
-        logger.debug("job %s", job.name, exc_info=True)
-        manifest.record(job.name, {**entry, "status": FAILED, "error": one_line(error)})
-        note(f"{job.name} failed: {one_line(error)}")
-        return
-    files = [
-        {"path": Path(path).relative_to(manifest.folder).as_posix(), "kind": kind}
-        for kind, path in result["files"].items()
-    ]
-    facts: dict[str, Any] = {name: result[name] for name in ("step", "losses", "seconds") if name in result}
-    done = {**entry, "status": DONE, "files": files, **facts}
-    manifest.record(job.name, done)
-    if not manifest.is_done(job.name, key):  # what an earlier run left there may be damaged
-        reason = f"files of {job.name} are empty or missing; add --fresh to make them anew"
-        manifest.record(job.name, {**done, "status": FAILED, "error": reason})
-        note(f"{job.name} failed: {reason}")
+    return run_here(plan, manifest, work, note, quiet=options.quiet)
 
 
 class _Bars(BatchWatcher):

@@ -13,7 +13,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
-from ..memory import is_out_of_memory
 from ..texts import printable
 
 BAR_WIDTH = 24
@@ -189,14 +188,6 @@ def note(text: str) -> None:
     """Write one line to stderr, where it does not mix with results; nothing where the terminal is closed."""
     with suppress(OSError):
         say(text, sys.stderr)
-
-
-def one_line(error: BaseException) -> str:
-    """Say an error in one line: its message, or its kind where it has none; lack of memory is called that."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if is_out_of_memory(error) and not text.lower().startswith("out of memory"):
-        return f"out of memory ({text})"
-    return text
 
 
 class LogLines(logging.Formatter):

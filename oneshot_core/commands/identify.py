@@ -6,25 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import recipe, run_folder
 from ..checkpoints import CheckpointError
 from ..checkpoints.native import OTHER_FILES, opened_file
 from ..json_values import Fields, JsonError, read, told
 from ..latent_files import load_latent
 from ..runners import manifest, plan
-from . import run_folder
 
 _JSON_FILES = {  # format in a JSON file: what it is, and who reads it
     plan.FORMAT: "a batch plan; `batch` runs it",
     manifest.FORMAT: "the manifest of a batch; `batch` with the same --out goes on from it",
-    run_folder.FORMAT: "the settings of a training; `adapt` with the same --out goes on from them",
-    "oneshot-stored-run": "the record of a stored run; the folder that it lies in is read as a whole",
+    run_folder.FORMAT: "the record of a run; `adapt` with the same --out goes on from it, `recipe` prints it",
+    recipe.FORMAT: "a recipe; `adapt --recipe` follows it",
 }
 _LATENT_READERS = OTHER_FILES["oneshot-latent"].split("; ", 1)[1]
 _FIRST_BYTES = 4_096
 _FOLDERS = {  # a file that a folder of this project holds: what the folder is
-    "settings.json": "a folder of results of `adapt`; its generator is adapted.safetensors",
+    run_folder.RECORD: "a folder of results: adapted.safetensors, and reference.safetensors, its latent",
     manifest.FILE_NAME: "a folder of results of `batch`; its manifest.json says what became of every job",
-    "run.json": "a stored run; its generator is result.safetensors",
 }
 
 

@@ -8,7 +8,6 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +15,12 @@ import torch
 
 from ..checkpoints import GeneratorBundle, load
 from ..demo.world import demo_generator
-from ..encoder_choice import CLIP_MODEL, DEMO, DEMO_GENERATOR, EncoderChoice
+from ..encoder_choice import DEMO, DEMO_GENERATOR
 from ..features import BytesProgress, Encoders
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
+from ..pipeline import Inputs, open_inputs
+from ..recipe import Recipe
 from ..writing import in_words, remove_stale_temporaries
 from .console import BadInput, ProgressBar, duration, note, say, say_json
 
@@ -82,34 +83,17 @@ def placed(loaded: _Placed, device: torch.device) -> _Placed:
     return loaded if device.type == "cpu" else loaded.to(device)
 
 
-def open_encoders(options: Namespace, bundle: GeneratorBundle, device: torch.device) -> Encoders:
-    """Load CLIP and the perceptual net that the options name, by default those that suit the generator.
+def open_all(recipe: Recipe, device: torch.device, options: Namespace, half: str = "") -> Inputs:
+    """Open what a recipe names, with a bar for every download; see `open_inputs`.
 
     Args:
-        options: with `clip`, `lpips` (None for the default), `offline` and `quiet`.
-        bundle: the generator they are for; the demo's and what was adapted from it get the demo's encoders.
-        device: where they go.
-
-    Raises:
-        EncoderError: weights are missing or do not fit; the message says where to get them.
+        recipe: with a target.
+        device: where networks go.
+        options: with `offline` and `quiet`.
+        half: "search" where nothing is to be trained.
     """
-    choice = EncoderChoice.suited_to(bundle)
-    if options.clip:
-        model, file = _model_and_file(options.clip)
-        choice = replace(choice, clip=model, clip_file=file)
-    if options.lpips:
-        choice = replace(choice, perceptual=options.lpips)
     with _shown_download(options.quiet) as progress:
-        encoders = choice.open(allow_download=not options.offline, progress=progress).load()
-    return placed(encoders, device)
-
-
-def _model_and_file(name: str) -> tuple[str, str | None]:
-    """Read what --clip allows: a model, MODEL=FILE, or a file of the default model."""
-    model, equals, file = name.partition("=")
-    if equals:
-        return model, file
-    return (CLIP_MODEL, name) if Path(name).is_file() else (name, None)
+        return open_inputs(recipe, device, half, allow_download=not options.offline, progress=progress)
 
 
 @contextmanager

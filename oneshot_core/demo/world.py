@@ -6,13 +6,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..checkpoints import GeneratorBundle, load
+from ..choices import DEMO_TARGET
+from ..choices import TARGET_LOOKS as TARGET_LOOKS
 from ..features import Encoders, load_clip, load_perceptual
+from ..json_values import read
 from ..pictures import load_picture
+from ..recipe import Recipe
 from ..tensors import Images, gradients
 
 ASSETS = Path(__file__).parent / "assets"
 CLIP_FORMAT = "oneshot-demo-clip"
-TARGET_LOOKS: tuple[str, ...] = ("watercolour", "stained glass", "pencil sketch", "oil painting", "blueprint")
 
 
 @lru_cache(maxsize=1)
@@ -70,3 +73,16 @@ def demo_target(look: str = TARGET_LOOKS[0], size_px: int = 128) -> Images:
         [1, 3, size_px, size_px] in [-1, 1].
     """
     return load_picture(target_path(look), size_px)
+
+
+def demo_recipe(look: str = TARGET_LOOKS[0]) -> Recipe:
+    """Read the recipe of the verb `demo`: a search and a training short enough for two CPU cores.
+
+    Args:
+        look: one of `TARGET_LOOKS`.
+
+    Raises:
+        RecipeError: the asset is damaged.
+    """
+    recipe = Recipe.of(read(ASSETS / "recipe.json"))
+    return Recipe.of({"aim": {"target": f"{DEMO_TARGET}{look}"}}, recipe)

@@ -107,7 +107,7 @@ class OptimiserPlan:
     A ratio c of lazy regularisation turns the base values into lr * c and betas ** c. It is 4/5 for the
     generator, as if its path length were regularised every 4 steps, and n / (n + 1) for a discriminator with
     R1 every n steps. The published half-life of the average is 312.5 steps (its formula with batch 32): after
-    240 steps 59 % of the result is still the source, so short runs want an eighth of their length instead.
+    240 steps 59 % of the result is still the source, so the default profile ramps it up with the steps.
 
     Args:
         learning_rate: base rate of Adam.
@@ -115,6 +115,8 @@ class OptimiserPlan:
         generator_ratio: c of the generator.
         average_half_life: steps until half of the moving average is new; None: the result is the trained
             generator itself.
+        average_ramp: the half-life is never more than this share of the steps done, as `ema_rampup` in
+            StyleGAN2-ADA's training loop; None: it is the same from the first step on.
         zero_filled_grads: gradients are zeroed, not dropped: unused layers still age in Adam (torch < 2).
     """
 
@@ -122,20 +124,24 @@ class OptimiserPlan:
     betas: tuple[float, float] = (0.0, 0.99)
     generator_ratio: float = 4 / 5
     average_half_life: float | None = 10_000 / 32
+    average_ramp: float | None = None
     zero_filled_grads: bool = False
 
     def __post_init__(self) -> None:
         check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
         check_number(self.generator_ratio, "generator_ratio", above=0)
-        if self.average_half_life is not None:
-            check_number(self.average_half_life, "average_half_life", above=0)
+        for name in ("average_half_life", "average_ramp"):
+            if getattr(self, name) is not None:
+                check_number(getattr(self, name), name, above=0)
         if not all(0 <= value < 1 for value in self.betas):
             raise ValueError(f"betas must be from 0 to below 1, got {self.betas}")
 
-    @property
-    def average_decay(self) -> float:
-        """Share of the old average that a step keeps."""
-        return 0.0 if self.average_half_life is None else 0.5 ** (1 / self.average_half_life)
+    def average_decay(self, step: int) -> float:
+        """Share of the old average that step 0, 1, ... keeps."""
+        half_life = self.average_half_life or 0.0
+        if self.average_ramp is not None:
+            half_life = min(half_life, self.average_ramp * step)
+        return 0.5 ** (1 / half_life) if half_life else 0.0
 
     def adam(self, ratio: float) -> dict[str, Any]:
         """Return Adam's lr and betas for a ratio."""

@@ -58,15 +58,17 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
             one_head_per_update=profile.one_head_per_update,
             small="refuse" if profile.patch_needs_64px else "image",
         ),
-        optimiser=OptimiserPlan(zero_filled_grads=profile.zero_filled_grads),
+        optimiser=OptimiserPlan(
+            average_ramp=profile.average_ramp, zero_filled_grads=profile.zero_filled_grads
+        ),
         start="raw" if profile.trains_raw_generator else "average",
         profile=profile,
     )
 
 
 def with_half_life(preset: Preset, steps: float) -> Preset:
-    """Change the half-life of the weights' moving average, in optimiser steps."""
-    return replace(preset, optimiser=replace(preset.optimiser, average_half_life=steps))
+    """Set the half-life of the weights' moving average, in steps, the same from the first step on."""
+    return replace(preset, optimiser=replace(preset.optimiser, average_half_life=steps, average_ramp=None))
 
 
 def clip_search(profile: Profile = DEFAULT, augment: bool = True) -> Objective:

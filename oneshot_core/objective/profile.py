@@ -29,6 +29,7 @@ class Profile:
     r1_on_reference: bool = True  # Q10: R1 counts reference steps; else all steps, on whichever path is due
     r1_keeps_score: bool = False  # R1's loss contains 0 * score, which gives unused layers zero gradients
     zero_filled_grads: bool = False  # Q11: gradients are zeroed, not dropped: unused layers still age in Adam
+    average_ramp: float | None = 0.125  # the average's half-life is at most this share of the steps done
     lpips_dropout: bool = False  # Q13: LPIPS stays in training mode
     jitter_on_signed: bool = False  # Q14: colour jitter on [-1, 1] with a clamp to [0, 1]
     views: int = 8  # Q15: views with parameters of their own; the official 8 are one view
@@ -50,6 +51,7 @@ OFFICIAL = Profile(
     r1_on_reference=False,
     r1_keeps_score=True,
     zero_filled_grads=True,
+    average_ramp=None,
     lpips_dropout=True,
     jitter_on_signed=True,
     views=1,

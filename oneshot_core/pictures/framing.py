@@ -7,19 +7,67 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..choices import FITS
 from ..tensors import Images, check_finite, check_shape
 from .files import open_picture
-
-FITS = ("stretch", "crop", "letterbox")
 
 Picture: TypeAlias = Image.Image
 
 
-def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images:
+def frame(picture: Picture, size_px: int, fit: str = FITS[0]) -> Images:
+    """Fit a picture to a square: what the command line and the canvas both do with a target.
+
+    Args:
+        picture: RGB, as `open_picture` gives it.
+        size_px: side S of the result, the generator's.
+        fit: "crop": the centre square; "stretch": to S x S whatever the aspect, as the published code does;
+            "letterbox": the whole picture with black bars.
+
+    Returns:
+        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter.
+
+    Raises:
+        ValueError: an unknown fit.
+
+    Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
+    """
+    values = torch.from_numpy(np.array(_framed(picture, size_px, fit), dtype=np.uint8))  # [S, S, 3]
+    return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
+
+
+def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, fit: str = FITS[0]) -> Tensor | None:
+    """Fit the mask of a picture as `frame` fits the picture; the bars of "letterbox" never count.
+
+    Args:
+        mask: [1, 1, H, W] in [0, 1], 1 = counts, of the picture's size; None: all of the picture counts.
+        picture: what it belongs to.
+        size_px: side S of the result.
+        fit: see `frame`.
+
+    Returns:
+        [1, 1, S, S] in [0, 1], 1 = counts; None where everything counts.
+
+    Raises:
+        ValueError: a mask of another size, with values outside [0, 1], or one that is 0 everywhere.
+    """
+    width, height = picture.size
+    if mask is None:
+        if fit != "letterbox":
+            return None
+        mask = torch.ones(1, 1, height, width)
+    if mask.shape[-2:] != (height, width):
+        raise ValueError(
+            f"the mask has {mask.shape[-1]} x {mask.shape[-2]} px, the target {width} x {height}; give a "
+            "mask of the target's size"
+        )
+    fitted = fit_mask(mask, size_px, fit)
+    return None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
+
+
+def load_picture(path: Path | str, size_px: int, fit: str = FITS[0]) -> Images:
     """Read a picture file and fit it to a square.
 
     The camera's rotation mark is applied, embedded colour profiles are converted to sRGB, transparent parts
@@ -28,62 +76,39 @@ def load_picture(path: Path | str, size_px: int, fit: str = "stretch") -> Images
 
     Args:
         path: PNG, JPEG, WebP, AVIF, BMP, GIF, PPM or TIFF, told by content, not by suffix.
-        size_px: side S of the result, the generator's.
-        fit: "stretch": to S x S whatever the aspect, as the method does; "crop": the centre square;
-            "letterbox": the whole picture with black bars.
-
-    Returns:
-        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter.
+        size_px: see `frame`, as `fit` and the result.
+        fit: see `frame`.
 
     Raises:
         PictureError: no such file, no picture, a damaged or a too large one.
         ValueError: an unknown fit.
-
-    Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
     """
-    return _loaded(open_picture(path), size_px, fit)
-
-
-def _loaded(picture: Picture, size_px: int, fit: str) -> Images:
-    picture = _framed(picture, size_px, fit)
-    values = torch.from_numpy(np.array(picture, dtype=np.uint8))  # [S, S, 3]
-    return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
+    return frame(open_picture(path), size_px, fit)
 
 
 def load_target(
-    path: Path | str, size_px: int, fit: str = "stretch", mask: Path | str | None = None
+    path: Path | str, size_px: int, fit: str = FITS[0], mask: Path | str | None = None
 ) -> tuple[Images, Tensor | None]:
     """Read a target and which part of it counts.
 
     Args:
         path: see `load_picture`.
         size_px: side S of the results.
-        fit: see `load_picture`; with "letterbox" the bars do not count.
+        fit: see `frame`.
         mask: a picture file of the same size, white where the target counts; None: all of it counts.
 
     Returns:
-        [1, 3, S, S] in [-1, 1], and [1, 1, S, S] in [0, 1], 1 = counts, or None where everything counts.
+        What `frame` and `frame_mask` give.
 
     Raises:
         PictureError: see `load_picture`.
-        ValueError: an unknown fit, a mask of another size or one that is black everywhere.
+        ValueError: see `frame_mask`.
     """
-    target = open_picture(path)
-    image = _loaded(target, size_px, fit)
-    if mask is None and fit != "letterbox":
-        return image, None
-    width, height = target.size
-    counts = torch.ones(1, 1, height, width)
+    picture, values = open_picture(path), None
     if mask is not None:
-        picture = open_picture(mask).convert("L")
-        if picture.size != (width, height):
-            raise ValueError(
-                f"the mask {mask} has {picture.width} x {picture.height} px, the target {path} "
-                f"{width} x {height}; give a mask of the target's size"
-            )
-        counts = torch.from_numpy(np.array(picture, dtype=np.uint8))[None, None].float() / 255
-    fitted = fit_mask(counts, size_px, fit)
-    return image, None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
+        levels = np.array(open_picture(mask).convert("L"), dtype=np.uint8)
+        values = torch.from_numpy(levels)[None, None].float() / 255
+    return frame(picture, size_px, fit), frame_mask(values, picture, size_px, fit)
 
 
 def _placement(width: int, height: int, size_px: int, fit: str) -> tuple[tuple[int, int, int, int], int, int]:
@@ -108,28 +133,13 @@ def _framed(picture: Picture, size_px: int, fit: str) -> Picture:
     inner = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
     if inner.size == (size_px, size_px):
         return inner
-    framed = Image.new("RGB", (size_px, size_px), (0, 0, 0))
+    framed = Image.new(inner.mode, (size_px, size_px))  # 0: black, or "does not count"
     framed.paste(inner, ((size_px - width) // 2, (size_px - height) // 2))
     return framed
 
 
-def fit_images(images: Images, size_px: int, fit: str = "stretch") -> Images:
-    """Fit pictures that are tensors already to a square; differs from `load_picture` by 8-bit rounding only.
-
-    Args:
-        images: [N, 3, H, W] in [-1, 1].
-        size_px: side S of the result.
-        fit: see `load_picture`.
-
-    Returns:
-        [N, 3, S, S], dtype and device as given; the input itself where it fits already.
-    """
-    check_shape(images, "images", (None, 3, None, None))
-    return _fitted(images, size_px, fit, bars=-1.0)
-
-
-def fit_mask(mask: Tensor, size_px: int, fit: str = "stretch") -> Tensor:
-    """Fit the mask of a picture as `fit_images` fits the picture; the bars of "letterbox" do not count.
+def fit_mask(mask: Tensor, size_px: int, fit: str = FITS[0]) -> Tensor:
+    """Fit a mask as `frame` fits its picture; the bars of "letterbox" do not count.
 
     Args:
         mask: [1, 1, H, W] in [0, 1], 1 = counts, H and W those of the picture; ones where only the bars are
@@ -144,7 +154,9 @@ def fit_mask(mask: Tensor, size_px: int, fit: str = "stretch") -> Tensor:
         ValueError: another shape or fit, values outside [0, 1], or nothing counts.
     """
     check_mask(mask)
-    return check_mask(_fitted(mask, size_px, fit, bars=0.0).clamp(0, 1))
+    picture = Image.fromarray(mask[0, 0].detach().cpu().float().numpy())  # mode "F", the same filter
+    values = torch.from_numpy(np.array(_framed(picture, size_px, fit)))
+    return check_mask(values[None, None].clamp(0, 1).to(mask))
 
 
 def check_mask(mask: Tensor, size_px: int | None = None) -> Tensor:
@@ -181,16 +193,3 @@ def masked_target(target: Images, reconstruction: Images, mask: Tensor) -> Image
     check_shape(reconstruction, "reconstruction", tuple(target.shape))
     mask = check_mask(mask, target.shape[-1]).to(target)
     return mask * target + (1 - mask) * reconstruction.to(target)
-
-
-def _fitted(values: Tensor, size_px: int, fit: str, bars: float) -> Tensor:
-    """Fit [N, C, H, W] to [N, C, S, S], with bars of a value where the fit leaves some."""
-    height, width = values.shape[-2:]
-    (left, top, right, bottom), inner_width, inner_height = _placement(width, height, size_px, fit)
-    if (height, width) == (size_px, size_px):
-        return values
-    part = values[:, :, top:bottom, left:right]
-    scaled = F.interpolate(part, (inner_height, inner_width), mode="bilinear", antialias=True)
-    across, down = size_px - inner_width, size_px - inner_height
-    edges = (across // 2, across - across // 2, down // 2, down - down // 2)
-    return F.pad(scaled, edges, value=bars)

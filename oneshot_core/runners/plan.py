@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..choices import DEMO
 from ..json_values import Fields, JsonError, read, told
+from ..recipe import AimRecipe, Recipe
 from . import manifest
 from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
 from .workflow import Workflow, WorkflowError, filled, read_workflow
@@ -39,7 +41,7 @@ class BatchJob:
             None: the workflow's own.
         seed: of everything random; None: the workflow's own, or 0.
         steps: optimiser rounds, at least 1; None: the workflow's own, or the default of `oneshot adapt`.
-        options: more options of `oneshot adapt` by long name, such as {"search_steps": 9}; for this process.
+        recipe: more entries of a recipe, such as {"search": {"steps": 9}}; for this process.
         inputs: more inputs of the workflow's nodes, {"<node id or class>.<input>": value}; for servers. It is
             called "set" in the file.
     """
@@ -49,7 +51,7 @@ class BatchJob:
     generator: str | None = None
     seed: int | None = None
     steps: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class BatchJob:
             "generator": self.generator,
             "seed": self.seed,
             "steps": self.steps,
-            "options": dict(self.options),
+            "recipe": dict(self.recipe),
             "set": dict(self.inputs),
         }
         return {name: value for name, value in values.items() if value not in (None, {})}
@@ -87,6 +89,21 @@ class Plan:
             return None
         return self.folder / str(job.generator)
 
+    def recipe(self, job: BatchJob) -> Recipe:
+        """Return what this process does for a job.
+
+        Raises:
+            PlanError: its "recipe" has something unknown or not allowed.
+        """
+        training = {"seed": job.seed, "steps": job.steps}
+        given = {name: value for name, value in training.items() if value is not None}
+        file = self.generator_file(job)
+        named = {"generator": str(file or job.generator or DEMO), "aim": {"target": str(job.target or "")}}
+        try:
+            return Recipe.of(named, Recipe.of({"training": given}, Recipe.of(job.recipe)))
+        except ValueError as error:
+            raise PlanError(f"job {job.name!r}: {error}") from None
+
     def key(self, job: BatchJob, on_server: bool) -> str:
         """Hash what determines a job's result: settings, the target's bytes, the workflow or the generator.
 
@@ -109,9 +126,10 @@ class Plan:
             raise PlanError(f"job {job.name!r}: a file that it names cannot be read: {error}") from None
         if on_server:
             values["workflow"] = self.workflow
-            values.pop("options", None)
+            values.pop("recipe", None)
         else:
             values.pop("set", None)
+            values["recipe"] = replace(self.recipe(job), aim=AimRecipe()).values()
             values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -142,11 +160,12 @@ class Plan:
             raise PlanError(
                 f"job {job.name!r} has no {missing[0]}; without --server there is no workflow to take it from"
             )
-        if job.inputs and not job.options:
+        if job.inputs and not job.recipe:
             raise PlanError(
-                f'job {job.name!r} has "set", which only servers know; say the same with '
-                '"options" (those of `oneshot adapt`), or leave it out'
+                f'job {job.name!r} has "set", which only servers know; say the same with "recipe" (see '
+                "`oneshot recipe`), or leave it out"
             )
+        self.recipe(job)
         file = self.generator_file(job)
         if file is not None and not _is_file(file):
             raise PlanError(f"job {job.name!r}: the generator {file} is not a file; demo is the shipped one")
@@ -158,9 +177,9 @@ def _sha256(path: Path) -> str:
 
 def _check_for_server(job: BatchJob, workflow: Workflow | None) -> None:
     assert workflow is not None
-    if job.options and not job.inputs:
+    if job.recipe and not job.inputs:
         raise PlanError(
-            f'job {job.name!r} has "options", which only a run without --server knows; say the same with '
+            f'job {job.name!r} has "recipe", which only a run without --server knows; say the same with '
             '"set": {"<node id or class>.<input>": value}, or leave it out'
         )
     filled(workflow, job.name, given(job, "" if job.target else None), job.inputs)
@@ -202,9 +221,9 @@ def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
     Args:
         values: {"format": "oneshot-batch", "format_version": 1, "workflow": FILE or null, "defaults": JOB,
             "jobs": [JOB, ...], "grid": {"targets": GLOB or [GLOB, ...], "generators": [...], "seeds": [...],
-            "settings": [JOB, ...]}}; a JOB has any of name, target, generator, seed, steps, options and set.
-            The grid is every target with every generator, seed and settings; "options" and "set" of defaults
-            and job are merged name by name.
+            "settings": [JOB, ...]}}; a JOB has any of name, target, generator, seed, steps, recipe and set.
+            The grid is every target with every generator, seed and settings; "recipe" and "set" of defaults
+            and job are merged entry by entry.
         folder: where relative paths start.
         name: for messages and file names.
 
@@ -255,7 +274,7 @@ def _fields(job: Fields, folder: Path, named: bool = True) -> dict[str, Any]:
     for name, least in (("seed", 0), ("steps", 1)):
         if name in there:
             found[name] = job.whole(name, least)
-    for name in ("options", "set"):
+    for name in ("recipe", "set"):
         if name in there:
             values = job.object(name)
             found[name] = {one: values.value(one) for one in values.names()}
@@ -281,11 +300,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The second's fields over the first's; "options" and "set" name by name."""
+    """The second's fields over the first's; objects in them entry by entry."""
     both: dict[str, Any] = {
-        name: {**first[name], **second[name]}
-        for name in ("options", "set")
-        if name in first and name in second
+        name: _merged(first[name], second[name])
+        for name in first.keys() & second.keys()
+        if isinstance(first[name], dict) and isinstance(second[name], dict)
     }
     return {**first, **second, **both}
 

@@ -13,7 +13,8 @@ from .callbacks import (
     TrainProgress,
 )
 from .checks import PRECISIONS, check_precision
-from .loop import STATE_FILE, AdaptResult, TrainConfig, adapt, adapted_bundle, train
+from .config import TrainConfig
+from .loop import STATE_FILE, AdaptResult, adapt, adapted_bundle, train
 from .state import TrainState, fresh_heads
 
 __all__ = [

@@ -17,55 +17,24 @@ from ..checkpoints import CheckpointError, GeneratorBundle, save
 from ..checkpoints.native import opened_file
 from ..draws import SeededDraws
 from ..features import Encoders
+from ..fingerprints import determining, inputs_of
 from ..json_values import Fields, JsonError
 from ..objective import Aim, Preset
 from ..objective.presets import oneshot_clip
-from ..ranges import check_number
 from ..saved_states import StateError
 from ..tensors import gradients, owned
 from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
-from .checks import check_precision, check_run, precision_setting
+from .checks import check_run
+from .config import TrainConfig
 from .masking import counted_aim
 from .phases import phases_due, run_phase, start_round
-from .state import TrainState, private_copy, run_settings, state_file
+from .state import TrainState, private_copy, state_file
 
 log = logging.getLogger(__name__)
 
 STATE_FILE, SNAPSHOTS = "state.safetensors", "snapshots"
 MAX_POINTS = 400  # of a loss curve in a file's header: 50 kB in all; ComfyUI shows headers up to 1 MiB
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a run that do not belong to the method."""
-
-    steps: int = 2000  # optimiser rounds; the published code does 2001
-    seed: int = 0
-    snapshot_every_steps: int = 100
-    checkpoint_every_steps: int | None = None  # None: by time alone
-    checkpoint_every_seconds: float = 60.0  # longer, up to 5 minutes, where saving takes over 5 % of that
-    precision: str = "float32"  # of forward passes; "bfloat16": autocast, for devices that are fast in it
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        for name in ("steps", "snapshot_every_steps", "checkpoint_every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        check_number(self.checkpoint_every_seconds, "checkpoint_every_seconds", above=0)
-
-    def check_snapshot(self, step: int) -> None:
-        """Refuse a step of which this run will keep no snapshot; raises ValueError."""
-        if step and step != self.steps and (step > self.steps or step % self.snapshot_every_steps):
-            raise ValueError(
-                f"there will be no snapshot of step {step}: a run of {self.steps} steps keeps one every "
-                f"{self.snapshot_every_steps} steps, and the last"
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """Return what of it determines the result, but for the number of steps, as JSON values."""
-        return {"seed": self.seed, **precision_setting(self.precision)}
 
 
 @dataclass(frozen=True)
@@ -141,6 +110,7 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
     run_folder: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
     device: torch.device | str | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> AdaptResult:
     """Adapt a generator to the look of one picture.
 
@@ -156,6 +126,7 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
             resumed and gives what an uninterrupted run would have given. None: nothing is written.
         callbacks: told about every phase and step.
         device: where to train; None: where the generator is.
+        about: JSON values for the headers of the result and its snapshots, such as its recipe.
 
     Returns:
         The adapted generator, on that device, and the losses.
@@ -169,12 +140,13 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
     check_run(bundle, aim, preset)
-    settings = run_settings(bundle, encoders, aim, preset, config.describe(), mask)
+    settings = determining(inputs_of(bundle, encoders, aim, mask), preset=preset, training=config.describe())
     folder = None if run_folder is None else Path(run_folder)
     if mask is not None:
         aim = counted_aim(aim, bundle, mask, folder)
     draws = SeededDraws(config.seed)
     state = TrainState.create(bundle, encoders, aim, preset, draws, settings, config.precision, device)
+    state.about = dict(about or {})
     before, after = ([], []) if folder is None else _resumed(state, bundle, config, folder)
     train(state, config.steps, [*before, *callbacks, *after])
     state.check_finite()  # no step comes after the last that would notice
@@ -262,6 +234,7 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
             "family": source.family,
         },
         "step": state.step,
+        **state.about,
         "settings": state.settings,
         "losses": loss_points(state.history),
     }

@@ -304,7 +304,7 @@ def _context(current: Round) -> StepContext:
 def _update_average(state: TrainState) -> None:
     """Move every parameter of the average towards the trained one; parameters only, never buffers."""
     averaged, trained = _parameters(state.ema), _parameters(state.adapted)
-    torch._foreach_lerp_(averaged, trained, 1 - state.preset.optimiser.average_decay)
+    torch._foreach_lerp_(averaged, trained, 1 - state.preset.optimiser.average_decay(state.step))
 
 
 def _parameters(generator: Generator) -> list[Tensor]:

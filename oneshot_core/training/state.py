@@ -4,7 +4,6 @@ it."""
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from ..objective import Aim, AimFeatures, Preset
 from ..saved_states import SavedState, StateFile
 from ..tensors import gradients, is_finite
 from .checks import check_precision, check_run, precision_setting, trained_generator, uses_heads
-from .fingerprints import clip_fingerprints, encoder_fingerprint, fingerprint, network_fingerprint
 
 STATE_FORMAT = "oneshot-run"
 STATE_VERSION = 2
@@ -62,6 +60,7 @@ class TrainState:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         self.history: dict[str, list[float]] = {}
+        self.about: dict[str, Any] = {}  # JSON values for the headers of what comes out of it
         self.amid_step = False
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
@@ -253,43 +252,6 @@ class TrainState:
 def state_file(path: Path | str) -> StateFile:
     """The state of a run at a path, and the one before it."""
     return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a saved run")
-
-
-def run_settings(
-    bundle: GeneratorBundle,
-    encoders: Encoders,
-    aim: Aim,
-    preset: Preset,
-    settings: Mapping[str, Any] | None = None,
-    mask: Tensor | None = None,
-) -> dict[str, Any]:
-    """Describe what determines a run, but for its number of steps, as JSON values.
-
-    Args:
-        bundle: the source.
-        encoders: CLIP models and perceptual net.
-        aim: pictures, reference, texts.
-        preset: the method.
-        settings: further values, such as the seed.
-        mask: of the target.
-
-    Returns:
-        The method in words and numbers, everything else by its fingerprint.
-    """
-    needs = preset.needs
-    discriminator = bundle.discriminator if needs.path is not None else None
-    described = {
-        "preset": preset.describe(),
-        "source": network_fingerprint(trained_generator(bundle, preset)),
-        "discriminator": None if discriminator is None else network_fingerprint(discriminator),
-        "clip": clip_fingerprints(encoders),
-        "perceptual": encoder_fingerprint(encoders.perceptual) if needs.perceptual else None,
-        **{name: fingerprint({name: value}) for name, value in aim.tensors().items()},
-        **aim.texts(),
-        **({} if mask is None else {"mask": fingerprint({"mask": mask})}),
-        **(settings or {}),
-    }
-    return json.loads(json.dumps(described))
 
 
 def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:

@@ -15,11 +15,11 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "texts", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
+    "texts", "choices", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
     "networks", "latents", "checkpoints", "latent_files", "saved_states", "features", "augmentation",
-    "objective", "batches", "sampling", "blending", "interpolation", "pictures", "search", "training", "runs",
-    "editing", "demo", "encoder_choice", "runners", "commands", "cli",
-    "__main__",
+    "objective", "batches", "sampling", "blending", "interpolation", "pictures", "fingerprints", "search",
+    "training", "recipe", "run_folder", "store", "editing", "demo", "encoder_choice",
+    "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

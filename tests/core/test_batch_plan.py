@@ -31,6 +31,7 @@ WORKFLOW = {
         "inputs": {"generator": ["4", 0], "filename_prefix": "folder/x"},
     },
 }
+BATCH = {"method": {"batch": 1}}
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def with_inputs(node: str, **inputs: object) -> dict:
 def test_jobs_take_what_the_defaults_say(folder):
     made = plan(
         folder,
-        defaults={"generator": "demo", "steps": 5, "set": {"4.seed": 1}, "options": {"batch": 1}},
+        defaults={"generator": "demo", "steps": 5, "set": {"4.seed": 1}, "recipe": BATCH},
         jobs=[{"target": "a.png"}, {"name": "two", "target": "b.png", "steps": 6, "set": {"3.steps": 2}}],
     )
     first, second = made.jobs
     assert (first.name, first.target, first.generator, first.steps) == ("a", folder / "a.png", "demo", 5)
     assert (second.name, second.steps, second.seed) == ("two", 6, None)
     assert second.inputs == {"4.seed": 1, "3.steps": 2}
-    assert second.options == {"batch": 1}
+    assert second.recipe == BATCH
 
 
 def test_the_grid_is_every_combination_in_order(folder):
@@ -154,9 +155,7 @@ def test_check_says_what_would_be_left_out(folder):
     both = {"target": "a.png", "generator": "demo"}
     plan(folder, workflow="w.json", jobs=[{}, both]).check(on_server=True)
     plan(folder, workflow="w.json", jobs=[both]).check(on_server=False)
-    both_ways = plan(
-        folder, workflow="w.json", jobs=[{**both, "options": {"batch": 1}, "set": {"4.seed": 1}}]
-    )
+    both_ways = plan(folder, workflow="w.json", jobs=[{**both, "recipe": BATCH, "set": {"4.seed": 1}}])
     both_ways.check(on_server=True)
     both_ways.check(on_server=False)
     for job, on_server, message in (
@@ -164,7 +163,7 @@ def test_check_says_what_would_be_left_out(folder):
         ({"target": "a.png"}, False, "has no generator"),
         ({**both, "generator": "no.pt"}, False, "no.pt is not a file"),
         ({**both, "set": {"4.seed": 1}}, False, "only servers know"),
-        ({**both, "options": {"batch": 1}}, True, "only a run without --server knows"),
+        ({**both, "recipe": BATCH}, True, "only a run without --server knows"),
         ({**both, "set": {"4.sed": 1}}, True, "has no input 'sed'"),
     ):
         with pytest.raises(PlanError, match=message):
@@ -176,7 +175,13 @@ def test_check_says_what_would_be_left_out(folder):
 def test_the_key_follows_what_determines_the_result(folder):
     (folder / "g.pt").write_bytes(b"1")
     jobs = [
-        {"name": "x", "target": "a.png", "generator": "g.pt", "options": {"batch": 1}, "set": {"4.seed": 1}}
+        {
+            "name": "x",
+            "target": "a.png",
+            "generator": "g.pt",
+            "recipe": BATCH,
+            "set": {"4.seed": 1},
+        }
     ]
 
     def keys() -> tuple[str, str]:
@@ -185,7 +190,7 @@ def test_the_key_follows_what_determines_the_result(folder):
 
     first = keys()
     assert keys() == first and first[0] != first[1]
-    jobs[0]["options"] = {"batch": 2}
+    jobs[0]["recipe"] = {"method": {"batch": 2}}
     second = keys()
     assert second[0] == first[0] and second[1] != first[1]
     (folder / "g.pt").write_bytes(b"12")
@@ -338,7 +343,7 @@ def test_names_of_files_work_on_every_system():
 PLAN = {
     "format": "oneshot-batch", "format_version": 1, "workflow": "w.json",
     "defaults": {"steps": 3, "set": {"4.seed": 1}},
-    "jobs": [{"name": "x", "target": "a.png", "generator": "demo", "seed": 4, "options": {"batch": 1}}],
+    "jobs": [{"name": "x", "target": "a.png", "generator": "demo", "seed": 4, "recipe": BATCH}],
     "grid": {"targets": ["*.png"], "generators": ["g.pt"], "seeds": [0, 1], "settings": [{"steps": 5}]},
 }  # fmt: skip
 

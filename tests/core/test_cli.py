@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_networks import tiny_bundle, tiny_encoders
+from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, memory
+from oneshot_core import cli, memory, pipeline
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import resources
-from oneshot_core.commands import search as search_verb
 from oneshot_core.commands.console import ProgressBar, duration
 from oneshot_core.commands.resources import usable_cores
 from oneshot_core.latent_files import load_latent
@@ -42,8 +41,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, and one thread whatever the verbs choose."""
-    for verb in (adapt_verb, search_verb):
-        monkeypatch.setattr(verb, "open_encoders", lambda *_: tiny_encoders())
+    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
@@ -175,9 +173,11 @@ def test_search_writes_a_latent_that_adapt_takes(capsys, files, tmp_path):
     result = json.loads(told)
     assert "clip" not in result["losses"]
     assert all(Path(path).is_file() for path in result["files"].values())
-    latent = out / "latent.safetensors"
+    latent = out / "reference.safetensors"
     assert load_latent(latent).values.shape == (1, 12)
-    code, _, err = run(capsys, *adapt_words(files, out, "--latent", latent))
+    code, _, err = run(capsys, *words, "--steps", 3, "--weight", "clip=0")
+    assert (code, "search:" in err) == (0, False)  # it was kept
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--latent", latent))
     assert code == 0
     assert "search:" not in err
 
@@ -190,12 +190,11 @@ def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_pa
     result = json.loads(told)
     assert result["step"] == 4
     assert all(Path(path).exists() for path in result["files"].values())
-    settings = json.loads((out / "settings.json").read_text())
-    assert settings["done"]
-    assert settings["settings"]["preset"]["name"] == "oneshot_clip"
-    losses = json.loads((out / "losses.json").read_text())
-    assert len(losses["adapt"]["lpips"]) == 4
-    assert len(losses["search"]["clip"]) == 3
+    record = json.loads((out / "run.json").read_text())
+    assert record["step"] == record["steps"] == 4
+    assert record["settings"]["preset"]["name"] == "oneshot_clip"
+    assert len(record["losses"]["adaptation"]["lpips"]) == 4
+    assert len(record["losses"]["search"]["clip"]) == 3
     assert load(out / "adapted.safetensors").discriminator is not None
     assert sorted(path.name for path in (out / "run" / "snapshots").iterdir()) == [
         "step_000002.safetensors",
@@ -213,7 +212,7 @@ def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_pa
     assert code == 2
     assert "holds a run of 4 steps" in err
     assert run(capsys, *adapt_words(files, out, "--seed", 1, "--fresh"))[0] == 0
-    assert json.loads((out / "settings.json").read_text())["settings"]["seed"] == 1
+    assert json.loads((out / "run.json").read_text())["settings"]["seed"] == 1
 
 
 def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
@@ -230,7 +229,7 @@ def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
     assert torch.equal(shown["masked_target"][..., 33:], shown["reference"][..., 33:])
     assert not torch.equal(shown["target"], shown["reference"])
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "run"))
-    assert (code, "mask_sha256" in err) == (2, True)
+    assert (code, "inputs.mask" in err) == (2, True)
     assert run(capsys, *words, "--steps", 6)[0] == 0  # goes on with the same masked target
     assert run(capsys, *adapt_words(files, tmp_path / "run", "--fresh"))[0] == 0
     assert not (tmp_path / "run" / "masked_target.png").exists()
@@ -249,7 +248,7 @@ def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):
     run(capsys, *adapt_words(files, tmp_path / "whole", "--steps", 7))
     parts, whole = (load(tmp_path / name / "adapted.safetensors").generator for name in ("parts", "whole"))
     assert all(torch.equal(a, b) for a, b in zip(parts.parameters(), whole.parameters(), strict=True))
-    curves = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("parts", "whole")]
+    curves = [json.loads((tmp_path / name / "run.json").read_text())["losses"] for name in ("parts", "whole")]
     assert curves[0] == curves[1]
 
 
@@ -307,7 +306,7 @@ def test_a_failed_run_is_one_line_and_exit_code_1(capsys, files, tmp_path, monke
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr(adapt_verb, "adapt", failing)
+    monkeypatch.setattr(adapt_verb, "run_recipe", failing)
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--quiet"))
     assert code == 1
     assert message in err
@@ -428,15 +427,15 @@ def test_the_official_profile_runs_on_small_generators_and_says_what_differs(cap
     code, _, err = run(capsys, *words, "--profile", "official")
     assert code == 0, err
     assert f"using {size // 8} px" in err
-    record = json.loads((tmp_path / "out" / "settings.json").read_text())
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["settings"]["preset"]["profile"] == "official"
 
 
-def test_what_cannot_be_adapted_is_refused_before_the_search(capsys, files, tmp_path):
+def test_what_is_made_up_for_is_said_and_what_cannot_be_adapted_is_refused(capsys, files, tmp_path):
     save(tiny_bundle(64), tmp_path / "bare.safetensors", with_discriminator=False)
     words = adapt_words({**files, "generator": tmp_path / "bare.safetensors"}, tmp_path / "out")
     code, _, err = run(capsys, *words)
-    assert code == 2 and "discriminator" in err and "search" not in err
+    assert code == 0 and "training with a freshly initialised one" in err
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "one", "--batch", 1))
     assert code == 2 and "at least 2" in err
     assert not (tmp_path / "one").exists() or not list((tmp_path / "one").iterdir())
@@ -450,7 +449,7 @@ def test_a_longer_run_that_was_stopped_is_not_taken_for_done(capsys, files, tmp_
         raise FloatingPointError("made up")
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapt_verb, "adapt", broken)
+        patch.setattr(pipeline, "train_to", broken)
         assert run(capsys, *adapt_words(files, out, "--steps", 7))[0] == 1
     code, told, _ = run(capsys, *adapt_words(files, out), "--json")
     assert code == 0 and json.loads(told)["step"] == 4
@@ -461,7 +460,7 @@ def test_a_longer_run_that_was_stopped_is_not_taken_for_done(capsys, files, tmp_
 def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     more = ["--crop-px", 12, "--learning-rate", 0.001, "--ema-half-life", 20]
     assert run(capsys, *adapt_words(files, tmp_path / "out", *more))[0] == 0
-    preset = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["preset"]
+    preset = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["preset"]
     assert preset["kinds"]["random"]["terms"]["patch"]["crop_px"] == 12
     assert preset["optimiser"]["learning_rate"] == 0.001
     assert preset["optimiser"]["average_half_life"] == 20
@@ -470,7 +469,7 @@ def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
 def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(capsys, files, tmp_path):
     words = adapt_words(files, tmp_path / "out", "--precision", "bfloat16")
     assert run(capsys, *words)[0] == 0
-    assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["precision"] == "bfloat16"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["precision"] == "bfloat16"
     history = load(tmp_path / "out" / "adapted.safetensors").provenance.history
     assert history["settings"]["precision"] == "bfloat16"
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "out"))

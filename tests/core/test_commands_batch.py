@@ -12,18 +12,17 @@ from typing import Any
 import pytest
 from fake_comfy import FakeComfy, prompt_of
 from PIL import Image
-from tiny_networks import tiny_bundle, tiny_encoders
+from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli
+from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, save
-from oneshot_core.commands import adapt as adapt_verb
-from oneshot_core.commands import batch as batch_verb
 from oneshot_core.commands import resources
 from oneshot_core.commands.console import ProgressBar
 from oneshot_core.runners import server_run
 from oneshot_core.runners.comfy_client import ComfyClient
+from oneshot_core.runners.plan import read_plan
 
-QUICK = {"search_steps": 2, "seeds": "0-1", "snapshot-every": 2}
+QUICK = {"search": {"steps": 2}, "training": {"snapshot_every": 2}}
 WORKFLOW = {
     "2": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
     "4": {"class_type": "OneShotAdapt", "inputs": {"steps": 300, "seed": 9}},
@@ -41,7 +40,7 @@ def generator(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, one thread, no waiting."""
-    monkeypatch.setattr(adapt_verb, "open_encoders", lambda *_: tiny_encoders())
+    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
     monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(server_run, "POLL_SECONDS", 0.03)
@@ -59,7 +58,7 @@ def write_plan(folder: Path, generator: Path, **more: Any) -> Path:
     for name, mode in (("a", "L"), ("b", "RGB")):
         Image.linear_gradient("L").convert(mode).save(folder / f"{name}.png")
     (folder / "w.json").write_text(json.dumps(WORKFLOW))
-    defaults = {"generator": str(generator), "steps": 2, "options": QUICK}
+    defaults = {"generator": str(generator), "steps": 2, "recipe": QUICK}
     values = {"format": "oneshot-batch", "format_version": 1, "defaults": defaults, **more}
     (folder / "plan.json").write_text(json.dumps(values))
     return folder / "plan.json"
@@ -118,14 +117,12 @@ def test_no_file_of_a_batch_says_where_it_lies_or_who_ran_it(capsys, tmp_path, g
     assert "bad.png" in manifest_of(place / "out")["bad"]["error"]
 
 
-def test_a_job_whose_file_is_damaged_is_not_done(capsys, tmp_path, generator):
+def test_a_job_whose_file_is_empty_is_not_done(capsys, tmp_path, generator):
     plan, out = write_plan(tmp_path, generator, jobs=[{"target": "a.png"}]), tmp_path / "out"
     words = (plan, "--out", out, "--device", "cpu")
     assert run(capsys, *words)[0] == 0
     (out / "a" / "grid.png").write_bytes(b"")
-    code, _, err = run(capsys, *words)
-    assert (code, manifest_of(out)["a"]["status"]) == (1, "failed") and "--fresh" in err
-    assert run(capsys, *words, "--fresh")[0] == 0
+    assert run(capsys, *words)[0] == 0
     assert (out / "a" / "grid.png").stat().st_size and manifest_of(out)["a"]["status"] == "done"
 
 
@@ -165,9 +162,9 @@ def test_ctrl_c_here_keeps_the_step_and_the_same_command_goes_on(capsys, tmp_pat
 @pytest.mark.parametrize(
     ("job", "words", "message"),
     [
-        ({"options": {"search_step": 1}}, [], "job 'a': unrecognized arguments: --search-step=1"),
-        ({"options": {"batch": "many"}}, [], "must be a whole number, got 'many'"),
-        ({"options": {"out": "x"}}, [], "'out' is no option of a job"),
+        ({"recipe": {"search": {"step": 1}}}, [], "job 'a': the recipe: search has the unknown entry 'step'"),
+        ({"recipe": {"method": {"batch": "many"}}}, [], "batch must be a whole number, found 'many'"),
+        ({"recipe": {"out": "x"}}, [], "the recipe has the unknown entry 'out'"),
         ({"generator": "no.pt"}, [], "no.pt is not a file"),
         ({}, ["--cancel"], "name it with --server"),
         ({}, ["--server", "http://127.0.0.1:1"], "names no workflow"),
@@ -181,22 +178,16 @@ def test_bad_plans_are_refused_before_any_work(capsys, tmp_path, generator, job,
     assert not (tmp_path / "out").exists()
 
 
-def test_options_of_every_kind_reach_adapt(tmp_path, generator):
-    kinds = {
-        "weight": {"patch": 0.5, "lpips": 0},
-        "without_discriminator": True,
-        "offline": False,
-        "batch": 1,
-    }
-    kinds["search-weight"] = ["clip=0"]
-    plan_file = write_plan(tmp_path, generator, jobs=[{"target": "a.png", "seed": 7, "options": kinds}])
-    options = cli.build_parser().parse_args(["batch", str(plan_file), "--threads", "1"])
-    plan = batch_verb.read_plan(plan_file)
-    made = batch_verb.adapt_options(plan, plan.jobs[0], tmp_path / "out", options)
-    assert (made.seed, made.steps, made.search_steps, made.batch, made.threads) == (7, 2, 2, 1, 1)
-    assert made.weight == [("patch", 0.5), ("lpips", 0.0)] and made.search_weight == [("clip", 0.0)]
-    assert made.without_discriminator and not made.offline
-    assert made.out == str(tmp_path / "out" / "a")
+def test_a_jobs_recipe_is_the_defaults_changed_by_its_own(tmp_path, generator):
+    method = {"weights": {"patch": 0.5, "lpips": 0}, "batch": 1}
+    settings = [{"recipe": {"method": {"batch": 4}}}]
+    jobs = [{"target": "a.png", "seed": 7, "recipe": {"method": method}}]
+    grid = {"targets": ["b.png"], "settings": settings}
+    plan = read_plan(write_plan(tmp_path, generator, jobs=jobs, grid=grid))
+    listed, cell = (plan.recipe(job) for job in plan.jobs)
+    assert (listed.training.seed, listed.training.steps, listed.search.steps) == (7, 2, 2)
+    assert listed.method.weights == {"patch": 0.5, "lpips": 0} and listed.method.batch == 1
+    assert (cell.training.seed, cell.method.batch, cell.aim.target) == (0, 4, str(tmp_path / "b.png"))
 
 
 def test_check_lists_the_jobs_and_runs_nothing(capsys, tmp_path, generator):

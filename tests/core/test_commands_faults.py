@@ -8,25 +8,26 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fuzzing import failures, mutated_json
 from PIL import Image
-from tiny_networks import tiny_bundle, tiny_encoders
+from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, writing
+from oneshot_core import cli, pipeline, writing
 from oneshot_core.checkpoints import save
-from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import resources
-from oneshot_core.commands import search as search_verb
-from oneshot_core.commands.console import BadInput, ProgressBar
-from oneshot_core.commands.run_folder import RunFolder
+from oneshot_core.commands.console import ProgressBar
+from oneshot_core.json_values import JsonError
+from oneshot_core.recipe import Recipe
+from oneshot_core.run_folder import RECORD, Run, RunError, record_values
 from oneshot_core.saved_states import write_record
 from oneshot_core.writing import MARK, claim
 
-SAME = ("adapted.safetensors", "reference.safetensors", "losses.json", "grid.png", "run/state.safetensors")
+SAME = ("adapted.safetensors", "reference.safetensors", "grid.png", "run/state.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def light() -> Iterator[None]:
     """Encoders of a few numbers, and one thread."""
     with pytest.MonkeyPatch.context() as patch:
-        for verb in (adapt_verb, search_verb):
-            patch.setattr(verb, "open_encoders", lambda *_: tiny_encoders())
+        patch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
         patch.setattr(resources, "usable_cores", lambda: 1)
         yield
 
@@ -124,7 +124,8 @@ def test_damaged_results_are_not_done_already(
     if name == "reference.safetensors":
         (done / "adapted.safetensors").unlink()  # else nothing needs it
     assert cli.main(adapt_words(files, done)) == 0
-    assert f"set aside as {path.stem}.damaged.safetensors" in caplog.text
+    if name == "adapted.safetensors":  # the other is written anew from the state of the search
+        assert f"set aside as {path.stem}.damaged.safetensors" in caplog.text
     assert_same_files(done, whole)
 
 
@@ -135,63 +136,71 @@ def test_a_result_of_another_step_is_not_done_already(files: Any, whole: Path, d
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data.replace(b'"step": 4', b'"step": 9')])
-def test_a_damaged_settings_file_gives_way_to_its_copy(
+def test_a_damaged_record_gives_way_to_its_copy(
     capsys: Any, files: Any, done: Path, damage: Callable[[bytes], bytes], caplog: Any
 ) -> None:
-    path = done / "settings.json"
+    path = done / RECORD
     path.write_bytes(damage(path.read_bytes()))
     assert cli.main(adapt_words(files, done)) == 0
-    assert (
-        "is done already" in capsys.readouterr().err and "set aside as settings.damaged.json" in caplog.text
-    )
+    assert "is done already" in capsys.readouterr().err and "set aside as run.damaged.json" in caplog.text
     path.write_bytes(b"")
-    (done / "run" / "settings.json").write_bytes(b"")
+    (done / "run" / RECORD).write_bytes(b"")
     assert cli.main(adapt_words(files, done)) == 2
     assert "--fresh" in capsys.readouterr().err
 
 
-def test_damaged_settings_end_in_one_kind_of_error(tmp_path: Path) -> None:
+def run_at(folder: Path, **settings: Any) -> Run:
+    run = Run(folder, Recipe.of({"training": {"steps": 4}}), {"a": 1, **settings}, named=True)
+    run.make()
+    return run
+
+
+def test_damaged_records_end_in_one_kind_of_error(tmp_path: Path) -> None:
     """Blind damage, and odd values with a fitting checksum."""
-    folder = RunFolder(tmp_path, {"a": {"b": 1}})
-    summary = {"files": {"adapted": "x"}, "losses": {"l": 1.0, "m": None}, "seconds": 1.5, "result_step": 4}
-    values = folder.record(4, 4, summary)
-    path, copy = tmp_path / "settings.json", tmp_path / "run" / "settings.json"
-    sound = path.read_bytes()
-    assert folder.open(4, fresh=False) is not None
+    run = run_at(tmp_path)
+    curves = {"search": {"a": [1.0]}, "adaptation": {"l": [1.0, float("nan"), 2.0, 3.0]}}
+    run.record(4, curves, files={"x": "y"})
+    path, copy = tmp_path / RECORD, tmp_path / "run" / RECORD
+    sound, values = path.read_bytes(), json.loads(path.read_text())
+    assert run.open()["losses"]["search"] == {"a": [1.0]}
 
     def read(at: Path) -> None:
         copy.write_bytes(b"")
-        folder.open(4, fresh=False)
+        run.open()
 
-    assert list(failures(read, sound, path, range(100), (BadInput,))) == []
+    assert list(failures(read, sound, path, range(100), (RunError,))) == []
     for seed in range(100):
         odd = mutated_json(values, seed)
         if isinstance(odd, dict):
             write_record(path, odd)
-            try:
+            with suppress(RunError):
                 read(path)
-            except BadInput:
-                continue
-    losses = tmp_path / "losses.json"
-    losses.write_text(json.dumps({"search": {"a": [1.0, None]}}))
-    assert list(folder.search_losses()) == ["a"]
-    wrong = failures(lambda _: folder.search_losses(), losses.read_bytes(), losses, range(200), ())
-    assert list(wrong) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": -3}, {"step": 2}, {"losses": {"adaptation": {"x": [1.0]}}}, {"losses": []}], ids=str
+)
+def test_a_record_whose_parts_do_not_fit_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    run_at(tmp_path).record(4, {"adaptation": {"x": [1.0, float("nan"), 1.0, 1.0]}})
+    values = json.loads((tmp_path / RECORD).read_text())
+    del values["checksum"]
+    write_record(tmp_path / RECORD, {**values, **change})
+    with pytest.raises(JsonError):
+        record_values(tmp_path / RECORD)
 
 
 def test_a_run_that_did_nothing_gives_its_folder_up(tmp_path: Path) -> None:
-    RunFolder(tmp_path, {"seed": 1}).record(0, 4)
-    assert RunFolder(tmp_path, {"seed": 2}).open(4, fresh=False) is None
+    run_at(tmp_path, seed=1).record(0)
+    assert run_at(tmp_path, seed=2).open() == {}
     (tmp_path / "reference.safetensors").write_bytes(b"x")
-    with pytest.raises(BadInput, match="other settings"):
-        RunFolder(tmp_path, {"seed": 2}).open(4, fresh=False)
+    with pytest.raises(RunError, match=r"other settings \(seed differ\)"):
+        run_at(tmp_path, seed=2).open()
 
 
 def test_fresh_leaves_nothing_of_the_earlier_run_and_all_else(done: Path) -> None:
     (done / "mine.txt").write_text("x")
     (done / "run" / "state.damaged.safetensors").write_text("x")
-    folder = RunFolder(done, {})
-    assert folder.open(4, fresh=True) is None
+    run_at(done).clear()
     left = sorted(path.relative_to(done).as_posix() for path in done.rglob("*") if path.is_file())
     assert left == ["mine.txt"]
 

@@ -14,20 +14,21 @@ from safetensors import safe_open
 
 from oneshot_core import cli
 from oneshot_core.checkpoints import load
-from oneshot_core.commands.demo import GRID_SEEDS, SEARCH_STEPS, STEPS
-from oneshot_core.demo.world import TARGET_LOOKS, demo_generator
+from oneshot_core.commands.adapt import Results
+from oneshot_core.demo.world import TARGET_LOOKS, demo_generator, demo_recipe
 
 ROOT = Path(cli.__file__).parent.parent
 CORES, MINUTES = 2, 3
+STEPS, SEARCH_STEPS = demo_recipe().training.steps, demo_recipe().search.steps
 
 
 def check_results(out: Path, steps: int) -> None:
-    assert {"adapted.safetensors", "reference.png", "grid.png", "losses.png", "settings.json"} <= set(
+    assert {"adapted.safetensors", "reference.png", "grid.png", "losses.png", "run.json"} <= set(
         os.listdir(out)
     )
-    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-    assert settings["done"] and settings["step"] == steps
-    assert settings["settings"]["encoders"] == {"clip": "demo", "perceptual": "demo"}
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert record["step"] == record["steps"] == steps
+    assert record["recipe"]["encoders"] == {"clip": "demo", "perceptual": "demo"}
     assert load(out / "adapted.safetensors").family == demo_generator().family
     with safe_open(out / "adapted.safetensors", "pt") as file:
         card = file.metadata()
@@ -35,7 +36,7 @@ def check_results(out: Path, steps: int) -> None:
     assert f"{steps} steps" in card["modelspec.description"]
     assert not any(str(out) in text for text in card.values())
     with Image.open(out / "grid.png") as grid:
-        assert grid.width > (len(GRID_SEEDS) + 1) * 128
+        assert grid.width > (len(Results.seeds) + 1) * 128
 
 
 def test_a_short_demo_writes_everything(tmp_path, capsys):
@@ -66,6 +67,6 @@ def test_the_whole_demo_fits_into_three_minutes_of_two_cores(tmp_path):
     result = json.loads(told.stdout)
     assert result["step"] == STEPS
     check_results(tmp_path, STEPS)
-    assert len(json.loads((tmp_path / "losses.json").read_text())["search"]["clip"]) == SEARCH_STEPS
+    assert len(json.loads((tmp_path / "run.json").read_text())["losses"]["search"]["clip"]) == SEARCH_STEPS
     assert spent < CORES * MINUTES * 60
     assert result["losses"]["pixel"] < 0.1

@@ -11,9 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from oneshot_core import cli, runs, search
+from oneshot_core import cli, recipe, run_folder, search
 from oneshot_core.checkpoints import native, write_tensors
-from oneshot_core.commands import run_folder
 from oneshot_core.commands.identify import identified
 from oneshot_core.demo import world
 from oneshot_core.demo.making import judge
@@ -25,7 +24,7 @@ from oneshot_core.runners import manifest, plan
 from oneshot_core.training import state
 
 WRITTEN = {
-    LATENT_FORMAT, search.STATE_FORMAT, state.STATE_FORMAT, runs.FORMAT, perceptual.FORMAT, world.CLIP_FORMAT,
+    LATENT_FORMAT, search.STATE_FORMAT, state.STATE_FORMAT, perceptual.FORMAT, world.CLIP_FORMAT,
     judge.FORMAT,
 }  # fmt: skip
 
@@ -68,8 +67,8 @@ def test_latents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"format": plan.FORMAT, "format_version": 1, "jobs": [{}, {}]}, "a batch plan; `batch` runs it"),
         ({"format": manifest.FORMAT, "jobs": {}}, "the manifest of a batch"),
-        ({"format": run_folder.FORMAT}, "the settings of a training"),
-        ({"format": runs.FORMAT}, "the record of a stored run"),
+        ({"format": run_folder.FORMAT}, "the record of a run"),
+        ({"format": recipe.FORMAT}, "a recipe; `adapt --recipe` follows it"),
         ({"nodes": [], "links": []}, "as its page saves it"),
         ({"1": {"class_type": "A", "inputs": {}}}, "in the API form"),
         ({"format": 3}, "of no format of this project"),
@@ -92,9 +91,8 @@ def test_a_broken_json_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("settings.json", "results of `adapt`"),
         (manifest.FILE_NAME, "results of `batch`"),
-        ("run.json", "a stored run"),
+        ("run.json", "a folder of results: "),
     ],
 )
 def test_folders(name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

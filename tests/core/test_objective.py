@@ -308,7 +308,7 @@ def test_the_optimisers_of_the_method():
     assert generator == {"lr": pytest.approx(0.0016), "betas": (0.0, pytest.approx(0.9919920))}
     assert judge == {"lr": pytest.approx(0.00188235, rel=1e-5), "betas": (0.0, pytest.approx(0.9905855))}
     assert DiscriminatorPlan(r1_every=3).ratio == 3 / 4
-    assert plan.average_decay == pytest.approx(0.99778439)
+    assert plan.average_decay(0) == plan.average_decay(9) == pytest.approx(0.99778439)
 
 
 def test_presets_describe_themselves_as_json():
@@ -354,7 +354,7 @@ def test_crop_side_and_half_life_are_settings():
     preset = oneshot_clip(OFFICIAL).adjusted("patch", crop_px=16)
     assert crops_of(preset) == dataclasses.replace(crops_of(oneshot_clip(OFFICIAL)), crop_px=16)
     plan = with_half_life(preset, 50).optimiser
-    assert plan.average_decay**50 == pytest.approx(0.5)
+    assert plan.average_decay(3) ** 50 == pytest.approx(0.5)
     with pytest.raises(ValueError, match="average_half_life must be positive and finite, got 0"):
         with_half_life(preset, 0)
     with pytest.raises(ValueError, match=r"no term \['crops'\]"):

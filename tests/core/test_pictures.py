@@ -12,8 +12,8 @@ from PIL import Image
 
 from oneshot_core.pictures import (
     check_mask,
-    fit_images,
-    fit_mask,
+    frame,
+    frame_mask,
     labelled_grid,
     load_picture,
     load_target,
@@ -49,7 +49,7 @@ def test_a_picture_is_stretched_to_the_square_as_the_method_does(tmp_path):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8))
     picture.save(path)
-    images = load_picture(path, 16)
+    images = load_picture(path, 16, "stretch")
     assert images.shape == (1, 3, 16, 16)
     assert images.dtype == torch.float32
     wanted = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR), dtype=np.float32)
@@ -66,27 +66,16 @@ def test_fits(tmp_path):
     assert (boxed[:, :10] == -1).all()
     assert (boxed[:, 20:] == -1).all()
     close(boxed[:, 15, 5], RED)
-    with pytest.raises(ValueError, match="stretch, crop, letterbox"):
+    with pytest.raises(ValueError, match="crop, stretch, letterbox"):
         load_picture(path, 20, fit="zoom")
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
-def test_tensors_are_fitted_like_files(tmp_path, fit):
-    path = tmp_path / "smooth.png"
-    ramp = np.linspace(0, 255, 64 * 40).reshape(40, 64, 1).repeat(3, 2).astype(np.uint8)
-    Image.fromarray(ramp).save(path)
-    images = torch.from_numpy(ramp).permute(2, 0, 1)[None].float() / 127.5 - 1
-    torch.testing.assert_close(fit_images(images, 16, fit), load_picture(path, 16, fit), atol=0.02, rtol=0)
-    square = images[..., :40]
-    assert fit_images(square, 40, fit) is square
-
-
-@pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
 def test_a_mask_is_fitted_like_its_picture(fit):
-    mask = (torch.rand(1, 1, 30, 50) > 0.5).float()
-    fitted = fit_mask(mask, 16, fit)
-    picture = fit_images(mask.expand(-1, 3, -1, -1) * 2 - 1, 16, fit)
-    torch.testing.assert_close(fitted, (picture[:, :1] + 1) / 2)
+    levels = (torch.rand(30, 50) * 255).byte()
+    picture = Image.fromarray(levels.numpy()).convert("RGB")
+    fitted = frame_mask(levels[None, None].float() / 255, picture, 16, fit)
+    torch.testing.assert_close(fitted, (frame(picture, 16, fit)[:, :1] + 1) / 2, atol=0.005, rtol=0)
 
 
 def test_the_bars_of_a_letterbox_do_not_count(tmp_path):
@@ -106,20 +95,20 @@ def test_a_mask_file_counts_where_it_is_white(tmp_path):
     target, mask = tmp_path / "target.png", tmp_path / "mask.png"
     two_colours(40, 20).save(target)
     Image.new("L", (40, 20), 255).save(mask)
-    assert load_target(target, 16, mask=mask)[1] is None
+    assert load_target(target, 16, "stretch", mask)[1] is None
     half = Image.new("RGB", (40, 20), (255, 255, 255))
     half.paste((0, 0, 0), (20, 0, 40, 20))
     half.save(mask)
-    counts = load_target(target, 16, mask=mask)[1]
+    counts = load_target(target, 16, "stretch", mask)[1]
     assert (counts[..., :7] > 0.999).all() and not counts[..., 9:].any()
     both = load_target(target, 16, fit="letterbox", mask=mask)[1]
     assert float(both[0, 0, 8, 3]) > 0.999 and not both[:, :, :4].any() and not both[..., 9:].any()
     Image.new("L", (20, 20), 255).save(mask)
-    with pytest.raises(ValueError, match="mask.png has 20 x 20 px, the target .*40 x 20"):
-        load_target(target, 16, mask=mask)
+    with pytest.raises(ValueError, match="the mask has 20 x 20 px, the target 40 x 20"):
+        load_target(target, 16, "stretch", mask)
     Image.new("L", (40, 20), 0).save(mask)
     with pytest.raises(ValueError, match="0 everywhere, so nothing of the target counts"):
-        load_target(target, 16, mask=mask)
+        load_target(target, 16, "stretch", mask)
 
 
 def test_what_does_not_count_of_a_target_becomes_the_sources_picture():

@@ -60,9 +60,9 @@ def parsers() -> list:
 def test_its_python_runs(tmp_path, monkeypatch):
     (code,) = blocks("python")
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("import")]
-    assert len(lines) <= 10
+    assert len(lines) <= 12
     monkeypatch.chdir(tmp_path)
-    exec(compile(re.sub(r"steps=\d+", "steps=2", code), "README.md", "exec"), {})  # noqa: S102 - our own text
+    exec(compile(re.sub(r'"steps": \d+', '"steps": 2', code), "README.md", "exec"), {})  # noqa: S102 - our own text
     with Image.open("grid.png") as grid:
         assert grid.width > 8 * 128
-    assert Path("adapted.safetensors").stat().st_size > 100_000
+    assert Path("kept/adapted.safetensors").stat().st_size > 100_000

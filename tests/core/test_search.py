@@ -299,7 +299,7 @@ def test_a_mask_of_ones_changes_nothing_and_no_mask_leaves_the_saved_settings_as
     assert torch.equal(result.latent.values, search(mask=torch.ones(1, 1, SIZE, SIZE)).latent.values)
     search(mask=left_half(), state_file=masked)
     settings = [read_tensors(path)[1]["settings"] for path in (plain, masked)]
-    assert set(settings[1]) - set(settings[0]) == {"mask"}
+    assert set(settings[1]["inputs"]) - set(settings[0]["inputs"]) == {"mask"}
     with pytest.raises(ValueError, match="other settings"):
         search(mask=left_half().flip(3), state_file=masked)
 

@@ -10,6 +10,7 @@ import pytest
 
 from oneshot_core.commands import console
 from oneshot_core.commands.console import LogLines, ProgressBar
+from oneshot_core.memory import one_line
 from oneshot_core.texts import printable
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\rgone\x9b31m\x7f\u202eback\u2028line"
@@ -34,7 +35,7 @@ def test_kept_characters() -> None:
 def test_nothing_of_it_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console.say(HOSTILE)
     console.note(HOSTILE)
-    console.note(f"error: {console.one_line(ValueError(HOSTILE))}")
+    console.note(f"error: {one_line(ValueError(HOSTILE))}")
     for text in capsys.readouterr():
         assert text.replace("\n", "").isprintable() and "title" in text
     bar = io.StringIO()

@@ -19,6 +19,7 @@ from tiny_networks import tiny_bundle, tiny_encoders
 
 from oneshot_core.checkpoints import check_family, load, read_tensors, save, write_tensors
 from oneshot_core.draws import SeededDraws
+from oneshot_core.fingerprints import determining, inputs_of
 from oneshot_core.latents import Latent
 from oneshot_core.objective import OFFICIAL, Aim
 from oneshot_core.objective.presets import oneshot_clip
@@ -35,7 +36,6 @@ from oneshot_core.training import (
     train,
 )
 from oneshot_core.training.loop import loss_points
-from oneshot_core.training.state import run_settings
 
 SIZE = 64
 
@@ -337,7 +337,7 @@ def test_damaged_states_change_nothing_and_end_in_one_kind_of_error(tmp_path: Pa
     bundle, encoders, target, reference = inputs()
     draws, path = SeededDraws(3), tmp_path / STATE_FILE
     aim, preset = Aim(target, reference), oneshot_clip()
-    settings = run_settings(bundle, encoders, aim, preset, {"seed": 3})
+    settings = determining(inputs_of(bundle, encoders, aim), preset=preset, training={"seed": 3})
     state = TrainState.create(bundle, encoders, aim, preset, draws, settings)
     sound = path.read_bytes()
     before = {name: value.clone() for name, value in state.tensors().items()}

@@ -184,7 +184,7 @@ def test_average_moves_every_parameter_and_no_buffer():
             value += 1
     before = {name: value.clone() for name, value in state.ema.state_dict().items()}
     run_phase("average", at(state, RANDOM))
-    decay = state.preset.optimiser.average_decay
+    decay = state.preset.optimiser.average_decay(state.step)
     for name, value in state.ema.state_dict().items():
         moved = 0.0 if name.endswith("noise_const") else 1 - decay
         assert torch.allclose(value, before[name] + moved, atol=1e-5), name

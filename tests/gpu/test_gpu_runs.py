@@ -15,8 +15,7 @@ from stand_ins import stand_in_encoders, tiny_aim, tiny_bundle
 from torch import nn
 
 from oneshot_core.checkpoints import GeneratorBundle, load, save
-from oneshot_core.commands.demo import demo_preset
-from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
+from oneshot_core.demo.world import demo_encoders, demo_generator, demo_recipe, demo_target
 from oneshot_core.draws import SeededDraws
 from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.latents import drawn_noise
@@ -87,7 +86,7 @@ def demo_run(
     bundle, encoders = demo_generator().to(device), demo_encoders().to(device)
     config = TrainConfig(steps=steps, precision=precision, snapshot_every_steps=4, checkpoint_every_steps=2)
     aim = Aim(demo_target(), bundle.mean_latent[None])
-    return adapt(bundle, encoders, aim, demo_preset("default", 8), config, run_folder=folder)
+    return adapt(bundle, encoders, aim, demo_recipe().preset(bundle.size)[0], config, run_folder=folder)
 
 
 def test_the_demo_adapts_as_on_the_cpu(device: torch.device, figure: Callable) -> None:

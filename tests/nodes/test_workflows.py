@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from template_nodes import CORE, PAGE_ONLY, origin_of
 
-from oneshot_core.commands import demo
+from oneshot_core.demo.world import demo_recipe
 
 PACK = Path(__file__).resolve().parents[2]
 FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
@@ -52,18 +52,23 @@ def test_every_input_is_given_and_known(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["quick_start", "text_edit", "target_sweep"])
 def test_those_for_the_demo_use_the_settings_of_the_verb_demo(name: str) -> None:
-    preset = demo.demo_preset("default")
+    recipe = demo_recipe()
+    search_recipe, method = recipe.search, recipe.method
     nodes = read(PACK / "tests" / "workflows" / f"{name}.json").values()
     searches = [node["inputs"] for node in nodes if node["class_type"] == "CLIPLatentSearch"]
     runs = [node["inputs"] for node in nodes if node["class_type"] == "OneShotAdapt"]
     assert searches and len(searches) == len(runs)
     for search in searches:
-        assert (search["steps"], search["learning_rate"]) == (demo.SEARCH_STEPS, demo.SEARCH_LEARNING_RATE)
-        assert {f"{term}_weight": search[f"{term}_weight"] for term in demo.SEARCH_WEIGHTS} == {
-            f"{term}_weight": weight for term, weight in demo.SEARCH_WEIGHTS.items()
-        }
+        assert (search["steps"], search["learning_rate"]) == (
+            search_recipe.steps,
+            search_recipe.learning_rate,
+        )
+        assert {term: search[f"{term}_weight"] for term in search_recipe.weights} == search_recipe.weights
     for run in runs:
-        assert (run["steps"], run["learning_rate"]) == (demo.STEPS, preset.optimiser.learning_rate)
-        steps = {kind.name: kind.steps for kind in preset.kinds}
+        assert (run["steps"], run["learning_rate"]) == (
+            recipe.training.steps,
+            method.learning_rate,
+        )
+        steps = method.schedule
         assert {"reference": run["reference_steps"], "random": run["random_steps"]} == steps
-        assert run["ema_half_life"] == 0  # an eighth of the steps, as the verb has it
+        assert run["ema_half_life"] == 0  # at most an eighth of the steps done, as the verb has it

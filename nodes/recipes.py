@@ -1,0 +1,58 @@
+"""What the inputs of a node say of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import oneshot_core as core
+
+TERMS = ("semantic", "patch", "adversarial", "lpips", "pixel")  # of the adaptation, with a weight each
+SEARCH_TERMS = ("clip", "lpips", "pixel", "deviation")
+ADAPT = {  # input of the node: entry of the recipe
+    "fit": "aim.fit",
+    "profile": "method.profile",
+    "preset": "method.preset",
+    "learning_rate": "method.learning_rate",
+    "ema_half_life": "method.ema_half_life",
+    "batch": "method.batch",
+    "mixing": "method.mixing",
+    "crop_px": "method.crop_px",
+    "reference_steps": "method.schedule.reference",
+    "random_steps": "method.schedule.random",
+    **{f"{term}_weight": f"method.weights.{term}" for term in TERMS},
+    "steps": "training.steps",
+    "seed": "training.seed",
+    "precision": "training.precision",
+    "snapshot_every": "training.snapshot_every",
+}
+SEARCH = {
+    "fit": "aim.fit",
+    "profile": "method.profile",
+    "steps": "search.steps",
+    "seed": "search.seed",
+    "learning_rate": "search.learning_rate",
+    **{f"{term}_weight": f"search.weights.{term}" for term in SEARCH_TERMS},
+}
+AUTOMATIC = ("crop_px", "ema_half_life")  # 0 leaves the choice to the method
+
+
+def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
+    """Build the recipe of a node's inputs.
+
+    Args:
+        generator: whose file's name the recipe tells.
+        settings: by input id.
+        entries: `ADAPT` or `SEARCH`.
+
+    Raises:
+        ValueError: a value that a recipe does not allow.
+    """
+    values: dict[str, Any] = {"generator": generator.provenance.file_name}
+    for name, entry in entries.items():
+        *parts, last = entry.split(".")
+        place = values
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = (settings[name] or None) if name in AUTOMATIC else settings[name]
+    return core.Recipe.of(values)

@@ -1,0 +1,123 @@
+"""Recipes on the command line: options that change one, files that hold one, and the verb recipe."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import CheckpointError
+from ..checkpoints.native import opened_file
+from ..demo.world import demo_recipe
+from ..json_values import Fields, JsonError, read
+from ..recipe import FORMAT, Recipe, RecipeError
+from ..run_folder import RECORD, record_values
+from .console import BadInput, say_json
+
+# Option, by its name in the parser: the entry of a recipe that it sets.
+ENTRIES = {
+    "generator": "generator",
+    "target": "aim.target",
+    "fit": "aim.fit",
+    "mask": "aim.mask",
+    "latent": "aim.latent",
+    "clip": "encoders.clip",
+    "lpips": "encoders.perceptual",
+    "search_steps": "search.steps",
+    "search_learning_rate": "search.learning_rate",
+    "search_weight": "search.weights",
+    "views": "search.views",
+    "preset": "method.preset",
+    "profile": "method.profile",
+    "weight": "method.weights",
+    "batch": "method.batch",
+    "mixing": "method.mixing",
+    "schedule": "method.schedule",
+    "crop_px": "method.crop_px",
+    "learning_rate": "method.learning_rate",
+    "ema_half_life": "method.ema_half_life",
+    "steps": "training.steps",
+    "seed": "training.seed",
+    "precision": "training.precision",
+    "snapshot_every": "training.snapshot_every",
+}
+
+
+def values_of(options: Namespace) -> dict[str, Any]:
+    """What options say of a recipe, as JSON values; options that were not given say nothing."""
+    values: dict[str, Any] = {}
+    for option, entry in ENTRIES.items():
+        given = getattr(options, option, None)
+        if given is None:
+            continue
+        part, _, name = entry.rpartition(".")
+        place = values.setdefault(part, {}) if part else values
+        place[name] = dict(given) if isinstance(given, list) else given
+    return values
+
+
+def recipe_of(options: Namespace, base: Recipe | None = None) -> Recipe:
+    """Build the recipe of a command: that of `--recipe`, else `base`, changed by the other options.
+
+    Raises:
+        BadInput: no recipe at that place, or something it does not allow.
+    """
+    if options.recipe:
+        base = found_recipe(options.recipe)
+    missing = [name for name in ("generator", "target") if base is None and getattr(options, name) is None]
+    if missing:
+        raise BadInput(f"--{missing[0]} must be given, or a --recipe that names it")
+    return Recipe.of(values_of(options), base)
+
+
+def found_recipe(name: str) -> Recipe:
+    """Read the recipe in a file or folder.
+
+    Args:
+        name: a recipe's JSON, the folder of a run or its `run.json`, or a generator that a run made.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = Path(name)
+    try:
+        path = path / RECORD if path.is_dir() else path
+        with open(path, "rb") as file:
+            is_json = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        if is_json:
+            values = read(path)
+            if not isinstance(values, dict) or values.get("format") != FORMAT:
+                values = record_values(path)["recipe"]
+        else:
+            with opened_file(path) as (_, header):
+                history = Fields(header, "its header").object("provenance").object("history")
+                history.object("recipe")
+                values = history.value("recipe")
+        return Recipe.of(values)
+    except FileNotFoundError:
+        raise BadInput(
+            f"there is no recipe at {name}; give its JSON, a run's folder, or an adapted generator"
+        ) from None
+    except (OSError, JsonError, CheckpointError, RecipeError) as error:
+        raise BadInput(f"{name} holds no recipe that can be read: {error}") from error
+
+
+def recipe_command(options: Namespace) -> None:
+    """`recipe`: print the recipe of a command, of a run's folder, or of an adapted generator."""
+    words: Sequence[str] = options.of
+    parse: Callable[[Sequence[str]], Namespace] = options.parse
+    if words[0] in ("adapt", "demo") and not Path(words[0]).exists():
+        more = [] if "--out" in words else ["--out=-"]  # the recipe of a command does not know its folder
+        try:
+            inner = parse([*words, *more])
+        except SystemExit as stop:
+            raise BadInput("the command after `recipe` cannot be read, see above") from stop
+        base = demo_recipe() if words[0] == "demo" else None
+        say_json(recipe_of(inner, base).values())
+        return
+    if len(words) > 1:
+        raise BadInput(
+            f"recipe takes one file or folder, or a command with its options; got {' '.join(words)}"
+        )
+    say_json(found_recipe(words[0]).values())

@@ -1,0 +1,467 @@
+"""An adaptation from a recipe to its result: search, training, snapshots; run in this one place.
+
+First `prepared` checks a recipe against its inputs and binds it to them. Then `run_recipe` does both halves,
+as the command line and batches want it; `search_recipe` and `adapt_recipe` are the halves, for two nodes.
+Each keeps what it made in a store, loads it when the same is asked for again, and goes on with what was
+interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoints import (
+    CheckpointError,
+    GeneratorBundle,
+    check_family,
+    load,
+    read_tensors,
+    with_fresh_discriminator,
+)
+from .choices import DEMO, DEMO_TARGET
+from .demo.world import demo_generator, target_path
+from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
+from .features import BytesProgress, Encoders, EncodersOnDemand
+from .fingerprints import inputs_of
+from .latent_files import latent_notes, load_latent, save_latent
+from .latents import Latent
+from .objective import Aim
+from .pictures import load_target
+from .recipe import Recipe, RecipeError
+from .run_folder import REFERENCE, Run, StoredResult
+from .search import SearchProgress, SearchResult, check_search, search_latent
+from .store import Store
+from .tensors import Images, gradients
+from .training import AdaptResult, Callback
+from .training.checks import check_precision, check_run
+from .training.loop import adapt as train_to
+from .writing import set_aside
+
+Place = Callable[[], "torch.device | str"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe works with, opened.
+
+    Args:
+        source: the generator.
+        encoders: CLIP models and perceptual net.
+        target: [1, 3, S, S] in [-1, 1], see `pictures.frame`.
+        mask: [1, 1, S, S] in [0, 1], 1 = counts; None: all of the target.
+        reference: the target's counterpart; None: it is searched.
+        notes: sentences for the user about what was assumed.
+    """
+
+    source: GeneratorBundle
+    encoders: Encoders | EncodersOnDemand
+    target: Images
+    mask: Tensor | None = None
+    reference: Latent | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def aim(self) -> Aim:
+        """What is adapted to."""
+        return Aim(self.target, self.reference)
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What `run_recipe` gives.
+
+    Args:
+        reference: the target's counterpart, found or given.
+        adapted: the adaptation.
+        search_losses: per term of the search one value per step; empty where the latent was given.
+        run: the folder; after it has returned it is no longer held.
+        record: of an earlier run of the same settings that was found there.
+    """
+
+    reference: Latent
+    adapted: StoredResult
+    search_losses: dict[str, list[float]]
+    run: Run
+    record: dict[str, Any]
+
+
+# Before any work -----------------------------------------------------------------------------------------
+
+
+def open_inputs(
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    half: str = "",
+    *,
+    allow_download: bool = False,
+    progress: BytesProgress | None = None,
+) -> Inputs:
+    """Open what a recipe names, from files; names start at the working directory.
+
+    Args:
+        recipe: with a target.
+        device: where networks go.
+        half: "search" where nothing is to be trained.
+        allow_download: whether encoders may be downloaded.
+        progress: see `EncoderChoice.open`.
+
+    Raises:
+        RecipeError: it names no target, or needs a latent that it does not name.
+        ValueError, EncoderError: a file is missing, damaged, or not what it should be; the recipe does not
+            fit the generator.
+    """
+    device = torch.device(device)
+    check_precision(recipe.training.precision, device)
+    if not recipe.aim.target:
+        raise RecipeError("the recipe names no target picture; give one (--target)")
+    if recipe.aim.latent is None and "reference" in recipe.inputs:
+        raise RecipeError("this recipe started from a given latent that it does not hold; give it (--latent)")
+    source = demo_generator() if recipe.generator == DEMO else load(recipe.generator)
+    reference, notes = None, list[str]()
+    if recipe.aim.latent is not None:
+        reference = load_latent(recipe.aim.latent, source.num_layers)
+        notes += [f"{Path(recipe.aim.latent).name}: {line}" for line in latent_notes(reference)]
+    if half != "search":  # before encoders are downloaded
+        recipe.check(_with_discriminator(recipe, source)[0])
+    target, mask = load_target(_picture(recipe.aim.target), source.size, recipe.aim.fit, recipe.aim.mask)
+    if reference is not None:
+        check_family(reference, source)
+    encoders = _choice(recipe, source).open(allow_download=allow_download, progress=progress).load()
+    if device.type != "cpu":
+        source, encoders = source.to(device), encoders.to(device)
+    return Inputs(source, encoders, target, mask, reference, tuple(notes))
+
+
+def _picture(name: str) -> Path:
+    """The file that a target's name means."""
+    return target_path(name.removeprefix(DEMO_TARGET)) if name.startswith(DEMO_TARGET) else Path(name)
+
+
+def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
+    """The encoders that a recipe names, or those that suit its generator."""
+    choice = EncoderChoice.suited_to(source)
+    clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
+    if clip:
+        model, equals, file = clip.partition("=")
+        if not equals and Path(clip).is_file():
+            model, file = CLIP_MODEL, clip
+        choice = replace(choice, clip=model, clip_file=file or None)
+    if perceptual:
+        net, _, file = perceptual.partition("=")
+        choice = replace(choice, perceptual=net, perceptual_file=file or None)
+    return choice
+
+
+def _with_discriminator(recipe: Recipe, source: GeneratorBundle) -> tuple[GeneratorBundle, list[str]]:
+    """Give a generator whose file has no discriminator a fresh one where the method trains one."""
+    if source.discriminator is not None or recipe.preset(source.size)[0].needs.path is None:
+        return source, []
+    note = "the generator's file has no discriminator; training with a freshly initialised one"
+    return with_fresh_discriminator(source, recipe.training.seed), [note]
+
+
+def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, Inputs]:
+    """Check a recipe against its inputs, before any work, and bind it to them.
+
+    Args:
+        recipe: what is wanted. One that is bound already must have been bound to the same inputs, or the
+            notes say which differ.
+        inputs: what it works with.
+        half: "search" where nothing is to be trained.
+
+    Returns:
+        The bound recipe; the inputs with the notes on what was changed, and with a fresh discriminator where
+        one is needed and missing.
+
+    Raises:
+        ValueError: something does not fit together or is not finite.
+    """
+    source, notes = inputs.source, list[str]()
+    if half != "search":
+        source, notes = _with_discriminator(recipe, source)
+        notes += recipe.check(source)
+    if inputs.reference is None:
+        check_search(source, inputs.encoders, inputs.target, inputs.mask)
+    else:
+        check_run(source, inputs.aim, recipe.preset(source.size)[0])
+    if isinstance(inputs.encoders, EncodersOnDemand):
+        names = (inputs.encoders.clip_name, inputs.encoders.perceptual_name)
+    else:
+        names = (inputs.encoders.clip.name, inputs.encoders.perceptual.name)
+    notes += encoder_notes(source, *names)
+    found = inputs_of(source, inputs.encoders, inputs.aim, inputs.mask)
+    differing = sorted(name for name, value in found.items() if recipe.inputs.get(name, value) != value)
+    if differing:
+        notes.append(
+            f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
+        )
+    bound = replace(
+        recipe.bound(found), encoders=replace(recipe.encoders, clip=names[0], perceptual=names[1])
+    )
+    return bound, replace(inputs, source=source, notes=(*inputs.notes, *notes))
+
+
+# The work ------------------------------------------------------------------------------------------------
+
+
+def search_recipe(
+    recipe: Recipe,
+    inputs: Inputs,
+    store: Store,
+    *,
+    place: Place | None = None,
+    callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    poll: Callable[[], None] | None = None,
+) -> SearchResult:
+    """Find the target's counterpart, or load what an earlier call with the same inputs found.
+
+    Args:
+        recipe: from `prepared`, for the half "search".
+        inputs: from there too.
+        store: where the search is kept.
+        place: called before it runs, not when it is only loaded; makes room and names the device for copies
+            of the networks. None: the networks serve where they are.
+        callbacks: called after every step.
+        poll: called while another process does the same search; it may raise.
+
+    Raises:
+        ValueError, FloatingPointError: as `search_latent`.
+    """
+    with store.claim(recipe, "search", poll) as run:
+        run.open()
+        found = _searched(run, inputs, place, callbacks)
+        run.record(0, {"search": found.losses})
+        return found
+
+
+def adapt_recipe(  # noqa: PLR0913 - what the training takes, and which of its generators is wanted
+    recipe: Recipe,
+    inputs: Inputs,
+    store: Store,
+    *,
+    place: Place | None = None,
+    callbacks: Sequence[Callback] = (),
+    poll: Callable[[], None] | None = None,
+    fresh: bool = False,
+    snapshot: int | None = None,
+) -> StoredResult:
+    """Adapt a generator, or load what an earlier call with the same inputs left.
+
+    Args:
+        recipe: from `prepared`.
+        inputs: from there too, with the reference.
+        store: where the run is kept.
+        place: called before training, and only then; makes room and names the device for the copies. None:
+            the networks serve where they are.
+        callbacks: told about every phase and step.
+        poll: called while another process trains the same; it may raise.
+        fresh: throw away a run that has ended and train again; one that was interrupted goes on.
+        snapshot: give the generator as it was after this step; it is not trained again for that.
+
+    Returns:
+        The result; with fewer steps than asked for after "stop and keep", then the next call goes on.
+
+    Raises:
+        ValueError, FloatingPointError, RunCancelled: as `training.adapt`; or no snapshot of that step.
+    """
+    store.trim()  # also what cancelled runs left
+    with store.claim(recipe, "adaptation", poll) as run:
+        values = run.open()
+        if fresh and values.get("losses"):
+            run.clear()
+            values = {}
+        kept = _adapted(run, values, inputs, snapshot, place, callbacks, {}, Finish())
+    store.trim()
+    return kept
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How the result's file is written.
+
+    Args:
+        with_discriminator: whether it holds the discriminator.
+        card: makes texts for its header, see `model_card`.
+    """
+
+    with_discriminator: bool = True
+    card: Callable[[GeneratorBundle], Mapping[str, str]] | None = None
+
+
+def run_recipe(  # noqa: PLR0913 - both halves, and how to follow them
+    recipe: Recipe,
+    inputs: Inputs,
+    store: Store,
+    *,
+    place: Place | None = None,
+    search_callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    callbacks: Sequence[Callback] = (),
+    poll: Callable[[], None] | None = None,
+    finish: Finish = Finish(),
+) -> PipelineResult:
+    """Search where no latent is given, then adapt; or load, or go on with, what an earlier call left.
+
+    Args:
+        recipe: from `prepared`.
+        inputs: from there too.
+        store: where it is kept.
+        place: see `adapt_recipe`.
+        search_callbacks: called after every step of the search.
+        callbacks: told about every phase and step of the training.
+        poll: see `adapt_recipe`.
+        finish: how the result's file is written.
+
+    Raises:
+        RunError: the store's folder holds something else.
+        ValueError, FloatingPointError: as the two halves.
+    """
+    with store.claim(recipe, "", poll) as folder:
+        record = folder.open()
+        folder.check_steps(record, recipe.training.steps)
+        found = folder.result(record)
+        if found is None and not record.get("losses"):  # from now on the folder says whose it is
+            folder.record(record.get("step", 0))
+        reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
+        inputs = replace(inputs, reference=reference)
+        kept = found or _adapted(folder, {}, inputs, None, place, callbacks, losses, finish)
+    store.trim()
+    return PipelineResult(reference, kept, losses.get("search", {}), folder, record)
+
+
+def _reference(
+    run: Run,
+    done: Mapping[str, Any],
+    inputs: Inputs,
+    place: Place | None,
+    callbacks: Sequence[Callable[[SearchProgress], None]],
+) -> tuple[Latent, dict[str, dict[str, list[float]]]]:
+    """The target's counterpart: given, kept by a run that is done, or searched; and the search's curves."""
+    path = run.folder / REFERENCE
+    if inputs.reference is not None:
+        save_latent(inputs.reference, path)
+        return inputs.reference, {}
+    if done and path.is_file():
+        try:
+            return load_latent(path), {"search": done["losses"].get("search", {})}
+        except CheckpointError as error:
+            set_aside(path, error)
+    found = _searched(run, inputs, place, callbacks)
+    return found.latent, {"search": found.losses}
+
+
+def _searched(
+    run: Run,
+    inputs: Inputs,
+    place: Place | None,
+    callbacks: Sequence[Callable[[SearchProgress], None]],
+) -> SearchResult:
+    config = run.recipe.search_config()
+    device = None if place is None or _is_done(run.search_state, config.steps) else place()
+
+    def work() -> SearchResult:
+        source, encoders = inputs.source, inputs.encoders
+        with gradients():
+            if place is not None:  # values of the canvas may be inference tensors, which a search cannot use
+                source, encoders = source.to(device or "cpu"), encoders.to(device or "cpu")
+            return search_latent(
+                source,
+                encoders,  # type: ignore[arg-type]
+                inputs.target,
+                config,
+                mask=inputs.mask,
+                callbacks=callbacks,
+                state_file=run.search_state,
+            )
+
+    found = run.sound(work)
+    recipe = run.recipe.without_folders().values()
+    latent = replace(found.latent, origin={**found.latent.origin, "recipe": recipe})
+    save_latent(latent, run.folder / REFERENCE)
+    return replace(found, latent=latent)
+
+
+def _adapted(  # noqa: PLR0913 - one private mechanism under both functions that train
+    run: Run,
+    values: Mapping[str, Any],
+    inputs: Inputs,
+    snapshot: int | None,
+    place: Place | None,
+    callbacks: Sequence[Callback],
+    losses: Mapping[str, dict[str, list[float]]],
+    finish: Finish,
+) -> StoredResult:
+    """Train, or load; keep what is complete."""
+    found = run.result(values, snapshot)
+    if found is not None:
+        return found
+    recipe = run.recipe
+    preset, device = recipe.preset(inputs.source.size)[0], None if place is None else place()
+    about = {"recipe": _as_made(recipe, inputs.reference).without_folders().values()}
+
+    def train() -> AdaptResult:
+        with gradients():
+            seen = inputs.encoders if device is None else inputs.encoders.to(device)
+        return train_to(
+            inputs.source,
+            seen,  # type: ignore[arg-type]
+            inputs.aim,
+            preset,
+            recipe.train_config(),
+            mask=inputs.mask,
+            run_folder=run.work,
+            callbacks=callbacks,
+            device=device,
+            about=about,
+        )
+
+    result = run.sound(train)
+    steps = recipe.training.steps
+    if result.step == steps:
+        card = None if finish.card is None else finish.card(result.bundle)
+        run.complete(result, losses, with_discriminator=finish.with_discriminator, card=card)
+    else:
+        run.record(result.step)
+    if snapshot is not None and (result.step == steps or snapshot in run.snapshots()):
+        chosen = run.result(run.open(), snapshot)
+        if chosen is not None:
+            return replace(chosen, trained=True)
+    bundle = result.bundle if place is None else result.bundle.to("cpu")
+    return StoredResult(bundle, result.losses, result.step, steps, run.snapshots(), trained=True)
+
+
+def _as_made(recipe: Recipe, reference: Latent | None) -> Recipe:
+    """The recipe from which a result can be made again: with the search that found its reference.
+
+    A search that does not belong to the adaptation, of another target or profile say, cannot be told in one
+    recipe; then the reference stays an input.
+    """
+    found = {} if reference is None else reference.origin.get("recipe", {})
+    try:
+        other = Recipe.of(found) if found else None
+    except RecipeError:  # a latent file of another version
+        other = None
+    if other is None:
+        return recipe
+    joined = replace(recipe, search=other.search, inputs={**recipe.inputs})
+    seed = other.training.seed if other.search.seed is None else other.search.seed
+    joined = replace(joined, search=replace(joined.search, seed=seed))
+    own, theirs = recipe.bound(recipe.inputs), other.bound(other.inputs)
+    same = replace(own, search=joined.search).settings("search") == theirs.settings("search")
+    if not same:
+        return recipe
+    inputs = {name: value for name, value in recipe.inputs.items() if name != "reference"}
+    return joined.bound(inputs)
+
+
+def _is_done(path: Path, steps: int) -> bool:
+    """Whether a saved search has come to its end, so that nothing is left to compute."""
+    try:
+        return path.is_file() and read_tensors(path)[1].get("step") == steps
+    except CheckpointError:
+        return False  # the search itself says what is wrong with it

@@ -1,0 +1,404 @@
+"""A recipe: one adaptation as data, from which it can be made again; the only place of defaults.
+
+The command line, the nodes and batch plans all build recipes. A recipe says what is wanted in names and
+numbers. Bound to what it works with it also says what the pictures and networks were, by fingerprints, and
+has a key: equal keys, equal results.
+
+Nothing here imports torch before it is needed, so that menus may ask for defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .choices import DEMO, DEMO_TARGET, FITS, PRECISIONS, PRESETS, PROFILES
+from .json_values import Fields, JsonError
+from .ranges import MOST_RATE, check_number
+
+if TYPE_CHECKING:
+    from .checkpoints import GeneratorBundle
+    from .objective import Preset
+    from .search import SearchConfig
+    from .training import TrainConfig
+
+FORMAT, FORMAT_VERSION = "oneshot-recipe", 1
+ENGINE = 2  # raise it when the same recipe gives other numbers
+KEY_DIGITS = 32
+MOST_STEPS = 100_000
+SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
+
+_Part = TypeVar("_Part")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read or followed; the message names the entry and what is allowed."""
+
+
+@dataclass(frozen=True)
+class AimRecipe:
+    """What is adapted to.
+
+    Args:
+        target: name of the one picture: a file, or `demo:LOOK` for a shipped one; empty where it came as
+            values, such as over a wire of the canvas.
+        fit: how it becomes square.
+        mask: name of a picture of what counts of it; None: all, or a mask that came as values.
+        latent: name of a file with the target's counterpart; None: it is searched, or came as values.
+    """
+
+    target: str = ""
+    fit: str = "crop"
+    mask: str | None = None
+    latent: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodersRecipe:
+    """Who compares pictures: names as the command line takes them; None: those that suit the generator."""
+
+    clip: str | None = None
+    perceptual: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchRecipe:
+    """Settings of the latent search.
+
+    Args:
+        steps: optimiser rounds.
+        learning_rate: of Adam, on w.
+        seed: None: that of the training.
+        weights: of the terms that get another weight than the method's, by name; 0 leaves one out.
+        views: compare random views of the picture in CLIP; False: the picture itself.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 0.01
+    seed: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    views: bool = True
+
+
+@dataclass(frozen=True)
+class MethodRecipe:
+    """The method and what is changed of it; None leaves the method's own value.
+
+    Args:
+        preset: name of the table.
+        profile: repaired or as published.
+        weights: of terms, by name; 0 leaves one out.
+        batch: pictures per random step.
+        mixing: probability that a random step mixes two latents.
+        schedule: steps of each kind that follow each other, by name.
+        crop_px: side of the compared crops; None: what fits the generator.
+        learning_rate: Adam's base rate.
+        ema_half_life: of the weights' moving average, in steps; None: as published, and with the default
+            profile never more than an eighth of the steps done.
+    """
+
+    preset: str = "oneshot_clip"
+    profile: str = "default"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    batch: int | None = None
+    mixing: float | None = None
+    schedule: Mapping[str, int] = field(default_factory=dict)
+    crop_px: int | None = None
+    learning_rate: float | None = None
+    ema_half_life: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How long and how it is trained.
+
+    Args:
+        steps: optimiser rounds; the method trains 2000 and shows pictures of step 700.
+        seed: of everything random.
+        precision: number format of forward passes.
+        snapshot_every: steps between generators that are kept.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    precision: str = "float32"
+    snapshot_every: int = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One adaptation as data.
+
+    Args:
+        generator: "demo", or the name of a checkpoint.
+        aim: what is adapted to.
+        encoders: who compares pictures.
+        search: of the target's counterpart.
+        method: and what is changed of it.
+        training: how long, with which seed.
+        inputs: fingerprints of what it worked with, by name; empty before it is bound.
+
+    Raises:
+        RecipeError: a value that is not allowed.
+    """
+
+    generator: str = DEMO
+    aim: AimRecipe = AimRecipe()
+    encoders: EncodersRecipe = EncodersRecipe()
+    search: SearchRecipe = SearchRecipe()
+    method: MethodRecipe = MethodRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("fit", self.aim.fit, FITS),
+            ("preset", self.method.preset, PRESETS),
+            ("profile", self.method.profile, PROFILES),
+            ("precision", self.training.precision, PRECISIONS),
+        ):
+            if value not in allowed:
+                raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name, number, low, high in self._numbers():
+            if number is not None:
+                check_number(number, name, low, high)
+        for rate in (self.search.learning_rate, self.method.learning_rate):
+            if rate is not None:
+                check_number(rate, "learning_rate", above=0, high=MOST_RATE)
+        if self.method.ema_half_life is not None:
+            check_number(self.method.ema_half_life, "ema_half_life", above=0)
+
+    def _numbers(self) -> list[tuple[str, float | None, float, float]]:
+        method, training, search = self.method, self.training, self.search
+        return [
+            ("steps", training.steps, 1, MOST_STEPS),
+            ("seed", training.seed, 0, SEED_MAX),
+            ("snapshot_every", training.snapshot_every, 1, MOST_STEPS),
+            ("search steps", search.steps, 1, MOST_STEPS),
+            ("search seed", search.seed, 0, SEED_MAX),
+            ("batch", method.batch, 1, 64),
+            ("mixing", method.mixing, 0, 1),
+            ("crop_px", method.crop_px, 1, 1 << 16),
+            *((f"steps of the kind {kind}", count, 0, MOST_STEPS) for kind, count in method.schedule.items()),
+        ]
+
+    # From and to JSON --------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+        """Read a recipe.
+
+        Args:
+            values: JSON values: all of a recipe or only what differs from `base`; format and version may be
+                left out.
+            base: the recipe that is changed; None: the defaults.
+
+        Raises:
+            RecipeError: an unknown entry, a wrong type, a value that is not allowed, a newer version.
+        """
+        found = base or cls()
+        try:
+            recipe = Fields(values, "the recipe")
+            if recipe.text("format", FORMAT) != FORMAT or recipe.value("format_version", 1) != FORMAT_VERSION:
+                raise JsonError(
+                    f'the recipe must have "format": "{FORMAT}" and "format_version": {FORMAT_VERSION}; this '
+                    "program reads no other"
+                )
+            parts = {
+                one.name: _changed(getattr(found, one.name), recipe.object(one.name, {}))
+                for one in fields(cls)
+                if one.name not in ("generator", "inputs")
+            }
+            inputs = recipe.object("inputs", found.inputs)
+            parts["inputs"] = {name: inputs.value(name) for name in inputs.names()}
+            generator = recipe.text("generator", found.generator)
+            recipe.close()
+        except JsonError as error:
+            raise RecipeError(str(error)) from None
+        return cls(generator=generator, **parts)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values, defaults too, so that it still says the same when defaults change."""
+        parts = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name not in ("generator", "inputs")
+        }
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "generator": self.generator,
+            **{name: _plain(part) for name, part in parts.items()},
+            "inputs": dict(self.inputs),
+        }
+
+    def without_folders(self) -> Recipe:
+        """The same with the last part of every name only: what is written into files that are passed on."""
+        names = {"target": _last(self.aim.target) or "", "mask": _last(self.aim.mask)}
+        aim = replace(self.aim, **names, latent=_last(self.aim.latent))  # type: ignore[arg-type]
+        clip, perceptual = _last_file(self.encoders.clip), _last_file(self.encoders.perceptual)
+        generator = _last(self.generator) or DEMO
+        return replace(self, generator=generator, aim=aim, encoders=EncodersRecipe(clip, perceptual))
+
+    # To what the engine takes ------------------------------------------------------------------------
+
+    def preset(self, size: int) -> tuple[Preset, list[str]]:
+        """The method for a generator of `size` px, and notes on what was changed so that it fits.
+
+        Raises:
+            ValueError: a term, kind of step or value that the method does not know.
+        """
+        from .objective import PROFILES as TABLE
+        from .objective.presets import PRESETS as METHODS
+        from .objective.presets import with_half_life
+
+        method = self.method
+        preset = METHODS[method.preset](TABLE[method.profile]).reweighted(method.weights)
+        preset = preset.rebatched(method.batch, method.mixing).scheduled(method.schedule)
+        if method.learning_rate is not None:
+            plan = replace(preset.optimiser, learning_rate=method.learning_rate)
+            preset = replace(preset, optimiser=plan)
+        if method.ema_half_life is not None:
+            preset = with_half_life(preset, method.ema_half_life)
+        if method.crop_px is not None:
+            return preset.adjusted("patch", crop_px=method.crop_px), []
+        return preset.fitted(size)
+
+    def search_config(self) -> SearchConfig:
+        """Settings of the latent search; raises ValueError for a term that it does not have."""
+        from .objective import PROFILES as TABLE
+        from .search import SearchConfig
+
+        search = self.search
+        return SearchConfig(
+            steps=search.steps,
+            learning_rate=search.learning_rate,
+            seed=self.training.seed if search.seed is None else search.seed,
+            weights=search.weights,
+            augment=search.views,
+            profile=TABLE[self.method.profile],
+        )
+
+    def train_config(self) -> TrainConfig:
+        """Settings of the training that do not belong to the method."""
+        from .training import TrainConfig
+
+        training = self.training
+        return TrainConfig(
+            steps=training.steps,
+            seed=training.seed,
+            snapshot_every_steps=training.snapshot_every,
+            precision=training.precision,
+        )
+
+    def check(self, bundle: GeneratorBundle) -> list[str]:
+        """Refuse what cannot be followed with a generator, before any work; return the notes of `preset`.
+
+        Raises:
+            ValueError: the recipe names something that the method lacks, or the generator does not fit it.
+        """
+        from .training.checks import check_adaptable
+
+        preset, notes = self.preset(bundle.size)
+        self.search_config()
+        self.train_config()
+        check_adaptable(bundle, preset)
+        return notes
+
+    # What determines the result ----------------------------------------------------------------------
+
+    def bound(self, inputs: Mapping[str, Any]) -> Recipe:
+        """The same, with the fingerprints of what it works with; see `fingerprints.inputs_of`."""
+        return replace(self, inputs=dict(inputs))
+
+    def settings(self, half: str = "") -> dict[str, Any]:
+        """Everything that determines the result, but for the number of training steps, as JSON values.
+
+        Args:
+            half: "search" or "adaptation" for one half of the work; empty: both, as far as both are done.
+
+        Raises:
+            ValueError: the recipe is not bound to inputs.
+        """
+        if "size" not in self.inputs:
+            raise ValueError("what a recipe gives is known once it is bound to its inputs")
+        from .fingerprints import determining
+
+        searched = half == "search" or (not half and "reference" not in self.inputs)
+        adapted = half != "search"
+        return {
+            "engine": ENGINE,
+            **determining(
+                self.inputs,
+                search=self.search_config().describe() if searched else None,
+                preset=self.preset(self.inputs["size"])[0] if adapted else None,
+                training=self.train_config().describe() if adapted else None,
+            ),
+        }
+
+    def key(self, half: str = "") -> str:
+        """Name of the result: equal for recipes that give the same, however they are written.
+
+        Args:
+            half: see `settings`.
+
+        Returns:
+            32 hexadecimal digits.
+        """
+        steps = self.search.steps if half == "search" else self.training.steps
+        text = json.dumps({**self.settings(half), "steps": steps}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    values = {one.name: getattr(part, one.name) for one in fields(part)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+
+_READERS: dict[str, Callable[[Fields, str], Any]] = {  # by how a field is declared
+    "int": lambda given, name: given.whole(name),
+    "float": lambda given, name: float(given.number(name)),
+    "bool": lambda given, name: given.flag(name),
+    "str": lambda given, name: given.text(name),
+    "Mapping[str, float]": lambda given, name: _numbers(given.object(name)),
+    "Mapping[str, int]": lambda given, name: {
+        key: given.object(name).whole(key) for key in given.object(name).names()
+    },
+}
+
+
+def _numbers(given: Fields) -> dict[str, float]:
+    return {name: float(given.number(name, low=0)) for name in given.names()}
+
+
+def _changed(part: _Part, given: Fields) -> _Part:
+    """Change a part of a recipe by JSON values; tables of weights are merged name by name."""
+    changes: dict[str, Any] = {}
+    for one in fields(part):  # type: ignore[arg-type]
+        if one.name not in given.names():
+            given.value(one.name, None)  # now it is known
+            continue
+        kind, _, optional = str(one.type).partition(" | ")
+        if given.value(one.name) is None and optional:
+            changes[one.name] = None
+            continue
+        found = _READERS[kind](given, one.name)
+        changes[one.name] = {**getattr(part, one.name), **found} if isinstance(found, dict) else found
+    given.close()
+    return replace(part, **changes)  # type: ignore[type-var]
+
+
+def _last(name: str | None) -> str | None:
+    if not name or name.startswith(DEMO_TARGET):
+        return name
+    return PurePath(name.replace("\\", "/")).name
+
+
+def _last_file(name: str | None) -> str | None:
+    """The same for `MODEL=FILE`, and for a file alone."""
+    model, equals, file = (name or "").partition("=")
+    return f"{model}={_last(file)}" if equals else _last(name)

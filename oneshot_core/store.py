@@ -1,0 +1,200 @@
+"""Where runs are kept: below a root in folders named by their keys, or in one folder that the user names.
+
+A run that is asked for again is loaded, after a crash or a cancel it goes on, and what is damaged is set
+aside. Several processes may share a store; a lock keeps them out of each other's run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from .recipe import Recipe
+from .run_folder import MARK, Run, RunError
+from .writing import MARK as TEMPORARY
+from .writing import claim, remove_stale_temporaries
+
+log = logging.getLogger(__name__)
+
+LOCK, IN_USE = ".lock", f".in-use{TEMPORARY}"
+POLL_SECONDS = 0.2
+HOLD_TRIES, HOLD_SECONDS = 5, 0.1  # whoever only looks for leftovers lets go at once
+
+
+class Store(Protocol):
+    """Somewhere to keep runs."""
+
+    def claim(self, recipe: Recipe, half: str = "", poll: Callable[[], None] | None = None) -> Any:
+        """Context manager that yields the run's `Run`, locked and made."""
+
+    def trim(self) -> Any:
+        """Remove what is too much."""
+
+
+class FolderStore:
+    """The one folder that the user names.
+
+    Args:
+        folder: made when it is claimed.
+        fresh: throw away what an earlier run left there.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
+        self.folder, self.fresh = Path(folder), fresh
+
+    @contextmanager
+    def claim(self, recipe: Recipe, half: str = "", poll: Callable[[], None] | None = None) -> Iterator[Run]:
+        """Lock the folder for a run; see `RunStore.claim`.
+
+        Raises:
+            RunError: another process is at work there, or it holds something else.
+        """
+        run = Run(self.folder, recipe, recipe.settings(half), named=True)
+        run.make()
+        held = None
+        for _ in range(HOLD_TRIES):
+            held = claim(self.folder / IN_USE)
+            if held is not None:
+                break
+            time.sleep(HOLD_SECONDS)
+        if held is None:
+            raise RunError(
+                f"another process is at work in {self.folder}; wait until it has ended, or choose another "
+                "folder"
+            )
+        try:
+            if self.fresh:
+                run.clear()
+            yield run
+        finally:
+            held.release()
+
+    def trim(self) -> None:
+        """Nothing: the folder is the user's."""
+
+
+class RunStore:
+    """Folders of runs below one root, each named by its recipe's key.
+
+    Args:
+        root: made when the first run is claimed.
+        limit_bytes: size beyond which the runs longest unused are removed; None: no limit.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
+        self.root, self.limit_bytes = Path(root), limit_bytes
+
+    @contextmanager
+    def claim(self, recipe: Recipe, half: str = "", poll: Callable[[], None] | None = None) -> Iterator[Run]:
+        """Lock the folder of a run.
+
+        Args:
+            recipe: bound to its inputs.
+            half: which half of it is kept there; see `Recipe.settings`.
+            poll: called while another process holds the run; it may raise to give up.
+
+        Yields:
+            The run, whose folder exists.
+        """
+        folder = self.root / recipe.key(half)
+        self.root.mkdir(parents=True, exist_ok=True)
+        while (held := claim(_lock_of(folder))) is None:
+            time.sleep(POLL_SECONDS)
+            if poll is not None:
+                poll()
+        try:
+            run = Run(folder, recipe, recipe.settings(half))
+            run.make()
+            try:
+                run.open()
+            except RunError as error:
+                run.set_aside(error)
+            yield run
+        finally:
+            with suppress(OSError):
+                (folder / MARK).touch()  # a run of hours was in use all the time
+            held.release()
+
+    def trim(self) -> list[Path]:
+        """Remove what killed processes left half-made, then the runs longest unused, down to the limit.
+
+        Damaged folders that were set aside go before all others; a run that a process holds stays.
+
+        Returns:
+            The folders of the runs that were removed for the limit.
+        """
+        if not self.root.is_dir():
+            return []
+        self._tidy()
+        sizes = {folder: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
+        total, removed = sum(sizes.values()), []
+        for folder in sorted(sizes, key=_last_use):
+            if self.limit_bytes is None or total <= self.limit_bytes:
+                break
+            if _remove_unused(folder):
+                total -= sizes[folder]
+                removed.append(folder)
+                log.info("removed the kept run %s: the store exceeds %d bytes", folder, self.limit_bytes)
+        return removed
+
+    def _tidy(self) -> None:
+        """Remove empty runs, locks of killed processes and half-written files."""
+        remove_stale_temporaries(self.root)
+        for path in list(self.root.iterdir()):
+            if path.is_dir() and not _holds_anything(path):
+                _remove_unused(path)
+            elif path.suffix == LOCK and path.is_file():
+                held = claim(path)
+                if held is not None:
+                    held.release()
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Whether a run's folder holds more than its mark; one that cannot be read may."""
+    try:
+        return any(name != MARK for _, _, names in os.walk(folder, onerror=_raised) for name in names)
+    except OSError:  # another process removed it, or it may not be read
+        return True
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
+def _remove_unused(folder: Path) -> bool:
+    """Remove a run's folder unless a process holds it."""
+    held = claim(_lock_of(folder))
+    if held is None:
+        return False
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        held.release()
+    return True
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{LOCK}")
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # another process is at work there
+            continue
+    return total
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return (folder / MARK).stat().st_mtime if ".damaged-" not in folder.name else 0.0
+    except OSError:
+        return 0.0

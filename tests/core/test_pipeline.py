@@ -1,0 +1,480 @@
+"""Recipes followed in a store: loading instead of training, resuming, damage, locks, limits; one result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_networks import TinyChoice, tiny_bundle, tiny_encoders
+
+from oneshot_core import cli, pipeline
+from oneshot_core.checkpoints import load, read_tensors, save
+from oneshot_core.latents import Latent
+from oneshot_core.pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
+from oneshot_core.recipe import Recipe
+from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, StoredResult
+from oneshot_core.store import FolderStore, RunStore
+from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
+from oneshot_core.training.loop import SNAPSHOTS
+from oneshot_core.training.masking import MASKED_FILE
+
+SIZE, STEPS = 64, 4
+
+
+def bound(seed: int) -> Recipe:
+    return Recipe.of({"training": {"seed": seed}, "inputs": {"size": SIZE}})
+
+
+class Counting(Callback):
+    """Counts steps, and interrupts after one of them."""
+
+    def __init__(self, until: int = 10**9) -> None:
+        self.steps, self.until = 0, until
+
+    def after_step(self, state: TrainState) -> None:
+        self.steps += 1
+        if state.step == self.until:
+            raise KeyboardInterrupt  # like ComfyUI's cancel, none of Exception's children
+
+
+@pytest.fixture(scope="module")
+def world() -> Inputs:
+    bundle = tiny_bundle(SIZE)
+    target = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    reference = Latent("w", bundle.mean_latent[None].clone(), bundle.family)
+    return Inputs(bundle, tiny_encoders(), target, reference=reference)
+
+
+def recipe_of(steps: int = STEPS, seed: int = 0, **more: Any) -> Recipe:
+    return Recipe.of({"training": {"steps": steps, "seed": seed, "snapshot_every": 2}, **more})
+
+
+def run(
+    root: Path, world: Inputs, steps: int = STEPS, seed: int = 0, **settings: Any
+) -> tuple[StoredResult, int]:
+    """Adapt in a store; returns the result and how many steps were trained."""
+    counting = settings.pop("counting", Counting())
+    store = RunStore(root, settings.pop("limit_bytes", None))
+    callbacks = [*settings.pop("callbacks", []), counting]
+    recipe, inputs = prepared(recipe_of(steps, seed), replace(world, mask=settings.pop("mask", None)))
+    result = adapt_recipe(recipe, inputs, store, callbacks=callbacks, place=lambda: "cpu", **settings)
+    return result, counting.steps
+
+
+def same(first: Any, second: Any) -> bool:
+    one, two = first.generator.state_dict(), second.generator.state_dict()
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def folder_of(root: Path) -> Path:
+    (folder,) = [path for path in root.iterdir() if path.is_dir() and ".damaged" not in path.name]
+    return folder
+
+
+def names_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flipped_last(data: bytes) -> bytes:
+    """Flip a bit of the last number, or of the record's checksum."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+
+
+def test_the_second_call_loads_the_same_result(tmp_path: Path, world: Inputs) -> None:
+    first, trained = run(tmp_path, world)
+    second, again = run(tmp_path, world)
+    assert (trained, again) == (STEPS, 0)
+    assert same(first.bundle, second.bundle) and second.bundle.discriminator is not None
+    assert first.step == second.step == STEPS and second.snapshots == (2, 4)
+    assert [v for v in second.losses["generator"]] == first.losses["generator"]
+    assert not (folder_of(tmp_path) / WORK / STATE_FILE).exists()
+
+
+def test_it_equals_a_plain_adaptation(tmp_path: Path, world: Inputs) -> None:
+    preset, _ = recipe_of().preset(SIZE)
+    plain = adapt(world.source, world.encoders, world.aim, preset, TrainConfig(STEPS, 0))
+    assert same(plain.bundle, run(tmp_path, world)[0].bundle)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}], ids=str)
+def test_other_settings_are_another_run(tmp_path: Path, world: Inputs, change: dict[str, int]) -> None:
+    run(tmp_path, world)
+    assert run(tmp_path, world, **change)[1] == change.get("steps", STEPS)
+
+
+def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path: Path, world: Inputs) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", world, counting=Counting(until=3))
+    resumed, steps = run(tmp_path / "a", world)
+    assert steps == 1
+    assert same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)
+
+
+def test_a_snapshot_is_chosen_without_training(tmp_path: Path, world: Inputs) -> None:
+    last, _ = run(tmp_path, world)
+    early, steps = run(tmp_path, world, snapshot=2)
+    assert (steps, early.step, early.bundle.discriminator) == (0, 2, None)
+    assert not same(early.bundle, last.bundle)
+    assert same(run(tmp_path, world, snapshot=STEPS)[0].bundle, last.bundle)
+    with pytest.raises(ValueError, match=r"no snapshot of step 3; it has 2, 4"):
+        run(tmp_path, world, snapshot=3)
+
+
+def test_stop_and_keep_gives_what_is_there_and_then_goes_on(tmp_path: Path, world: Inputs) -> None:
+    stop = StopSignal()
+    stop.stop_and_keep()
+    early, _ = run(tmp_path / "a", world, callbacks=[stop])
+    assert early.step == 1 and not (folder_of(tmp_path / "a") / RESULT).exists()
+    resumed, steps = run(tmp_path / "a", world)
+    assert steps == STEPS - 1 and same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)
+
+
+def test_it_trains_inside_inference_mode(tmp_path: Path, world: Inputs) -> None:
+    plain, _ = run(tmp_path / "a", world)
+    with torch.inference_mode():
+        inside = replace(world, source=world.source.to("cpu"), target=world.target.clone())
+        result, _ = run(tmp_path / "b", inside)
+        loaded, steps = run(tmp_path / "b", inside)
+    assert steps == 0 and same(plain.bundle, result.bundle) and same(plain.bundle, loaded.bundle)
+
+
+def test_fresh_trains_again(tmp_path: Path, world: Inputs) -> None:
+    run(tmp_path, world)
+    assert run(tmp_path, world, fresh=True)[1] == STEPS
+
+
+@pytest.mark.parametrize("names", [[RESULT], [RECORD, f"{WORK}/{RECORD}"]], ids=["result", "records"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:100], lambda data: b"", flipped_last], ids=["cut", "empty", "flipped"]
+)
+def test_what_is_damaged_of_a_run_is_set_aside(
+    tmp_path: Path, world: Inputs, names: list[str], damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, world, steps=1)
+    for name in names:
+        path = folder_of(tmp_path) / name
+        path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert run(tmp_path, world, steps=1)[1] == 1
+    assert "set aside" in caplog.text
+    assert [path for path in tmp_path.rglob("*") if "damaged" in path.name]
+    assert run(tmp_path, world, steps=1)[1] == 0
+
+
+def test_a_damaged_record_gives_way_to_its_copy(tmp_path: Path, world: Inputs) -> None:
+    run(tmp_path, world, steps=1)
+    (folder_of(tmp_path) / RECORD).write_bytes(b"")
+    assert run(tmp_path, world, steps=1)[1] == 0
+
+
+def test_a_damaged_state_is_set_aside_within_its_run(
+    tmp_path: Path, world: Inputs, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(until=2))
+    path = folder_of(tmp_path) / WORK / STATE_FILE
+    path.write_bytes(flipped_last(path.read_bytes()))
+    assert run(tmp_path, world)[1] == STEPS
+    assert "set aside as state.damaged.safetensors" in caplog.text
+    assert names_of(folder_of(tmp_path)) == sorted([MARK, RECORD, RESULT, WORK])
+    assert names_of(folder_of(tmp_path) / WORK) == sorted([RECORD, SNAPSHOTS])  # all else went
+
+
+def test_a_resumed_run_has_the_bytes_of_a_whole_one(tmp_path: Path, world: Inputs) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", world, counting=Counting(until=3))
+    resumed, whole = run(tmp_path / "a", world)[0], run(tmp_path / "b", world)[0]
+    assert list(resumed.losses) == list(whole.losses)
+    for name in (RESULT, RECORD, *(f"{WORK}/{SNAPSHOTS}/step_00000{step}.safetensors" for step in (2, 4))):
+        one, two = (folder_of(tmp_path / side) / name for side in "ab")
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path, world: Inputs) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from oneshot_core.recipe import Recipe
+from oneshot_core.store import RunStore
+from oneshot_core.writing import atomic_path
+store = RunStore(Path(sys.argv[1]))
+a, b = (Recipe.of({"training": {"seed": seed}, "inputs": {"size": 64}}) for seed in (1, 2))
+with store.claim(a) as one, store.claim(b) as two, atomic_path(two.folder / "state") as half:
+    half.write_bytes(bytes(1000))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    here = Path(__file__).parents[2]
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"ready\n"
+        (tmp_path / "0123456789abcdef.lock").touch()  # of a run that was removed
+        RunStore(tmp_path).trim()
+        assert len(names_of(tmp_path)) == 4  # both folders and locks are held, the lock of no one is gone
+        other.kill()
+        other.wait()
+    RunStore(tmp_path).trim()
+    (kept,) = tmp_path.iterdir()  # the empty folder and all locks went
+    with RunStore(tmp_path).claim(bound(2)) as two:
+        assert names_of(two.folder) == [WORK, MARK] and names_of(two.work) == [] and two.folder == kept
+    assert names_of(tmp_path) == [kept.name]
+
+
+def test_snapshots_of_a_run_that_no_longer_counts_go(tmp_path: Path, world: Inputs) -> None:
+    """Of other settings, damaged, or under another step's name; the run's own ones stay."""
+    inputs = {"bundle": world.source, "encoders": world.encoders, "aim": world.aim}
+    adapt(**inputs, config=TrainConfig(4, 1, snapshot_every_steps=2), run_folder=tmp_path)
+    folder = tmp_path / SNAPSHOTS
+    (tmp_path / STATE_FILE).unlink()
+    foreign = folder / "step_000003.safetensors"
+    foreign.write_bytes((folder / "step_000002.safetensors").read_bytes())
+    (folder / "step_000009.safetensors").write_bytes(b"")
+    adapt(**inputs, config=TrainConfig(1, 1), run_folder=tmp_path)
+    assert names_of(folder) == [f"step_{step:06d}.safetensors" for step in (1, 2, 4)]
+    (tmp_path / STATE_FILE).unlink()
+    adapt(**inputs, config=TrainConfig(1, 0), run_folder=tmp_path)
+    assert names_of(folder) == ["step_000001.safetensors"]
+
+
+def test_the_store_removes_the_longest_unused(tmp_path: Path, world: Inputs) -> None:
+    for seed in (0, 1):
+        run(tmp_path, world, seed=seed, steps=1)
+    first, second = sorted(
+        (p for p in tmp_path.iterdir() if p.is_dir()), key=lambda p: (p / "used").stat().st_mtime
+    )
+    os.utime(second / "used", (1, 1))  # the second was used longest ago
+    size = sum(path.stat().st_size for path in first.rglob("*"))
+    assert RunStore(tmp_path, int(size * 1.5)).trim() == [second]
+    assert first.is_dir() and RunStore(tmp_path, int(size * 1.5)).trim() == []
+
+
+def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from oneshot_core.store import RunStore\n"
+        "from oneshot_core.recipe import Recipe\n"
+        "recipe = Recipe.of({'training': {'seed': 1}, 'inputs': {'size': 64}})\n"
+        "with RunStore(Path(sys.argv[1])).claim(recipe):\n    print('held', flush=True); time.sleep(60)"
+    )
+    here = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=here, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        polls = []
+
+        def poll() -> None:
+            polls.append(time.monotonic())
+            if len(polls) == 2:
+                raise TimeoutError("given up")
+
+        with pytest.raises(TimeoutError), RunStore(tmp_path).claim(bound(1), "", poll):
+            pass
+        assert RunStore(tmp_path, 0).trim() == []
+        other.kill()
+    with RunStore(tmp_path).claim(bound(1), poll=lambda: pytest.fail("the lock of a dead process is free")):
+        pass
+
+
+def test_poll_ends_a_run_between_steps(tmp_path: Path, world: Inputs) -> None:
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, world, callbacks=[Poll(check)])
+    assert (folder_of(tmp_path) / WORK / STATE_FILE).is_file()
+    assert run(tmp_path, world)[1] == STEPS - 2
+
+
+def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, world: Inputs) -> None:
+    for seed in (0, 1):
+        run(tmp_path, world, seed=seed)
+    run(tmp_path, world, seed=0, fresh=True)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert len(RunStore(tmp_path, size - 1).trim()) == 1
+    assert run(tmp_path, world, seed=0)[1] == 0  # the older one went
+
+
+def test_what_cancelled_runs_left_counts_towards_the_limit(tmp_path: Path, world: Inputs) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, seed=0, counting=Counting(2))
+    assert run(tmp_path, world, seed=1, limit_bytes=1000)[1] == STEPS
+    assert run(tmp_path, world, seed=0)[1] == STEPS
+
+
+def test_a_cancel_on_the_step_of_a_snapshot_does_not_cost_it(tmp_path: Path, world: Inputs) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2))
+    assert run(tmp_path, world)[0].snapshots == (2, 4)
+
+
+def test_a_snapshot_that_is_not_kept_is_refused_in_the_call_that_trains(
+    tmp_path: Path, world: Inputs
+) -> None:
+    with pytest.raises(ValueError, match="keeps no snapshot of step 3"):
+        run(tmp_path, world, snapshot=3)
+
+
+def test_stray_files_among_the_snapshots_do_no_harm(tmp_path: Path, world: Inputs) -> None:
+    run(tmp_path, world)
+    (folder_of(tmp_path) / WORK / SNAPSHOTS / "step_000002 (1).safetensors").write_bytes(b"a copy")
+    assert run(tmp_path, world)[0].snapshots == (2, 4)
+
+
+def test_an_interrupted_run_goes_on_although_a_fresh_one_is_asked_for(tmp_path: Path, world: Inputs) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2), fresh=True)
+    assert run(tmp_path, world, fresh=True)[1] == STEPS - 2
+
+
+def test_a_mask_belongs_to_the_run_and_its_filled_target_is_drawn_once(tmp_path: Path, world: Inputs) -> None:
+    mask = torch.ones(1, 1, SIZE, SIZE)
+    mask[..., :16] = 0
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, world, counting=Counting(2), mask=mask)
+    (kept,) = tmp_path.rglob(MASKED_FILE)
+    before = kept.read_bytes()
+    masked, steps = run(tmp_path, world, mask=mask)
+    assert steps == STEPS - 2 and kept.read_bytes() == before
+    target = read_tensors(kept)[0]["target"]
+    assert torch.equal(target[..., 16:], world.target[..., 16:])
+    assert not torch.equal(target[..., :16], world.target[..., :16])
+    assert run(tmp_path, world)[1] == STEPS  # without a mask it is another run
+    assert run(tmp_path, world, mask=mask)[1] == 0
+
+
+def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs) -> None:
+    recipe, inputs = prepared(Recipe.of({"search": {"steps": 4}}), replace(world, reference=None), "search")
+    seen: list[int] = []
+
+    def search(stop_at: int = 0) -> Any:
+        def report(now: SimpleNamespace) -> None:
+            seen.append(now.step)
+            if now.step == stop_at:
+                raise KeyboardInterrupt
+
+        return search_recipe(recipe, inputs, RunStore(tmp_path), callbacks=[report])
+
+    with pytest.raises(KeyboardInterrupt):
+        search(stop_at=2)
+    found = search()
+    assert seen == [1, 2, 3, 4]
+    assert torch.equal(search().latent.values, found.latent.values) and len(seen) == 4
+    path = folder_of(tmp_path) / WORK / "search.safetensors"
+    path.write_bytes(flipped_last(path.read_bytes()))
+    assert torch.equal(search().latent.values, found.latent.values)
+    assert seen == [1, 2, 3, 4, 3, 4]  # from the state before it
+    assert path.with_name("search.damaged.safetensors").is_file()
+
+
+# One result, whichever way ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    save(tiny_bundle(SIZE), tmp_path / "source.safetensors")
+    Image.linear_gradient("L").convert("RGB").resize((90, 70)).save(tmp_path / "target.png")
+    Image.linear_gradient("L").resize((90, 70)).save(tmp_path / "mask.png")
+    return {name: str(tmp_path / f"{name}.png") for name in ("target", "mask")} | {
+        "generator": str(tmp_path / "source.safetensors")
+    }
+
+
+def test_command_plan_and_the_two_halves_of_the_canvas_give_one_result(
+    tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the nodes call, in their two halves below a root; the live tests queue a real graph."""
+    values = {
+        "generator": files["generator"],
+        "aim": {"target": files["target"], "mask": files["mask"]},
+        "search": {"steps": 3},
+        "training": {"steps": 2, "snapshot_every": 1},
+        "method": {"weights": {"patch": 0.5}},
+    }
+    recipe = Recipe.of(values)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.values()))
+    words = ["adapt", "--recipe", str(tmp_path / "recipe.json"), "--device", "cpu", "--threads", "1"]
+    assert cli.main([*words, "--out", str(tmp_path / "command")]) == 0
+
+    job = {"target": files["target"], "generator": files["generator"], "name": "x", "recipe": values}
+    del values["generator"], values["aim"]["target"]
+    plan = {"format": "oneshot-batch", "format_version": 1, "jobs": [job]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    words = ["batch", str(tmp_path / "plan.json"), "--out", str(tmp_path / "batch"), "--device", "cpu"]
+    assert cli.main([*words, "--threads", "1"]) == 0
+
+    store, opened = RunStore(tmp_path / "store"), open_inputs(recipe)
+    found = search_recipe(*prepared(recipe, opened, "search"), store, place=lambda: "cpu")
+    half = prepared(recipe, replace(opened, reference=found.latent))
+    canvas = adapt_recipe(*half, store, place=lambda: "cpu").bundle
+    for other in (tmp_path / "command", tmp_path / "batch" / "x"):
+        assert same(load(other / RESULT), canvas)
+    assert (tmp_path / "command" / RESULT).read_bytes() == (tmp_path / "batch" / "x" / RESULT).read_bytes()
+    made = [load(path / RESULT).provenance.history["recipe"] for path in (tmp_path / "command",)]
+    assert made == [canvas.provenance.history["recipe"]]  # the canvas's, too, tells of the search
+
+
+def test_a_result_can_be_made_again_from_its_own_header(
+    tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ["--steps", "2", "--search-steps", "2", "--fit", "stretch", "--device", "cpu", "--threads", "1"]
+    named = ["--generator", files["generator"], "--target", files["target"]]
+    assert cli.main(["adapt", *named, *short, "--out", str(tmp_path / "one")]) == 0
+    result = tmp_path / "one" / RESULT
+    assert str(tmp_path) not in json.dumps(load(result).provenance.history["recipe"])
+    for number, source in enumerate((result, tmp_path / "one", tmp_path / "one" / RECORD)):
+        again = tmp_path / f"again{number}"
+        words = ["adapt", "--recipe", str(source), *named, *short[-4:], "--out", str(again)]
+        assert cli.main(words) == 0
+        assert (again / RESULT).read_bytes() == result.read_bytes()
+    capsys.readouterr()
+    assert cli.main(["recipe", str(result)]) == 0
+    told = capsys.readouterr().out
+    assert Recipe.of(json.loads(told)).aim.fit == "stretch"
+    Image.new("RGB", (9, 9)).save(files["target"])
+    assert cli.main([*words[:-1], str(tmp_path / "other")]) == 0
+    assert "not the target that the recipe was made with" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_whichever_half_was_interrupted(tmp_path: Path, files: dict[str, str]) -> None:
+    values = {"generator": files["generator"], "aim": {"target": files["target"]}, "search": {"steps": 3}}
+    recipe = recipe_of(**values)
+    recipe, inputs = prepared(recipe, open_inputs(recipe))
+    seen: list[str] = []
+
+    def follow(fail_at: str) -> dict[str, Any]:
+        def note(name: str) -> None:
+            seen.append(name)
+            if name == fail_at:
+                raise KeyboardInterrupt
+
+        class Noting(Callback):
+            def after_step(self, state: TrainState) -> None:
+                note(f"adapt {state.step}")
+
+        return {"search_callbacks": [lambda now: note(f"search {now.step}")], "callbacks": [Noting()]}
+
+    store = FolderStore(tmp_path / "out")
+    for fail_at in ("search 2", "adapt 3"):
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, inputs, store, **follow(fail_at))
+    done = run_recipe(recipe, inputs, store, **follow(""))
+    assert seen == [*(f"search {step}" for step in (1, 2, 3)), *(f"adapt {step}" for step in (1, 2, 3, 4))]
+    whole = run_recipe(recipe, inputs, FolderStore(tmp_path / "whole"))
+    assert same(done.adapted.bundle, whole.adapted.bundle)
+    assert (tmp_path / "out" / REFERENCE).read_bytes() == (tmp_path / "whole" / REFERENCE).read_bytes()

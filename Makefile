@@ -26,10 +26,10 @@ test: $(READY)
 	$(PYTEST) -m "not slow" tests/core tests/nodes
 
 test-slow: $(READY)
-	$(PYTEST) -m slow tests/core
+	$(PYTEST) -m "slow and not golden" tests/core tests/nodes
 
 test-golden: $(READY)
-	$(PYTEST) -m golden tests/core
+	$(PYTEST) -m "golden and not excerpt" tests/core
 
 # Needs a CUDA device; without one every test is skipped, and the summary says so.
 test-gpu: $(READY)

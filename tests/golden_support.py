@@ -53,9 +53,24 @@ def descriptions(pattern: str) -> list[Path]:
     return sorted(golden_dir().glob(pattern))
 
 
-def cases(pattern: str, of_kind: Callable[[dict[str, Any]], bool] = lambda description: True) -> list[Any]:
-    """Return one pytest parameter per description of a kind; a single skipped one where there is none."""
-    found = [pytest.param(path, id=path.stem) for path in descriptions(pattern) if of_kind(describe(path))]
+def cases(
+    pattern: str,
+    of_kind: Callable[[dict[str, Any]], bool] = lambda description: True,
+    slow: Callable[[dict[str, Any]], bool] = lambda description: False,
+) -> list[Any]:
+    """Return one pytest parameter per description of a kind; a single skipped one where there is none.
+
+    Args:
+        pattern: of the names of descriptions.
+        of_kind: whether a description is wanted.
+        slow: whether its test is left to `make test-golden`.
+    """
+    read = {path: describe(path) for path in descriptions(pattern)}
+    found = [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if slow(told) else [])
+        for path, told in read.items()
+        if of_kind(told)
+    ]
     reason = f"no {pattern} of this kind in {golden_dir()}"
     return found or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
 

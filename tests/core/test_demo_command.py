@@ -18,8 +18,9 @@ from oneshot_core.commands.adapt import Results
 from oneshot_core.demo.world import TARGET_LOOKS, demo_generator, demo_recipe
 
 ROOT = Path(cli.__file__).parent.parent
-CORES, MINUTES = 2, 3
 STEPS, SEARCH_STEPS = demo_recipe().training.steps, demo_recipe().search.steps
+MINUTES = 3
+GAIN_OF_TWO_CORES = 1.5  # measured: 195 s of CPU time by one thread, 130 s of wall time by two
 
 
 def check_results(out: Path, steps: int) -> None:
@@ -57,16 +58,22 @@ def test_the_targets_are_named(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_whole_demo_fits_into_three_minutes_of_two_cores(tmp_path):
-    """Measured as CPU time, which does not depend on what else the machine does."""
+    """Measured as CPU time of one thread, which hardly depends on what else the machine does.
+
+    Several threads burn CPU time waiting for each other, most of it where they do not run together.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = [sys.executable, "-m", "oneshot_core", "demo", "--device", "cpu", "--threads", str(CORES)]
-    told = subprocess.run([*words, "--out", tmp_path, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    words = [sys.executable, "-m", "oneshot_core", "demo", "--device", "cpu", "--threads", "1", "--json"]
+    single = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [*words, "--out", tmp_path], cwd=ROOT, env=single, check=True, stdout=subprocess.PIPE
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     result = json.loads(told.stdout)
     assert result["step"] == STEPS
     check_results(tmp_path, STEPS)
     assert len(json.loads((tmp_path / "run.json").read_text())["losses"]["search"]["clip"]) == SEARCH_STEPS
-    assert spent < CORES * MINUTES * 60
+    assert spent < GAIN_OF_TWO_CORES * MINUTES * 60
     assert result["losses"]["pixel"] < 0.1

@@ -35,6 +35,8 @@ from oneshot_core.ops import blur_kernel
 
 pytestmark = pytest.mark.golden
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
+# where float32 tells the same, make test leaves float64, which takes several times as long, to test-golden
+WIDTHS = ["f32", pytest.param("f64", marks=pytest.mark.slow)]
 CLOSE = {"f32": 1e-4, "f64": 1e-9}  # images and logits, max abs
 CLOSE_MAPPING = {"f32": 2e-5, "f64": 1e-9}
 LAZY = 16  # the recorded R1 gradients are those of 10 / 2 * r1 * 16
@@ -213,6 +215,12 @@ IMAGES = {  # recorded image -> (its code, its noise)
     "mix_trunc": (lambda case, width: truncated(case, width, mixed(case, width)), stored),
 }
 SMOKE = ("z_buffers", "mix_trunc")  # images that are compared in float32 too
+OFTEN = (*SMOKE, "wplus_noise_list")  # images that make test compares in float64
+IMAGE_CASES = [
+    *((kind, "f32") for kind in SMOKE),
+    *((kind, "f64") for kind in OFTEN),
+    *(pytest.param(kind, "f64", marks=pytest.mark.slow) for kind in IMAGES if kind not in OFTEN),
+]
 GENERATORS = golden.cases("rosinality_g_*.json")
 DISCRIMINATORS = golden.cases("rosinality_d_*.json")
 PATCHED = golden.cases("oneshotclip_patchd_*.json")
@@ -247,9 +255,7 @@ def test_mapping(path, width):
     assert_close(mixed(case, width), wanted[f"out.latent.mix.{width}"], tolerance)
 
 
-@pytest.mark.parametrize(
-    ("kind", "width"), [*((kind, "f64") for kind in IMAGES), *((kind, "f32") for kind in SMOKE)]
-)
+@pytest.mark.parametrize(("kind", "width"), IMAGE_CASES)
 @pytest.mark.parametrize("path", GENERATORS)
 @torch.no_grad()
 def test_images(path, kind, width):
@@ -259,7 +265,7 @@ def test_images(path, kind, width):
     assert_close(image, case.tensors[f"out.img.{kind}.{width}"], CLOSE[width])
 
 
-@pytest.mark.parametrize("width", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", GENERATORS)
 def test_generator_gradients(path, width):
     case = recorded(path)
@@ -291,7 +297,7 @@ def test_path_length_penalty(path):
 # ---- section 3: the discriminator
 
 
-@pytest.mark.parametrize("width", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", DISCRIMINATORS)
 @torch.no_grad()
 def test_logits(path, width):
@@ -315,7 +321,7 @@ def test_r1_and_its_gradients(path):
     assert_gradients(case, 10 / 2 * penalty * LAZY, inputs, "out.r1grad.", "r1gradcheck", width)
 
 
-@pytest.mark.parametrize("width", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", DISCRIMINATORS)
 def test_adversarial_losses_and_the_gradient_of_the_images(path, width):
     case = recorded(path)
@@ -353,7 +359,7 @@ def judge(case: Recorded, width: str, kind: str, images: Tensor) -> Tensor:
     return judged(case.discriminator(width), case.heads(width), kind, images)
 
 
-@pytest.mark.parametrize("width", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", PATCHED)
 @torch.no_grad()
 def test_patch_maps_and_global_logits(path, width):
@@ -381,6 +387,7 @@ def kinds(pattern: str) -> list:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "kind"), kinds(r"r1\.(\w+)\.f64"))
 def test_patch_r1_and_its_gradients(path, kind):
     case, width, prefix = recorded(path), "f64", f"out.r1grad.{kind}."
@@ -412,7 +419,7 @@ def test_r1_leaves_the_recorded_parameters_without_gradient(path, kind):
     assert sorted(without) == sorted(case.meta[f"r1_grad_none.{kind}"])
 
 
-@pytest.mark.parametrize("width", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("path", "kind"), kinds(r"g_ns\.(\w+)\.f64"))
 def test_patch_generator_loss_and_the_gradient_of_the_images(path, kind, width):
     case = recorded(path)

@@ -45,7 +45,7 @@ class FolderStore:
         fresh: throw away what an earlier run left there.
     """
 
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
+    def __init__(self, folder: Path | str, fresh: bool = False) -> None:
         self.folder, self.fresh = Path(folder), fresh
 
     @contextmanager
@@ -87,7 +87,7 @@ class RunStore:
         limit_bytes: size beyond which the runs longest unused are removed; None: no limit.
     """
 
-    def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
+    def __init__(self, root: Path | str, limit_bytes: int | None = None) -> None:
         self.root, self.limit_bytes = Path(root), limit_bytes
 
     @contextmanager

@@ -17,7 +17,7 @@ COMFY_CLI_VENV := .venv-comfy-cli
 COMFY_CLI := $(COMFY_CLI_VENV)/bin/comfy
 COMFY_CLI_READY := $(COMFY_CLI_VENV)/.ready
 
-.PHONY: demo test test-slow test-gpu test-golden test-live test-live-slow lint format setup comfy-cli validate clean
+.PHONY: demo test test-slow test-gpu test-golden test-live test-live-slow lint types format setup comfy-cli validate clean
 
 demo: $(READY)
 	@$(RUN) -m oneshot_core demo --out $(OUT)
@@ -46,7 +46,14 @@ test-live-slow: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	$(MAKE) types
+
+# The nodes import the engine as ComfyUI loads it, from the package that the repository's folder is; a link
+# gives that folder a name that Python takes.
+types: $(READY)
+	@rm -rf build/types && mkdir -p build/types && ln -s "$(CURDIR)" build/types/pack
+	cd build/types && "$(CURDIR)/$(RUN)" -m mypy --config-file "$(CURDIR)/pyproject.toml" \
+	  --cache-dir "$(CURDIR)/.mypy_cache" pack/oneshot_core pack/nodes
 
 format: $(READY)
 	$(RUN) -m ruff check --fix .

@@ -374,7 +374,12 @@ class NodeProgress:
             self._previewed = time.monotonic()
         self._bar.update_absolute(done, self._total, picture)
 
-    def losses(self, step: int, values: Mapping[str, float]) -> None:
+    def report(self, now: Any) -> None:
+        """Tell what the engine's progress says: step, losses, and a preview that is drawn when it is due."""
+        self.step(now.step, now.preview)
+        self._losses(now.step, now.losses)
+
+    def _losses(self, step: int, values: Mapping[str, float]) -> None:
         """Collect loss points; they are sent in batches as the event `oneshot.loss`."""
         for name, value in values.items():
             if math.isfinite(value):

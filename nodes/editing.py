@@ -62,41 +62,26 @@ class StyleCLIPEdit(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls,
-        generator: Any,
-        encoders: Any,
-        latent: Any,
-        text: str,
-        neutral_text: str,
-        method: dict[str, Any],
+        cls, generator: Any, encoders: Any, latent: Any, text: str, neutral_text: str, method: dict[str, Any]
     ) -> io.NodeOutput:
         """Edit."""
-        config = core.EditConfig(
-            steps=method["steps"],
-            learning_rate=method["learning_rate"],
-            l2_weight=method["l2_weight"],
-            views=method["views"],
-            seed=method["seed"],
-        )
+        config = _config(method)
         run = bridge.NodeProgress(config.steps * core.count_of(latent))
-
-        def report(now: Any) -> None:
-            run.step(now.step, lambda: now.images)
-            run.losses(now.step, now.losses)
-
         with bridge.working("the number of latents or the generator's size", "Nothing of the edit is kept"):
             device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size))
             with core.gradients():
                 result = core.edit_latents(
                     generator.to(device), encoders.to(device).clip, latent, text, config,
-                    neutral_text=neutral_text, callbacks=[report],
+                    neutral_text=neutral_text, callbacks=[run.report],
                 )  # fmt: skip
-        return io.NodeOutput(
-            result.latent,
-            bridge.to_comfy(result.images),
-            bridge.to_comfy(result.before),
-            ui={"losses": [core.plot_points(result.losses)]},
-        )
+        images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
+        return io.NodeOutput(result.latent, images, before, ui={"losses": [core.plot_points(result.losses)]})
+
+
+def _config(method: dict[str, Any]) -> Any:
+    """Settings of the edit, from the inputs of the chosen method."""
+    names = ("steps", "learning_rate", "l2_weight", "views", "seed")
+    return core.EditConfig(**{name: method[name] for name in names})
 
 
 def _optimisation_inputs() -> list[io.Input]:

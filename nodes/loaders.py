@@ -250,8 +250,8 @@ class OneShotSaveGenerator(io.ComfyNode):
         cls,
         generator: Any,
         filename_prefix: str,
-        format: str,
-        dtype: str,
+        format: Any,
+        dtype: Any,
         with_discriminator: bool,  # noqa: A002
     ) -> io.NodeOutput:
         """Write the file and report it."""

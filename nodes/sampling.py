@@ -89,22 +89,16 @@ class SampleAdapted(io.ComfyNode):
         source: Any = None,
         latent: Any = None,
         reference: Any = None,
-        **settings: Any,
+        **more: Any,
     ) -> io.NodeOutput:
         """Draw."""
         samples = core.parse_seeds(seeds) if latent is None else latent
-        config = _config(settings)
-        run = bridge.NodeProgress(core.count_of(samples))
-        classes = core.parse_classes(settings["classes"])
-
-        def progress(done: int, _: int) -> None:
-            run.step(done)
-
+        config, run = _config(more), bridge.NodeProgress(core.count_of(samples))
+        options = {"classes": core.parse_classes(more["classes"]), "reference": reference}
+        options |= {"progress": lambda done, _: run.step(done), "convert": bridge.to_comfy}
         with bridge.working("batch_size, or draw fewer at a time", "The pictures drawn so far are not kept"):
             working = core.sampling_bytes(adapted, config.batch_size)
             bridge.place([bundle.generator for bundle in (adapted, source) if bundle is not None], working)
-            options = {"classes": classes, "reference": reference, "progress": progress}
-            options["convert"] = bridge.to_comfy
             if source is None:
                 images, codes = core.sample_with_codes(adapted, samples, config, **options)
                 plain = bridge.blocked("connect the source generator to get its pictures")

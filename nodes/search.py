@@ -107,19 +107,14 @@ class CLIPLatentSearch(io.ComfyNode):
         picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
         recipe, inputs = core.prepared(recipe, inputs, "search")
-        run = bridge.NodeProgress(recipe.search.steps)
-
-        def report(now: Any) -> None:
-            run.step(now.step, lambda: now.image)
-            run.losses(now.step, now.losses)
-
+        run, text = bridge.NodeProgress(recipe.search.steps), bridge.said(inputs.notes)
         with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_recipe(
                 recipe, inputs, bridge.run_store(),
                 place=lambda: bridge.make_room(core.search_bytes(generator, encoders)),
-                callbacks=[report], poll=run.check,
+                callbacks=[run.report], poll=run.check,
             )  # fmt: skip
-        image, text = bridge.to_comfy(result.reconstruction), bridge.said(inputs.notes)
+        image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})

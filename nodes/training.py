@@ -98,23 +98,8 @@ class OneShotAdapt(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, or load what is there."""
         recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
-        run, snapshot = bridge.NodeProgress(recipe.training.steps), settings["snapshot_step"] or None
-
-        def report(now: Any) -> None:
-            run.step(now.step, now.preview)
-            run.losses(now.step, now.losses)
-
-        with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
-            result = core.adapt_recipe(
-                recipe, inputs, bridge.run_store(),
-                place=lambda: _room(recipe, inputs),
-                callbacks=[core.Progress(report, PREVIEW_SEEDS), core.Poll(run.check), stop],
-                poll=run.check, fresh=settings["train_again"], snapshot=snapshot,
-            )  # fmt: skip
-            preview = _preview(result.bundle, inputs)
-        if result.step < (snapshot or result.steps):
-            bridge.count_stop(run.node)
-        text, shown = _report(result, bridge.said(inputs.notes)), ui.PreviewImage(preview, cls=cls).as_dict()
+        result, preview = _adapted(recipe, inputs, settings["train_again"], settings["snapshot_step"] or None)
+        text, shown = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
         return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
 
@@ -126,7 +111,30 @@ def _prepared(
     recipe = recipe_of(generator, settings, ADAPT)
     recipe.train_config().check_snapshot(settings["snapshot_step"])
     picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
-    return core.prepared(recipe, core.Inputs(generator, encoders, picture, area, reference, tuple(notes)))
+    given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
+    recipe, inputs = core.prepared(recipe, given)
+    bridge.said(inputs.notes)
+    return recipe, inputs
+
+
+def _adapted(recipe: Any, inputs: Any, fresh: bool, snapshot: int | None) -> tuple[Any, Tensor]:
+    """Train, or load what is there; also the sheet of pictures."""
+    run = bridge.NodeProgress(recipe.training.steps)
+    with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
+        result = core.adapt_recipe(
+            recipe,
+            inputs,
+            bridge.run_store(),
+            place=lambda: _room(recipe, inputs),
+            callbacks=[core.Progress(run.report, PREVIEW_SEEDS), core.Poll(run.check), stop],
+            poll=run.check,
+            fresh=fresh,
+            snapshot=snapshot,
+        )
+        preview = _preview(result.bundle, inputs)
+    if result.step < (snapshot or result.steps):
+        bridge.count_stop(run.node)
+    return result, preview
 
 
 def _room(recipe: Any, inputs: Any) -> Any:
@@ -244,7 +252,7 @@ def _advanced_inputs() -> list[io.Input]:
     ]
 
 
-def _report(result: Any, notes: list[str]) -> str:
+def _report(result: Any, notes: tuple[str, ...]) -> str:
     """What was done, as text."""
     curves = {
         name: [value for value in curve if math.isfinite(value)] for name, curve in result.losses.items()

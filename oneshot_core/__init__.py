@@ -25,11 +25,12 @@ if TYPE_CHECKING:
         with_fresh_discriminator,
     )
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target
-    from .editing import EditConfig, EditProgress, EditResult, edit_latents
+    from .editing import EditConfig, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
     from .latent_files import latent_notes, load_latent, save_latent
+    from .latent_optimiser import StepProgress
     from .latents import Latent
     from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
         sample_with_codes,
         truncation_sweep,
     )
-    from .search import SearchConfig, SearchProgress, SearchResult, search_latent
+    from .search import SearchConfig, SearchResult, search_latent
     from .store import FolderStore, RunStore
     from .tensors import gradients, owned
     from .training import (
@@ -78,7 +79,6 @@ if TYPE_CHECKING:
         RunCancelled,
         StopSignal,
         TrainConfig,
-        TrainProgress,
         adapt,
     )
     from .training.checks import check_adaptable, check_run
@@ -94,11 +94,12 @@ _MODULES = {
     ),
     "pictures.covers": "draw_cover model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
-    "editing": "EditConfig EditProgress EditResult edit_latents",
+    "editing": "EditConfig EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "latent_notes load_latent save_latent",
+    "latent_optimiser": "StepProgress",
     "latents": "Latent",
     "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Aim Preset Profile",
@@ -118,12 +119,10 @@ _MODULES = {
         "parse_seeds random_latents sample sample_pairs sample_with_codes "
         "truncation_sweep"
     ),
-    "search": "SearchConfig SearchProgress SearchResult search_latent",
+    "search": "SearchConfig SearchResult search_latent",
     "pictures.sheets": "adaptation_sheet",
     "tensors": "gradients owned",
-    "training": (
-        "PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig TrainProgress adapt"
-    ),
+    "training": ("PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig adapt"),
     "training.memory": "editing_bytes search_bytes training_bytes",
     "training.checks": "check_adaptable check_run",
     "writing": "first_free",
@@ -142,7 +141,6 @@ __all__ = [
     "Aim",
     "CheckpointError",
     "EditConfig",
-    "EditProgress",
     "EditResult",
     "EncoderChoice",
     "EncoderError",
@@ -166,12 +164,11 @@ __all__ = [
     "SampleConfig",
     "SamplePairs",
     "SearchConfig",
-    "SearchProgress",
     "SearchResult",
+    "StepProgress",
     "StopSignal",
     "StoredResult",
     "TrainConfig",
-    "TrainProgress",
     "UnsafePickleError",
     "adapt",
     "adapt_recipe",

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ from .batches import check_batch, check_drawn
 from .checkpoints import GeneratorBundle, check_family
 from .draws import SeededDraws
 from .features import ClipEncoder
+from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent
 from .networks import Generator
 from .objective.terms import direction_distance
@@ -60,27 +62,6 @@ class EditConfig:
 
 
 @dataclass(frozen=True)
-class EditProgress:
-    """State after one step, given to the callback.
-
-    Args:
-        step: optimiser rounds done, summed over the codes; a chunk of n codes advances it by n.
-        steps: rounds in all: those of the config times the number of codes.
-        losses: unweighted value of each term at the start of this step, mean over the chunk's codes.
-        eta_seconds: estimate of the time left.
-        images: [n, 3, S, S] of the chunk's codes before the step.
-        first: position of the first of `images` in the batch.
-    """
-
-    step: int
-    steps: int
-    losses: dict[str, float]
-    eta_seconds: float
-    images: Images
-    first: int = 0
-
-
-@dataclass(frozen=True)
 class EditResult:
     """The edited codes and what they look like.
 
@@ -105,7 +86,7 @@ def edit_latents(
     config: EditConfig | None = None,
     *,
     neutral_text: str = "",
-    callbacks: Sequence[Callable[[EditProgress], None]] = (),
+    callbacks: Sequence[Callable[[StepProgress], None]] = (),
 ) -> EditResult:
     """Change codes until their pictures show what a text says, staying near the codes that were given.
 
@@ -121,7 +102,7 @@ def edit_latents(
             then compared with the change from this text to the other (`direction_distance`), instead of the
             picture with the text, which keeps it nearer to the old one. "": the published loss, 1 - cosine of
             picture and text.
-        callbacks: called after every step; one that raises stops the edit.
+        callbacks: called after every step with the rounds done, summed over all codes; may raise.
 
     Returns:
         The codes, their pictures, the pictures before, the losses: "clip" or "direction", and "deviation".
@@ -164,7 +145,7 @@ def _run(
     goal: _Goal,
     codes: Latents,
     config: EditConfig,
-    callbacks: Sequence[Callable[[EditProgress], None]],
+    callbacks: Sequence[Callable[[StepProgress], None]],
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
     """Edit codes [N, L, W] chunk by chunk; also return the mean loss per term and step."""
     parts = codes.split(config.batch_size)
@@ -172,7 +153,8 @@ def _run(
     finished: list[_Finished] = []
     started, done, steps = time.monotonic(), 0, config.steps * len(codes)
     for index, part in enumerate(parts):
-        chunk = _Chunk(generator, goal, config, part, index * config.batch_size)
+        first = index * config.batch_size
+        chunk = _Chunk(generator, goal, config, part, first)
         for step in range(config.steps):
             images, losses = chunk.update(step)
             for name, values in losses.items():
@@ -181,7 +163,7 @@ def _run(
             eta = (time.monotonic() - started) / done * (steps - done)
             means = {name: float(values.mean()) for name, values in losses.items()}
             for callback in callbacks:
-                callback(EditProgress(done, steps, means, eta, images, index * config.batch_size))
+                callback(StepProgress(done, steps, means, eta, partial(torch.clone, images), first=first))
         finished.append(chunk.finished())
     return finished, sums
 
@@ -268,27 +250,28 @@ class _Chunk:
         self.first = first  # its position in the batch
         self.noise = generator.constant_noise()
         self.draws = SeededDraws(config.seed)
-        self.codes = start.clone().requires_grad_(True)
-        self.optimiser = torch.optim.Adam([self.codes])
+        self.optimiser = LatentOptimiser(
+            start, lambda step: learning_rate_at(step, config.steps, config.learning_rate)
+        )
         with torch.no_grad():
             self.before = generator.synthesize(start, self.noise)
 
     def update(self, step: int) -> tuple[Images, dict[str, Tensor]]:
         """Do step 0, 1, ...; return the pictures [n, 3, S, S] before it and each term's values [n]."""
-        images = self.generator.synthesize(self.codes, self.noise)
+        images = self.generator.synthesize(self.optimiser.codes, self.noise)
         losses = {self.goal.name: self._distance(images, step)}
         total = losses[self.goal.name].sum()
         if self.config.l2_weight:
-            losses["deviation"] = (self.codes - self.start).square().sum(dim=(1, 2))
+            losses["deviation"] = (self.optimiser.codes - self.start).square().sum(dim=(1, 2))
             total = total + self.config.l2_weight * losses["deviation"].sum()
         for name, values in losses.items():
             self._check(f"term {name!r}", values[:, None], step)
-        (self.codes.grad,) = torch.autograd.grad(total, [self.codes])
-        self._check(f"gradient of term {self.goal.name!r}", self.codes.grad.flatten(1), step)
-        rate = learning_rate_at(step, self.config.steps, self.config.learning_rate)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
-        self._check("code", self.codes.detach().flatten(1), step)
+
+        def check(what: str, values: Tensor) -> None:
+            named = f"gradient of term {self.goal.name!r}" if what == "gradient" else what
+            self._check(named, values.flatten(1), step)
+
+        self.optimiser.update(step, total, check)
         return images.detach(), {name: values.detach() for name, values in losses.items()}
 
     def _check(self, what: str, values: Tensor, step: int) -> None:
@@ -320,7 +303,8 @@ class _Chunk:
     def finished(self) -> _Finished:
         """Codes, their pictures, the pictures before; float32 on the CPU."""
         with torch.no_grad():
-            images = self.generator.synthesize(self.codes, self.noise)
-        codes, images, before = (owned(part).float().cpu() for part in (self.codes, images, self.before))
+            images = self.generator.synthesize(self.optimiser.codes, self.noise)
+        kept = (self.optimiser.codes, images, self.before)
+        codes, images, before = (owned(part).float().cpu() for part in kept)
         check_drawn(images, range(self.first, self.first + len(codes)))
         return codes, images, before

@@ -30,12 +30,13 @@ from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
 from .fingerprints import inputs_of
 from .latent_files import latent_notes, load_latent, save_latent
+from .latent_optimiser import StepProgress
 from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
 from .recipe import Recipe, RecipeError
 from .run_folder import REFERENCE, Run, StoredResult
-from .search import SearchProgress, SearchResult, check_search, search_latent
+from .search import SearchResult, check_search, search_latent
 from .store import Store
 from .tensors import Images, gradients
 from .training import AdaptResult, Callback
@@ -216,7 +217,7 @@ def search_recipe(
     store: Store,
     *,
     place: Place | None = None,
-    callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    callbacks: Sequence[Callable[[StepProgress], None]] = (),
     poll: Callable[[], None] | None = None,
 ) -> SearchResult:
     """Find the target's counterpart, or load what an earlier call with the same inputs found.
@@ -300,7 +301,7 @@ def run_recipe(  # noqa: PLR0913 - both halves, and how to follow them
     store: Store,
     *,
     place: Place | None = None,
-    search_callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    search_callbacks: Sequence[Callable[[StepProgress], None]] = (),
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
     finish: Finish = Finish(),
@@ -339,7 +340,7 @@ def _reference(
     done: Mapping[str, Any],
     inputs: Inputs,
     place: Place | None,
-    callbacks: Sequence[Callable[[SearchProgress], None]],
+    callbacks: Sequence[Callable[[StepProgress], None]],
 ) -> tuple[Latent, dict[str, dict[str, list[float]]]]:
     """The target's counterpart: given, kept by a run that is done, or searched; and the search's curves."""
     path = run.folder / REFERENCE
@@ -359,7 +360,7 @@ def _searched(
     run: Run,
     inputs: Inputs,
     place: Place | None,
-    callbacks: Sequence[Callable[[SearchProgress], None]],
+    callbacks: Sequence[Callable[[StepProgress], None]],
 ) -> SearchResult:
     config = run.recipe.search_config()
     device = None if place is None or _is_done(run.search_state, config.steps) else place()

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .checkpoints.bundle import estimate_mean_latent
 from .draws import Draws, SeededDraws
 from .features import Encoders, EncodersOnDemand, check_encoders
 from .fingerprints import determining, inputs_of
+from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
@@ -75,27 +76,6 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class SearchProgress:
-    """State after one step, given to the callback.
-
-    Args:
-        step: steps done, 1 to `steps`.
-        steps: steps in all.
-        losses: unweighted value of each term at the start of this step.
-        eta_seconds: estimate of the time left.
-        latent: [1, W] after the step, a copy.
-        image: [1, 3, S, S] of the code before the step.
-    """
-
-    step: int
-    steps: int
-    losses: dict[str, float]
-    eta_seconds: float
-    latent: Tensor
-    image: Images
-
-
-@dataclass(frozen=True)
 class SearchResult:
     """The reference latent and what it looks like.
 
@@ -119,7 +99,7 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     start: Tensor | None = None,
     mask: Tensor | None = None,
     draws: Draws | None = None,
-    callbacks: Sequence[Callable[[SearchProgress], None]] = (),
+    callbacks: Sequence[Callable[[StepProgress], None]] = (),
     state_file: Path | str | None = None,
 ) -> SearchResult:
     """Find the w whose image is closest to the target in CLIP's and LPIPS's eyes, near the mean latent.
@@ -198,7 +178,7 @@ class _Saver:
     states: StateFile
     last: float = field(default_factory=time.monotonic)
 
-    def __call__(self, progress: SearchProgress) -> None:
+    def __call__(self, progress: StepProgress) -> None:
         if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
             self.search.save(self.states)
             self.last = time.monotonic()
@@ -229,12 +209,10 @@ class _Search:
             start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
         check_shape(start, "start", (self.generator.config.w_dim,))
         self.mean = owned(start).to(like)
-        self.latent = self.mean[None].clone().requires_grad_(True)
-        self.optimiser = torch.optim.Adam([self.latent], lr=config.learning_rate)
+        self.optimiser = LatentOptimiser(self.mean[None], lambda step: config.learning_rate)
         self.objective = clip_search(config.profile, config.augment).reweighted(config.weights)
         self.step = 0
         self.saved_step = -1
-        self.amid_step = False
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
         profile = config.profile
         self.views = ViewAugmentation(
@@ -244,7 +222,7 @@ class _Search:
             view_px=encoders.clip.preprocess.image_size,
         )
 
-    def run(self, callbacks: Sequence[Callable[[SearchProgress], None]]) -> SearchResult:
+    def run(self, callbacks: Sequence[Callable[[StepProgress], None]]) -> SearchResult:
         """Run all steps."""
         started, first = time.monotonic(), self.step
         while self.step < self.config.steps:
@@ -252,11 +230,13 @@ class _Search:
             for name, value in losses.items():
                 self.history[name].append(value)
             self.step += 1
-            self.amid_step = False
+            self.optimiser.amid_step = False
             spent = time.monotonic() - started
             eta = spent / (self.step - first) * (self.config.steps - self.step)
+            codes = owned(self.optimiser.codes)
+            now = StepProgress(self.step, self.config.steps, losses, eta, partial(torch.clone, image), codes)
             for callback in callbacks:
-                callback(SearchProgress(self.step, self.config.steps, losses, eta, owned(self.latent), image))
+                callback(now)
         return self._result({name: values for name, values in self.history.items() if values})
 
     @cached_property
@@ -272,15 +252,13 @@ class _Search:
 
         What is not finite is never written.
         """
-        if self.amid_step or self.step == self.saved_step:
+        if self.optimiser.amid_step or self.step == self.saved_step:
             return
-        kept = [self.latent, *self.optimiser.state.get(self.latent, {}).values()]
-        if not all(map(is_finite, kept)):
+        tensors = {"latent": self.optimiser.codes.detach(), **self.optimiser.moments()}
+        if not all(map(is_finite, tensors.values())):
             log.warning("the search is not finite after step %d; its saved state was left", self.step)
             return
-        moments = {f"adam.{key}": value for key, value in self.optimiser.state.get(self.latent, {}).items()}
         history = {name: values for name, values in self.history.items() if values}
-        tensors = {"latent": self.latent.detach(), **moments}
         states.save(SavedState(self.step, self.settings, tensors, history))
         self.saved_step = self.step
 
@@ -291,9 +269,8 @@ class _Search:
             DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
             StateError: it has other settings or more steps.
         """
-        latent = self.latent.detach()
-        moments = {"adam.step": torch.zeros(()), "adam.exp_avg": latent, "adam.exp_avg_sq": latent}
-        saved = states.read(path, self.settings, {"latent": latent}, [moments])
+        like = {"latent": self.optimiser.codes.detach()}
+        saved = states.read(path, self.settings, like, [self.optimiser.like_moments()])
         if saved.step > self.config.steps:
             raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
         if set(saved.history) - set(self.history) or bool(saved.step) != ("adam.step" in saved.tensors):
@@ -301,18 +278,14 @@ class _Search:
                 f"{path}: its curves and moments are not those of a search of {saved.step} steps"
             )
         self.step = self.saved_step = saved.step
-        with torch.no_grad():
-            self.latent.copy_(saved.tensors["latent"])
-        if self.step:
-            state = {key: saved.tensors[f"adam.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            groups = self.optimiser.state_dict()["param_groups"]
-            self.optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
+        moments = dict(saved.tensors)
+        self.optimiser.restore(moments.pop("latent"), moments)
         self.history = {name: list(saved.history.get(name, [])) for name in self.history}
 
     def _context(self, step: int) -> tuple[Images, StepContext]:
         """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
-        image = self.generator.synthesize(self.latent, noise)
+        image = self.generator.synthesize(self.optimiser.codes, noise)
         seen = image if self.mask is None else torch.lerp(self.goal.targets, image, self.mask)
         return image, StepContext(
             goal=self.goal,
@@ -322,7 +295,7 @@ class _Search:
             },
             draws=StepDraws(self.draws, step, prefix="search."),
             encode=self._encode,
-            latent=self.latent,
+            latent=self.optimiser.codes,
             mean_latent=self.mean,
         )
 
@@ -333,15 +306,15 @@ class _Search:
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise self._broken(f"the search's term {name!r} became {value}", step)
-        (gradient,) = torch.autograd.grad(total, [self.latent])
-        if not math.isfinite(gradient.norm()):  # of which Adam squares the entries
-            guilty = self.objective.blamed(lambda: self._context(step)[1], [self.latent])
-            raise self._broken(f"the gradient of the search's {guilty} became NaN or infinite", step)
-        self.latent.grad = gradient
-        self.amid_step = True  # until the step is counted: a signal may come in between
-        self.optimiser.step()
-        if not is_finite(self.latent):
-            raise self._broken("the latent became NaN or infinite", step)
+
+        def check(what: str, values: Tensor) -> None:
+            if what == "code" and not is_finite(values):
+                raise self._broken("the latent became NaN or infinite", step)
+            if what == "gradient" and not math.isfinite(values.norm()):  # of which Adam squares the entries
+                guilty = self.objective.blamed(lambda: self._context(step)[1], [self.optimiser.codes])
+                raise self._broken(f"the gradient of the search's {guilty} became NaN or infinite", step)
+
+        self.optimiser.update(step, total, check)
         return image.detach(), losses
 
     def _view(self, images: Callable[[], Images]) -> View:
@@ -358,7 +331,7 @@ class _Search:
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
         origin = {"method": "clip_search", "settings": self.config.describe()}
-        latent = Latent("w", owned(self.latent).cpu(), self.bundle.family, origin)
+        latent = Latent("w", owned(self.optimiser.codes).cpu(), self.bundle.family, origin)
         with torch.no_grad():
-            image = self.generator.synthesize(self.latent, self.generator.constant_noise())
+            image = self.generator.synthesize(self.optimiser.codes, self.generator.constant_noise())
         return SearchResult(latent, owned(image), history)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import GeneratorBundle, read_tensors
+from ..latent_optimiser import StepProgress
 from ..pictures import save_png
 from ..pictures.covers import draw_cover, model_card
 from ..pictures.plots import loss_plot
@@ -20,9 +21,8 @@ from ..pipeline import Finish, Inputs, PipelineResult, prepared, run_recipe
 from ..recipe import Recipe
 from ..run_folder import REFERENCE, RESULT, Run
 from ..sampling import parse_seeds, sample
-from ..search import SearchProgress
 from ..store import FolderStore
-from ..training import Progress, StopSignal, TrainProgress
+from ..training import Progress, StopSignal
 from ..training.loop import SNAPSHOTS
 from .console import BadInput, Interrupted, ProgressBar, note
 from .interrupts import Signalled, stop_requests
@@ -116,12 +116,12 @@ def _shown(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, Any]
     reached = 0
     with stop_requests(stop.stop_and_keep) as received:
 
-        def searched(now: SearchProgress) -> None:
+        def searched(now: StepProgress) -> None:
             bars["search"].update(now.step, now.losses, now.eta_seconds)
             if received:
                 raise Signalled(received[0])
 
-        def trained(now: TrainProgress) -> None:
+        def trained(now: StepProgress) -> None:
             nonlocal reached
             reached = now.step
             terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}

@@ -6,11 +6,11 @@ import signal
 from argparse import Namespace
 from pathlib import Path
 
+from ..latent_optimiser import StepProgress
 from ..pictures import Picture, labelled_grid, save_png
 from ..pictures.plots import loss_plot
 from ..pipeline import prepared, search_recipe
 from ..run_folder import REFERENCE
-from ..search import SearchProgress
 from ..store import FolderStore
 from ..tensors import Images
 from .console import Interrupted, ProgressBar, note
@@ -29,7 +29,7 @@ def search_command(options: Namespace) -> None:
     out = out_folder(options.out)
     with ProgressBar("search", recipe.search.steps, quiet=options.quiet) as bar, stop_requests() as received:
 
-        def show(now: SearchProgress) -> None:
+        def show(now: StepProgress) -> None:
             bar.update(now.step, now.losses, now.eta_seconds)
             if received:
                 raise Signalled(received[0])

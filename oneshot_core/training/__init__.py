@@ -10,7 +10,6 @@ from .callbacks import (
     RunStopped,
     Snapshots,
     StopSignal,
-    TrainProgress,
 )
 from .checks import PRECISIONS, check_precision
 from .config import TrainConfig
@@ -31,7 +30,6 @@ __all__ = [
     "StateError",
     "StopSignal",
     "TrainConfig",
-    "TrainProgress",
     "TrainState",
     "adapt",
     "adapted_bundle",

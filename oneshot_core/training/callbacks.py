@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..latent_optimiser import StepProgress
 from ..latents import z_from_seeds
 from ..networks import Generator
 from ..tensors import Images
@@ -54,25 +55,6 @@ class Callback:
         """The run ended by another exception, which goes on after this; `state.amid_step` may be set."""
 
 
-@dataclass(frozen=True)
-class TrainProgress:
-    """State after one step.
-
-    Args:
-        step: steps done.
-        steps: steps in all.
-        losses: unweighted values of this step by name.
-        eta_seconds: estimate of the time left.
-        preview: renders the fixed sample row [N, 3, S, S] when called, and only then.
-    """
-
-    step: int
-    steps: int
-    losses: dict[str, float]
-    eta_seconds: float
-    preview: Callable[[], Images]
-
-
 @dataclass
 class Progress(Callback):
     """Tell a function about every step.
@@ -82,7 +64,7 @@ class Progress(Callback):
         preview_seeds: seeds of the sample row.
     """
 
-    report: Callable[[TrainProgress], None]
+    report: Callable[[StepProgress], None]
     preview_seeds: Sequence[int] = (0, 1, 2, 3)
     _steps: int = field(default=0, init=False)
     _first: int = field(default=0, init=False)
@@ -97,7 +79,7 @@ class Progress(Callback):
         spent = time.monotonic() - self._began
         eta = spent / max(1, state.step - self._first) * (self._steps - state.step)
         losses = {name: values[-1] for name, values in state.history.items() if values[-1] == values[-1]}
-        self.report(TrainProgress(state.step, self._steps, losses, eta, lambda: self._row(state.ema)))
+        self.report(StepProgress(state.step, self._steps, losses, eta, lambda: self._row(state.ema)))
 
     @torch.no_grad()
     def _row(self, generator: Generator) -> Images:

@@ -88,7 +88,7 @@ def test_the_published_loss():
     seen = []
     result = edit(config=EditConfig(steps=3, l2_weight=0.5), callbacks=[seen.append])
     assert result.losses["clip"][0] == pytest.approx(1 - float(similarity(result.before)), abs=1e-5)
-    assert result.losses["clip"][2] == pytest.approx(1 - float(similarity(seen[2].images)), abs=1e-5)
+    assert result.losses["clip"][2] == pytest.approx(1 - float(similarity(seen[2].preview())), abs=1e-5)
     assert result.losses["deviation"][:2] == [0.0, 0.0]  # the first step has rate 0
     bundle = tiny_bundle(SIZE)
     moved = result.latent.values - random_latents(bundle, [0]).codes(bundle.generator)
@@ -163,7 +163,7 @@ def test_progress_counts_the_rounds_of_every_code_and_a_callback_may_stop():
     latent = random_latents(tiny_bundle(SIZE), [0, 1, 2])
     config = EditConfig(steps=2, batch_size=2)
     result = edit(latent, config, callbacks=[seen.append])
-    assert [(p.step, p.steps, p.first, len(p.images)) for p in seen] == [
+    assert [(p.step, p.steps, p.first, len(p.preview())) for p in seen] == [
         (2, 6, 0, 2), (4, 6, 0, 2), (5, 6, 2, 1), (6, 6, 2, 1),
     ]  # fmt: skip
     assert seen[-1].eta_seconds == 0.0 < seen[0].eta_seconds

@@ -199,8 +199,8 @@ def test_search_follows_the_recorded_steps(trace: Trace) -> None:
     for entry, progress in zip(entries, seen, strict=True):
         for ours, theirs in (("clip", "clip"), ("deviation", "l2"), ("pixel", "rec")):
             assert abs(progress.losses[ours] - entry["losses"][theirs]) < 1e-8, (entry["step"], theirs)
-        after = trace.tensors[entry["w_after"]].to(progress.latent)
-        assert (progress.latent - after).abs().max() < 1e-8
+        after = trace.tensors[entry["w_after"]].to(progress.codes)
+        assert (progress.codes - after).abs().max() < 1e-8
     assert (result.latent.values - trace.tensors["ref_w_final"]).abs().max() < 1e-6
 
 

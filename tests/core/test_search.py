@@ -39,7 +39,7 @@ def test_search_starts_at_the_mean_latent():
     seen = []
     search(SearchConfig(steps=1, augment=False), callbacks=[seen.append])
     bundle = tiny_bundle(SIZE)
-    step = seen[0].latent - bundle.mean_latent
+    step = seen[0].codes - bundle.mean_latent
     assert seen[0].losses["deviation"] == 0.0
     assert torch.allclose(step.abs(), torch.full_like(step, 0.01), atol=1e-4)  # Adam's first step
 
@@ -71,9 +71,9 @@ def test_progress_reports_every_step():
     result = search(callbacks=[seen.append])
     assert [(p.step, p.steps) for p in seen] == [(1, 3), (2, 3), (3, 3)]
     assert seen[-1].eta_seconds == 0.0 and seen[0].eta_seconds >= 0.0
-    assert torch.equal(seen[-1].latent, result.latent.values)
-    assert len({float(p.latent.sum()) for p in seen}) == 3  # copies, not one tensor
-    assert seen[0].image.shape == (1, 3, SIZE, SIZE)
+    assert torch.equal(seen[-1].codes, result.latent.values)
+    assert len({float(p.codes.sum()) for p in seen}) == 3  # copies, not one tensor
+    assert seen[0].preview().shape == (1, 3, SIZE, SIZE)
     assert [p.losses["pixel"] for p in seen] == result.losses["pixel"]
 
 
@@ -284,7 +284,7 @@ def test_the_official_search_starts_at_the_mean_of_the_generator_it_searches():
     config = SearchConfig(steps=1, augment=False, profile=OFFICIAL)
     search_latent(bundle, stand_in_encoders(), picture(SIZE), config, callbacks=[seen.append])
     mean = estimate_mean_latent(other.generator)
-    assert torch.allclose((seen[0].latent - mean).abs(), torch.full((1, len(mean)), 0.01), atol=1e-4)
+    assert torch.allclose((seen[0].codes - mean).abs(), torch.full((1, len(mean)), 0.01), atol=1e-4)
 
 
 def left_half() -> torch.Tensor:

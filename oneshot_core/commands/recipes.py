@@ -87,7 +87,7 @@ def found_recipe(name: str) -> Recipe:
             is_json = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         if is_json:
             values = read(path)
-            if not isinstance(values, dict) or values.get("format") != FORMAT:
+            if not isinstance(values, dict) or values.get("format", FORMAT) != FORMAT:
                 values = record_values(path)["recipe"]
         else:
             with opened_file(path) as (_, header):

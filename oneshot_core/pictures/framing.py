@@ -63,7 +63,8 @@ def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, fit: str = F
             f"the mask has {mask.shape[-1]} x {mask.shape[-2]} px, the target {width} x {height}; give a "
             "mask of the target's size"
         )
-    fitted = fit_mask(mask, size_px, fit)
+    # As a picture file would hold it: ComfyUI's loaders give values whose last bits depend on the version.
+    fitted = fit_mask(mask.clamp(0, 1).mul(255).round().div(255), size_px, fit)
     return None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
 
 

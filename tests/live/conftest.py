@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PACK, Server, comfy_folders
+from comfy_server import PACK, TINY, Server, comfy_folders
 
 FOLDERS = comfy_folders()
 WORKFLOWS = PACK / "tests" / "workflows"
+RUNS_LIMIT_GB = 0.0006  # two runs of the tiny generator
+DEMO = {"generator_name": "demo"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every live test on every ComfyUI that is there."""
+    """Run every live test on every ComfyUI that is there, all of one version in one test process."""
     if "comfy" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "comfy", FOLDERS or [None], ids=[f.name for f in FOLDERS] or ["none"], scope="session"
-        )
+        found = [
+            pytest.param(folder, id=folder.name, marks=pytest.mark.xdist_group(folder.name))
+            for folder in FOLDERS
+        ]
+        metafunc.parametrize("comfy", found or [pytest.param(None, id="none")], scope="session")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -49,16 +53,33 @@ def server(comfy: Path, base: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def restricted(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that keeps few runs and writes no metadata."""
+    if comfy is None:
+        pytest.skip("no ComfyUI found; set COMFYUI_PATH")
+    base, settings = tmp_path_factory.mktemp("restricted"), {"ONESHOT_RUNS_LIMIT_GB": str(RUNS_LIMIT_GB)}
+    running = Server(comfy, base, arguments=("--disable-metadata",), environment=settings).start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def workflow() -> Callable[..., dict[str, Any]]:
-    """Build an API workflow from a file: `workflow("quick_start", adapt={"steps": 4}, drop=["8"])`."""
+    """Build a short API workflow from a file: `workflow("quick_start", OneShotAdapt={"steps": 4}, drop="8")`.
+
+    It draws with a tiny generator; where the statement is about the demo, `LoadStyleGAN=DEMO` takes that.
+    """
 
     def build(
         name: str = "quick_start", drop: tuple[str, ...] = (), **changes: dict[str, Any]
     ) -> dict[str, Any]:
         graph = copy.deepcopy(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
-        small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 4, "snapshot_every": 2}}
-
+        small = {
+            "LoadStyleGAN": {"generator_name": TINY},
+            "CLIPLatentSearch": {"steps": 3},
+            "OneShotAdapt": {"steps": 4, "snapshot_every": 2},
+        }
         for node in graph.values():
             node["inputs"] |= small.get(node["class_type"], {})
             node["inputs"] |= changes.get(node["class_type"], {})

@@ -38,7 +38,7 @@ test-gpu: $(READY)
 # On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI. Two
 # versions are tested at once, each by a process of its own: a server computes with one thread.
 test-live: $(READY)
-	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -n 2 --dist loadgroup -m "not slow" tests/live
+	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -n 2 -m "not slow" tests/live
 
 # Hundreds of prompts: what a server keeps of them.
 test-live-slow: $(READY)

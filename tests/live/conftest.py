@@ -18,13 +18,26 @@ DEMO = {"generator_name": "demo"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every live test on every ComfyUI that is there, all of one version in one test process."""
+    """Run every live test on every ComfyUI that is there."""
     if "comfy" in metafunc.fixturenames:
-        found = [
-            pytest.param(folder, id=folder.name, marks=pytest.mark.xdist_group(folder.name))
-            for folder in FOLDERS
-        ]
-        metafunc.parametrize("comfy", found or [pytest.param(None, id="none")], scope="session")
+        metafunc.parametrize(
+            "comfy", FOLDERS or [None], ids=[f.name for f in FOLDERS] or ["none"], scope="session"
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of one version to one test process, which has the server that they share."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    names = sorted((folder.name for folder in FOLDERS), key=len, reverse=True)
+
+    class ByVersion(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            parts = f"-{nodeid.partition('[')[2].rstrip(']')}-"
+            return next((name for name in names if f"-{name}-" in parts), nodeid)
+
+    return ByVersion(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -35,9 +35,10 @@ test-golden: $(READY)
 test-gpu: $(READY)
 	$(TEST_ENV) $(RUN) -m pytest -v tests/gpu
 
-# On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI.
+# On a real ComfyUI: COMFYUI_PATH (several, joined by ":"), else two folders up, else ~/comfy/ComfyUI. Two
+# versions are tested at once, each by a process of its own: a server computes with one thread.
 test-live: $(READY)
-	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -m "not slow" tests/live
+	PYTHONDONTWRITEBYTECODE=1 $(RUN) -m pytest -q -n 2 -m "not slow" tests/live
 
 # Hundreds of prompts: what a server keeps of them.
 test-live-slow: $(READY)

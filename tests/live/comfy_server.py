@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 
 PACK = Path(__file__).resolve().parents[2]
 START_SECONDS, PROMPT_SECONDS = 400, 300
+TINY = "tiny.safetensors"  # an untrained generator of 64 px and few channels, so that a step takes a moment
 
 
 def comfy_folders() -> list[Path]:
@@ -46,6 +47,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def put_tiny_generator(folder: Path) -> None:
+    """Put a generator there that trains in moments."""
+    from stand_ins import tiny_bundle  # here: not all that ask this module for folders have the engine
+
+    from oneshot_core import save
+
+    if not (folder / TINY).exists():
+        save(tiny_bundle(64), folder / TINY)
 
 
 class PromptRefused(Exception):
@@ -87,6 +98,7 @@ class Server:
             link = base / "custom_nodes" / name
             if not link.exists():
                 link.symlink_to(pack, target_is_directory=True)
+        put_tiny_generator(base / "models" / "oneshot_stylegan")
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -151,6 +163,12 @@ class Server:
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         (line,) = [line for line in text.splitlines() if line.startswith("VmRSS:")]
         return int(line.split()[1]) * 1024
+
+    def cpu_seconds(self) -> float:
+        """What the process has computed (Linux): it does not grow while other programs have the cores."""
+        assert self.process is not None
+        words = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def log_text(self) -> str:
         """What the server printed."""
@@ -247,6 +265,12 @@ def saved_weights(base: Path, outputs: dict[str, Any]) -> dict[str, Any]:
     """Tensors of the file that node 9 saved."""
     (saved,) = outputs["9"]["generators"]
     return load_file(base / "output" / saved["subfolder"] / saved["filename"])
+
+
+def kept_runs(base: Path) -> dict[str, int]:
+    """When each file that trainings left was written: a run that only loads writes none of them."""
+    folder = base / "output" / "oneshot_runs"
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
 
 
 def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:

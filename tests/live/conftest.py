@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PACK, Server, comfy_folders
+from comfy_server import PACK, TINY, Server, comfy_folders
 
 FOLDERS = comfy_folders()
 WORKFLOWS = PACK / "tests" / "workflows"
+RUNS_LIMIT_GB = 0.0006  # two runs of the tiny generator
+DEMO = {"generator_name": "demo"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,6 +23,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "comfy", FOLDERS or [None], ids=[f.name for f in FOLDERS] or ["none"], scope="session"
         )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of one version to one test process, which has the server that they share."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    names = sorted((folder.name for folder in FOLDERS), key=len, reverse=True)
+
+    class ByVersion(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            parts = f"-{nodeid.partition('[')[2].rstrip(']')}-"
+            return next((name for name in names if f"-{name}-" in parts), nodeid)
+
+    return ByVersion(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -49,16 +66,33 @@ def server(comfy: Path, base: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def restricted(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that keeps few runs and writes no metadata."""
+    if comfy is None:
+        pytest.skip("no ComfyUI found; set COMFYUI_PATH")
+    base, settings = tmp_path_factory.mktemp("restricted"), {"ONESHOT_RUNS_LIMIT_GB": str(RUNS_LIMIT_GB)}
+    running = Server(comfy, base, arguments=("--disable-metadata",), environment=settings).start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def workflow() -> Callable[..., dict[str, Any]]:
-    """Build an API workflow from a file: `workflow("quick_start", adapt={"steps": 4}, drop=["8"])`."""
+    """Build a short API workflow from a file: `workflow("quick_start", OneShotAdapt={"steps": 4}, drop="8")`.
+
+    It draws with a tiny generator; where the statement is about the demo, `LoadStyleGAN=DEMO` takes that.
+    """
 
     def build(
         name: str = "quick_start", drop: tuple[str, ...] = (), **changes: dict[str, Any]
     ) -> dict[str, Any]:
         graph = copy.deepcopy(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
-        small = {"CLIPLatentSearch": {"steps": 3}, "OneShotAdapt": {"steps": 4, "snapshot_every": 2}}
-
+        small = {
+            "LoadStyleGAN": {"generator_name": TINY},
+            "CLIPLatentSearch": {"steps": 3},
+            "OneShotAdapt": {"steps": 4, "snapshot_every": 2},
+        }
         for node in graph.values():
             node["inputs"] |= small.get(node["class_type"], {})
             node["inputs"] |= changes.get(node["class_type"], {})

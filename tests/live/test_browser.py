@@ -17,9 +17,9 @@ TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.js
 SCREENSHOTS = os.environ.get("ONESHOT_SCREENSHOTS", "")
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "vue"])
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
 def page(request: pytest.FixtureRequest, server: Server) -> Iterator[Any]:
-    """ComfyUI's page, with classic or Vue nodes."""
+    """ComfyUI's page, with classic or Vue nodes; tests put their own workflow on it."""
     with opened_page(server, vue=request.param) as opened:
         yield opened
 

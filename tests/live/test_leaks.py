@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import Server, failure
-from stand_ins import tiny_bundle
-
-from oneshot_core import save
+from comfy_server import TINY, Server, failure
 
 Workflow = Callable[..., dict[str, Any]]
 NOT_DRAWN = ("6", "7", "8", "9")  # nodes of the workflow that a training alone lacks
-TINY = "tiny.safetensors"  # a generator of 64 px and few channels, so that prompts take a second
 WARM_UP = 10  # prompts in which libraries and caches take what they keep
 LIMIT_MB = 25.0  # of growth afterwards; a training that kept its estimate's graph cost 2.4 MB each
 
@@ -27,7 +23,6 @@ def lean(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pytest.skip("no ComfyUI found; set COMFYUI_PATH")
     settings = {"ONESHOT_RUNS_LIMIT_GB": "0.1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
     base = tmp_path_factory.mktemp("lean")
-    save(tiny_bundle(64), base / "models" / "oneshot_stylegan" / TINY)
     server = Server(comfy, base, environment=settings).start()
     yield server
     server.stop()

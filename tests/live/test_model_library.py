@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from comfy_server import Server, comfy_python
+from conftest import DEMO
 from page import opened_page
 from PIL import Image
 
@@ -26,7 +27,7 @@ SHOWN = "() => [...document.querySelectorAll('img')].map(i => [i.src.slice(0, 22
 @pytest.fixture
 def saved(server: Server, workflow: Workflow) -> str:
     """Name of a generator that was saved, in the library's folder."""
-    (file,) = server.run(workflow(drop=("6", "7", "8")))["9"]["generators"]
+    (file,) = server.run(workflow(LoadStyleGAN=DEMO, drop=("6", "7", "8")))["9"]["generators"]
     assert file["subfolder"] == FOLDER
     return str(file["filename"])
 
@@ -73,12 +74,8 @@ def test_the_page_shows_the_cover(server: Server, saved: str) -> None:
 
 
 def test_without_metadata_the_cover_stays_and_the_workflow_goes(
-    comfy: Path, workflow: Workflow, tmp_path: Path
+    restricted: Server, workflow: Workflow
 ) -> None:
-    server = Server(comfy, tmp_path, arguments=("--disable-metadata",)).start()
-    try:
-        (file,) = server.run(workflow(drop=("6", "7", "8")))["9"]["generators"]
-        card = server.get(f"/view_metadata/{FOLDER}?filename={file['filename']}")
-    finally:
-        server.stop()
+    (file,) = restricted.run(workflow(drop=("6", "7", "8")))["9"]["generators"]
+    card = restricted.get(f"/view_metadata/{FOLDER}?filename={file['filename']}")
     assert "modelspec.thumbnail" in card and not {"prompt", "workflow"} & set(card)

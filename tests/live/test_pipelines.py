@@ -12,20 +12,21 @@ from typing import Any
 
 import pytest
 from comfy_server import PACK, Server
-from conftest import WORKFLOWS
+from conftest import DEMO, WORKFLOWS
 
 from oneshot_core import load
 from oneshot_core.demo.world import target_path
 
 Workflow = Callable[..., dict[str, Any]]
 TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+STEPS = 60  # of a batch's jobs: some seconds, so that one of them is interrupted
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_workflow_runs_on_the_demo(server: Server, workflow: Workflow, name: str) -> None:
     edit = {"method.steps": 2} if name == "text_edit" else {}
-    graph = workflow(name, OneShotLoadEncoders=DEMO_ENCODERS, StyleCLIPEdit=edit)
+    graph = workflow(name, LoadStyleGAN=DEMO, OneShotLoadEncoders=DEMO_ENCODERS, StyleCLIPEdit=edit)
     outputs = server.run(graph)
     for key, node in graph.items():
         if node["class_type"] in ("PreviewImage", "SaveImage"):
@@ -63,7 +64,7 @@ def test_a_batch_survives_a_restart_of_the_server(
 ) -> None:
     if comfy is None:
         pytest.skip("no ComfyUI found; set COMFYUI_PATH")
-    file = plan(tmp_path, workflow(OneShotAdapt={"steps": 8}), [1, 2, 3])
+    file = plan(tmp_path, workflow(OneShotAdapt={"steps": STEPS}), [1, 2, 3])
     words = ["batch", str(file), "--out", str(tmp_path / "out"), "--json"]
     server = Server(comfy, tmp_path / "base").start()
     client = subprocess.Popen(
@@ -86,4 +87,4 @@ def test_a_batch_survives_a_restart_of_the_server(
     jobs = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
     for job in jobs.values():
         (saved,) = [one["path"] for one in job["files"] if one["kind"] == "generators"]
-        assert load(tmp_path / "out" / saved).provenance.history["step"] == 8
+        assert load(tmp_path / "out" / saved).provenance.history["step"] == STEPS

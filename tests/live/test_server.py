@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PromptRefused, Server, equal, failure, saved_weights
+from comfy_server import TINY, PromptRefused, Server, equal, failure, kept_runs, saved_weights
+from conftest import DEMO, RUNS_LIMIT_GB
 
 Workflow = Callable[..., dict[str, Any]]
-
-
-def adapted_seconds(server: Server, graph: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Run a workflow; returns its outputs and how long it took."""
-    began = time.monotonic()
-    return server.run(graph), time.monotonic() - began
 
 
 def test_the_pack_loads_and_registers_all_nodes(server: Server) -> None:
@@ -32,7 +27,7 @@ def test_the_pack_loads_and_registers_all_nodes(server: Server) -> None:
 def test_quick_start_runs_saves_and_the_file_loads_again(
     server: Server, workflow: Workflow, base: Path
 ) -> None:
-    outputs = server.run(workflow())
+    outputs = server.run(workflow(LoadStyleGAN=DEMO))
     (saved,) = outputs["9"]["generators"]
     path = base / "output" / saved["subfolder"] / saved["filename"]
     assert path.is_file() and saved["type"] == "output"
@@ -59,37 +54,55 @@ def test_ui_is_plain_json_with_the_points_of_the_curves(server: Server, workflow
     assert json.loads(json.dumps(outputs, allow_nan=False)) == outputs
 
 
-def test_second_run_loads_and_a_snapshot_does_not_train(server: Server, workflow: Workflow) -> None:
-    graph = workflow(OneShotAdapt={"steps": 6, "seed": 1}, drop=("6", "8", "9"))
-    server.run(graph)
-    server.run(
-        workflow(OneShotAdapt={"steps": 2, "seed": 2}, drop=("6", "8", "9"))
-    )  # pushes it out of the cache
-    log = len(server.log_text())
-    _, seconds = adapted_seconds(server, graph)
-    assert seconds < 4, server.log_text()[log:]
-    _, seconds = adapted_seconds(
-        server, workflow(OneShotAdapt={"steps": 6, "seed": 1, "snapshot_step": 2}, drop=("6", "8", "9"))
-    )
-    assert seconds < 4
+def test_second_run_loads_and_a_snapshot_does_not_train(
+    server: Server, workflow: Workflow, base: Path
+) -> None:
+    def run(**settings: Any) -> None:
+        server.run(workflow(OneShotAdapt=settings, drop=("6", "8", "9")))
+
+    run(steps=6, seed=1)
+    run(steps=2, seed=2)  # pushes it out of the cache
+    trained = kept_runs(base)
+    run(steps=6, seed=1)
+    run(steps=6, seed=1, snapshot_step=2)
+    assert trained and kept_runs(base) == trained
+    run(steps=6, seed=1, train_again=True)
+    assert kept_runs(base) != trained
 
 
 def test_sampling_before_or_after_does_not_change_training(
-    fresh: Any, workflow: Workflow, tmp_path: Path
+    server: Server, workflow: Workflow, base: Path
 ) -> None:
-    """Inference mode: weights that another node moved or drew with are still trainable, bit for bit."""
-    graph = workflow(OneShotAdapt={"seed": 41}, drop=("7",))
-    train, sample = ({key: dict(graph[key]) for key in keys} for keys in ("123459", "168"))
-    sample["6"]["inputs"] = graph["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}
-    first = fresh(tmp_path / "a")
-    first.run(sample)
-    sampled_first = saved_weights(tmp_path / "a", first.run(train))
-    second = fresh(tmp_path / "b")
-    trained_first = saved_weights(tmp_path / "b", second.run(train))
-    second.run(sample)
-    train["5"]["inputs"]["train_again"] = True
-    trained_again = saved_weights(tmp_path / "b", second.run(train))
+    """Inference mode: weights that another node moved or drew with are still trainable, bit for bit.
+
+    Two files of the same bytes are two generators in the server's memory.
+    """
+    folder = base / "models" / "oneshot_stylegan"
+
+    def graphs(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        shutil.copy(folder / TINY, folder / name)
+        graph = workflow(
+            LoadStyleGAN={"generator_name": name}, OneShotAdapt={"seed": 41, "train_again": True}
+        )
+        train, sample = ({key: dict(graph[key]) for key in keys} for keys in ("123459", "168"))
+        sample["6"]["inputs"] = graph["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}
+        sample["8"]["inputs"] = graph["8"]["inputs"] | {"images": ["6", 0]}
+        return train, sample
+
+    def trained(graph: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        return saved_weights(base, server.run(graph)), kept_runs(base)
+
+    (train_first, sample_first), (train_second, sample_second) = (
+        graphs("one.safetensors"),
+        graphs("two.safetensors"),
+    )
+    server.run(sample_first)
+    sampled_first, kept = trained(train_first)
+    trained_first, kept_then = trained(train_second)
+    server.run(sample_second)
+    trained_again, kept_last = trained(train_second)
     assert equal(sampled_first, trained_first) and equal(trained_again, trained_first)
+    assert kept != kept_then != kept_last  # each was a training
 
 
 @pytest.mark.parametrize(
@@ -125,16 +138,12 @@ def test_previews_and_losses_arrive_while_it_trains(server: Server, workflow: Wo
     assert seen == list(range(1, 31))
 
 
-def test_runs_beyond_the_size_limit_are_removed(comfy: Path, workflow: Workflow, tmp_path: Path) -> None:
-    server = Server(comfy, tmp_path, environment={"ONESHOT_RUNS_LIMIT_GB": "0.03"}).start()
-    try:
-        runs = tmp_path / "output" / "oneshot_runs"
-        for seed in range(3):
-            server.run(workflow(OneShotAdapt={"seed": seed}, drop=("6", "8", "9")))
-        sizes = [sum(path.stat().st_size for path in runs.rglob("*.safetensors"))]
-        assert 0 < sizes[0] < 0.03e9 and "removed the kept run" in server.log_text()
-    finally:
-        server.stop()
+def test_runs_beyond_the_size_limit_are_removed(restricted: Server, workflow: Workflow) -> None:
+    runs = restricted.base / "output" / "oneshot_runs"
+    for seed in range(4):
+        restricted.run(workflow(OneShotAdapt={"seed": seed}, drop=("6", "8", "9")))
+    size = sum(path.stat().st_size for path in runs.rglob("*.safetensors"))
+    assert 0 < size < RUNS_LIMIT_GB * 1e9 and "removed the kept run" in restricted.log_text()
 
 
 WRONG: dict[str, dict[str, dict[str, Any]]] = {

@@ -252,7 +252,7 @@ class OneShotSaveGenerator(io.ComfyNode):
         filename_prefix: str,
         format: Any,
         dtype: Any,
-        with_discriminator: bool,  # noqa: A002
+        with_discriminator: bool,
     ) -> io.NodeOutput:
         """Write the file and report it."""
         own = format == "safetensors"

@@ -167,7 +167,7 @@ def _choice(one: Any, name: str, value: Any) -> str:
 
 def _image(one: Any, name: str, value: Any) -> Tensor:
     wanted = "be a picture: a tensor [N, H, W, C] of numbers from 0 to 1, with at least one picture"
-    if not _is_dense(value) or value.ndim != 4 or value.shape[-1] not in (1, 3, 4) or not value.numel():  # noqa: PLR2004
+    if not _is_dense(value) or value.ndim != 4 or value.shape[-1] not in (1, 3, 4) or not value.numel():
         raise _wrong(name, wanted, value)
     if not value.dtype.is_floating_point:
         raise _wrong(name, wanted, value)

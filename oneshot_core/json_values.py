@@ -210,7 +210,7 @@ class Fields:
             self._refuse(name, kind, found)
         return found
 
-    def _ranged(  # noqa: PLR0913 - one private mechanism under `whole` and `number`
+    def _ranged(
         self, name: str, default: Any, fits: Callable[[Any], bool], kind: str, low: Any, high: Any
     ) -> Any:
         found = self._typed(name, default, fits, kind)

@@ -117,10 +117,6 @@ class GeneratorConfig(_JsonConfig):
         """Number of slots L of a W+ code, 2 * log2(size) - 2."""
         return 2 * len(self.channels)
 
-    def channels_at(self, resolution: int) -> int:
-        """Feature width at a resolution of 4, 8, ..., size."""
-        return self.channels[int(math.log2(resolution)) - 2]
-
 
 @dataclass(frozen=True)
 class DiscriminatorConfig(_JsonConfig):

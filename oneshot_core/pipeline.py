@@ -241,7 +241,7 @@ def search_recipe(
         return found
 
 
-def adapt_recipe(  # noqa: PLR0913 - what the training takes, and which of its generators is wanted
+def adapt_recipe(
     recipe: Recipe,
     inputs: Inputs,
     store: Store,
@@ -295,7 +295,7 @@ class Finish:
     card: Callable[[GeneratorBundle], Mapping[str, str]] | None = None
 
 
-def run_recipe(  # noqa: PLR0913 - both halves, and how to follow them
+def run_recipe(
     recipe: Recipe,
     inputs: Inputs,
     store: Store,
@@ -387,7 +387,7 @@ def _searched(
     return replace(found, latent=latent)
 
 
-def _adapted(  # noqa: PLR0913 - one private mechanism under both functions that train
+def _adapted(
     run: Run,
     values: Mapping[str, Any],
     inputs: Inputs,

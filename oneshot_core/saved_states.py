@@ -252,7 +252,7 @@ def write_record(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_record(path: Path, format: str, version: int) -> Fields:  # noqa: A002 - the file's own word
+def read_record(path: Path, format: str, version: int) -> Fields:
     """Read a file of `write_record`.
 
     Raises:
@@ -276,7 +276,7 @@ def read_record(path: Path, format: str, version: int) -> Fields:  # noqa: A002 
     return fields
 
 
-def _is_ours(path: Path, format: str) -> bool:  # noqa: A002
+def _is_ours(path: Path, format: str) -> bool:
     """Whether a file that is no JSON is what is left of a record: it names the format, or is blank."""
     with open(path, "rb") as file:
         start = file.read(4096)

@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content)
 
     def _websocket(self) -> None:
-        key = hashlib.sha1((self.headers["Sec-WebSocket-Key"] + WEBSOCKET_KEY).encode()).digest()  # noqa: S324
+        key = hashlib.sha1((self.headers["Sec-WebSocket-Key"] + WEBSOCKET_KEY).encode()).digest()
         with self.comfy.lock:  # whoever has seen the answer is told everything
             self.send_response(101)
             self.send_header("Upgrade", "websocket")

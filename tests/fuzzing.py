@@ -33,7 +33,7 @@ def damaged(data: bytes, seed: int, head: int | None = None) -> bytes:
         seed: of the damage.
         head: damage only the first bytes, where headers are; None: anywhere.
     """
-    rng = random.Random(seed)  # noqa: S311 - no secret
+    rng = random.Random(seed)
     values = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         reach = max(1, min(len(values), head or len(values)))
@@ -94,14 +94,14 @@ def wrong_error(
 
 def mutated_json(values: Any, seed: int) -> Any:
     """Copy JSON values with one member replaced by a value of another type, removed, or nested deeply."""
-    rng = random.Random(seed)  # noqa: S311 - no secret
+    rng = random.Random(seed)
     places = list(_places(values, ()))
     where = rng.choice(places)
     deep: Any = []
     for _ in range(rng.choice((3, 200))):
         deep = [deep]
     odd = rng.choice([None, True, -1, 0, 2**70, 1.5, 1e308, "", "x", "\x1b[31m", [], {}, [1], {"a": 1}, deep])
-    return _replaced(values, where, odd, remove=rng.random() < 0.2)  # noqa: PLR2004 - one in five
+    return _replaced(values, where, odd, remove=rng.random() < 0.2)
 
 
 def _places(values: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

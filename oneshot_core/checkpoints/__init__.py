@@ -205,7 +205,7 @@ def save(
     bundle: GeneratorBundle,
     path: Path | str,
     *,
-    format: Literal["safetensors", "rosinality"] = "safetensors",  # noqa: A002 - the contract's name
+    format: Literal["safetensors", "rosinality"] = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     with_discriminator: bool = True,
     metadata: Mapping[str, str] | None = None,

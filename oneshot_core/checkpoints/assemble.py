@@ -264,7 +264,7 @@ def check_constant(label: str, shape: Shape, levels: int) -> None:
             f"{height << min(levels, 16)} x {width << min(levels, 16)} px (height x width); only square "
             "networks are supported"
         )
-    if height != 4:  # noqa: PLR2004 - every side is 4 doubled
+    if height != 4:
         raise CheckpointError(f"{label} grows from {height} x {width} points; StyleGAN2 starts from 4 x 4")
 
 

@@ -85,7 +85,7 @@ def _by_role(root: Any) -> dict[str, Record]:
         named = {"G_ema": "Gs", "Gs": "Gs", "G": "G", "D": "D"}
         return {named[name]: value for name, value in root.items() if name in named and _is_network(value)}
     networks = [value for value in (root if isinstance(root, tuple | list) else [root]) if _is_network(value)]
-    if len(networks) == 3:  # noqa: PLR2004 - the triple of all official files
+    if len(networks) == 3:
         return dict(zip(("G", "D", "Gs"), networks, strict=True))
     found = {}
     for network in networks:  # of two generators the later one is the average
@@ -182,7 +182,7 @@ def _settings(record: Record, label: str) -> tuple[dict[str, Any], list[str]]:
 
 def _is_blur_row(kernel: Any) -> bool:
     """Whether a value is the row [1, 3, 3, 1]; numbers alone are compared, nested values can be endless."""
-    if type(kernel) not in (list, tuple) or len(kernel) != 4:  # noqa: PLR2004 - taps of the blur
+    if type(kernel) not in (list, tuple) or len(kernel) != 4:
         return False
     return all(type(tap) in (int, float) for tap in kernel) and list(kernel) == [1, 3, 3, 1]
 
@@ -191,7 +191,7 @@ def _check_square(settings: Mapping[str, Any], label: str) -> None:
     """Refuse the settings of forks that draw no squares, with their sides."""
     sides = {pair: (settings.get(pair[0]), settings.get(pair[1])) for pair in _SIDES}
     start = settings.get("init_res")
-    if isinstance(start, list | tuple) and len(start) == 2:  # noqa: PLR2004 - height and width
+    if isinstance(start, list | tuple) and len(start) == 2:
         sides["init_res", "init_res"] = (start[0], start[1])
     for pair, (height, width) in sides.items():
         if height is None and width is None:

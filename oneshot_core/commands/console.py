@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
+from tqdm import tqdm
+
 from ..texts import printable
 
-BAR_WIDTH = 24
-SHORTEST_BAR = 8
+BAR = "{desc} {bar:24} {n_fmt}/{total_fmt}  {remaining} left{postfix}"
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 60.0
 
@@ -53,32 +53,23 @@ class Interrupted(Exception):
 
 
 class ProgressBar:
-    """One line that shows how far a job is, redrawn in place on a terminal, else a plain line now and then.
+    """How far a job is: a bar on a terminal, drawn by tqdm, else a plain line now and then.
 
     Args:
         label: what is done.
         total: steps in all.
         stream: where to write; default stderr.
         quiet: write nothing.
-        clock: seconds, for tests.
     """
 
-    def __init__(
-        self,
-        label: str,
-        total: int,
-        stream: TextIO | None = None,
-        quiet: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, label: str, total: int, stream: TextIO | None = None, quiet: bool = False) -> None:
         self.label, self.total, self.quiet = printable(label), max(1, total), quiet
-        self._stream, self._clock = stream or sys.stderr, clock
+        self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._began = self._drawn = clock()
-        self._first: int | None = None
+        self._bar: Any = None
+        self._began = self._told = time.monotonic()
+        self._first = -1
         self._tenth = -1
-        self._line = ""
-        self._unfinished = False
 
     def update(self, done: int, losses: Mapping[str, float] | None = None, eta: float | None = None) -> None:
         """Show progress.
@@ -86,57 +77,54 @@ class ProgressBar:
         Args:
             done: steps done.
             losses: shown by name.
-            eta: seconds left; None: estimated from the pace so far.
+            eta: seconds left, for plain lines; None: estimated from the pace so far, as tqdm does for its bar.
         """
-        if self._first is None:
-            self._first = done - 1
         if self.quiet:
             return
-        now = self._clock()
-        if eta is None:
-            eta = (now - self._began) / max(1, done - self._first) * (self.total - done)
-        self._line = self._text(done, eta, losses or {})
-        if self._live:
-            if now - self._drawn >= REDRAW_SECONDS or done >= self.total:
-                self._redraw(now)
-        elif 10 * done // self.total > self._tenth or now - self._drawn >= PLAIN_SECONDS:
-            self._tenth, self._drawn = 10 * done // self.total, now
-            self._write(self._line + "\n")
-
-    def _redraw(self, now: float) -> None:
-        self._drawn, self._unfinished = now, True
-        self._write(f"\r\x1b[K{self._line}")
-
-    def _write(self, text: str) -> None:
+        if self._first < 0:
+            self._first = done - 1
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in (losses or {}).items())
         with suppress(OSError):  # a closed terminal must not end what runs
-            self._stream.write(text)
-            self._stream.flush()
+            if self._live:
+                self._draw(done, numbers)
+            else:
+                self._tell(done, numbers, eta)
 
-    def _text(self, done: int, eta: float, losses: Mapping[str, float]) -> str:
-        left = f"{duration(eta)} left" if done < self.total else f"{duration(self._clock() - self._began)}"
-        numbers = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
-        count = f"{done}/{self.total}  {left}"
-        if not self._live:
-            return f"{self.label}: {count}  {numbers}".rstrip()
-        columns = shutil.get_terminal_size().columns - 1
-        room = columns - len(self.label) - len(count) - 4
-        width = min(BAR_WIDTH, room)
-        bar = ""
-        if width >= SHORTEST_BAR:
-            filled = round(width * min(1.0, done / self.total))
-            bar = f" {'━' * filled}{'╌' * (width - filled)}"
-            if not _can_write(self._stream, bar):
-                bar = f" [{'#' * filled}{'.' * (width - filled)}]"
-        line = f"{self.label}{bar} {count}"
-        return f"{line}  {numbers}"[:columns].rstrip()
+    def _draw(self, done: int, numbers: str) -> None:
+        if self._bar is None:
+            tqdm.monitor_interval = 0  # no thread that redraws while nothing happens
+            self._bar = tqdm(
+                total=self.total,
+                initial=done - 1,
+                desc=self.label,
+                file=self._stream,
+                dynamic_ncols=True,
+                mininterval=REDRAW_SECONDS,
+                bar_format=BAR,
+            )
+        self._bar.total = self.total
+        self._bar.set_postfix_str(numbers, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _tell(self, done: int, numbers: str, eta: float | None) -> None:
+        now = time.monotonic()
+        if 10 * done // self.total <= self._tenth and now - self._told < PLAIN_SECONDS:
+            return
+        self._tenth, self._told = 10 * done // self.total, now
+        spent = now - self._began
+        left = spent / max(1, done - self._first) * (self.total - done) if eta is None else eta
+        when = duration(spent) if done >= self.total else f"{duration(left)} left"
+        line = f"{self.label}: {done}/{self.total}  {when}  {numbers}".rstrip()
+        print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """End the line."""
-        if self._line and self._live:
-            self._redraw(self._clock())
-        if self._unfinished:
-            self._write("\n")
-        self._unfinished = False
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.bar_format = self._bar.bar_format.replace("{remaining} left", "{elapsed}")
+                self._bar.refresh()
+                self._bar.close()
+        self._bar = None
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -148,14 +136,6 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _can_write(stream: TextIO, text: str) -> bool:
-    try:
-        text.encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def duration(seconds: float) -> str:

@@ -260,7 +260,7 @@ def build_clip(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         try:
             return kind(**settings)
-        except Exception as error:  # noqa: BLE001 - whatever open_clip and timm make of odd values
+        except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EncoderError(f"open_clip cannot build this CLIP configuration: {reason}") from error
 
@@ -431,7 +431,7 @@ def _renamed(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> dict
     tensors = {key: value for key, value in tensors.items() if key not in OPENAI_EXTRAS}
     try:
         tensors = convert_state_dict(model, tensors)
-    except Exception as error:  # noqa: BLE001 - open_clip believes shapes that a damaged file may not have
+    except Exception as error:
         raise EncoderError(
             f"{source} has the names of a CLIP model but not its shapes ({type(error).__name__}); it is "
             "damaged or of another model: fetch it again"

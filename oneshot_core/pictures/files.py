@@ -60,7 +60,7 @@ def open_picture(path: Path | str) -> Picture:
         raise PictureError(f"{path} {_unknown(path, known)}") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path} is too large: {error}") from error
-    except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever they stumble over
+    except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise PictureError(
             f"{path} is damaged, truncated or not supported ({reason}); get the file again, or open it in "

@@ -110,7 +110,7 @@ def queued(text: bytes) -> dict[str, bool]:
 
 
 def _prompt_id(item: Any, where: str) -> str:
-    if not isinstance(item, list) or len(item) < 2 or not isinstance(item[1], str):  # noqa: PLR2004 - its id
+    if not isinstance(item, list) or len(item) < 2 or not isinstance(item[1], str):
         raise JsonError(f"{where} must hold lists with a number and a prompt's id, found {told(item)}")
     return item[1]
 
@@ -134,7 +134,7 @@ def _failure(record: Fields) -> tuple[str | None, bool]:
     if status.value("status_str", None) == "success":
         return None, False
     for message in reversed(status.items("messages", MAX_NODES, [])):
-        if not isinstance(message, list) or len(message) != 2 or not isinstance(message[1], dict):  # noqa: PLR2004
+        if not isinstance(message, list) or len(message) != 2 or not isinstance(message[1], dict):
             continue  # name and values; others say nothing
         name, values = message
         where = f"node {plain(values.get('node_id'), 40)} ({plain(values.get('node_type'), 80)})"
@@ -246,8 +246,8 @@ def _losses(data: Fields, prompt_id: str) -> Event:
     for name in points.names()[:MAX_CURVES]:
         pairs = points.items(name, MAX_STEPS)
         pair = pairs[-1] if pairs else None
-        if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) in (int, float):  # noqa: PLR2004 - step, value
-            if re.fullmatch(r"\w{1,40}", name) and abs(pair[1]) < 1e30:  # noqa: PLR2004 - for a line of text
+        if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) in (int, float):
+            if re.fullmatch(r"\w{1,40}", name) and abs(pair[1]) < 1e30:
                 last[name] = float(pair[1])
     return Event("losses", prompt_id, losses=last)
 

@@ -122,7 +122,7 @@ class ComfyClient:
             raise self._said(refusal) from refusal
 
     def _said(self, refusal: Refusal) -> ComfyError:
-        kind = PromptRefused if refusal.code == 400 else ComfyError  # noqa: PLR2004 - Bad Request
+        kind = PromptRefused if refusal.code == 400 else ComfyError
         return kind(f"{self.server} answered: {answers.refusal(refusal.body) or refusal}")
 
 

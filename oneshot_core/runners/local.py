@@ -43,7 +43,7 @@ def run_here(
     return statuses
 
 
-def _run(  # noqa: PLR0913 - one job of `run_here`
+def _run(
     plan: Plan, job: BatchJob, key: str, manifest: Manifest, work: Work, say: Callable[[str], None]
 ) -> None:
     entry: dict[str, Any] = {"key": key, "status": OPEN, "settings": job.describe()}

@@ -25,7 +25,7 @@ def same(name: str) -> str:
 def cut(name: str) -> str:
     """Shorten a name to what file systems take; its ending stays."""
     stem, dot, ending = name.rpartition(".")
-    if not dot or len(ending) > 15:  # noqa: PLR2004 - no ending
+    if not dot or len(ending) > 15:
         stem, ending = name, ""
     room = MAX_NAME_BYTES - len(f".{ending}".encode())
     kept = stem[:MAX_NAME].encode()[:room].decode("utf-8", "ignore").rstrip(" .")

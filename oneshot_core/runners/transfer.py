@@ -229,7 +229,7 @@ class Transfer:
     def _refused(self, error: HTTPError, deadline: _Deadline) -> ComfyError:
         if error.code in AWAY:
             return ServerUnreachable(f"{self.server} does not answer (HTTP {error.code})")
-        if 300 <= error.code < 400:  # noqa: PLR2004 - the class of redirects
+        if 300 <= error.code < 400:
             place = plain(error.headers.get("Location", "nowhere"), 100)
             return ComfyError(
                 f"{self.server} redirects to {place}, which is not followed; name the final address, if it "
@@ -282,6 +282,6 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
     text = answer.headers.get("Content-Length")
     if text is None or answer.headers.get("Transfer-Encoding"):
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):  # noqa: PLR2004 - beyond any file
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise ComfyError(f"the server says that its answer has {plain(text, 40)!r} bytes")
     return int(text)

@@ -122,7 +122,7 @@ def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) ->
     perceptual = _on_meta(encoders.perceptual)
 
     def step() -> Any:
-        image = _drawn(generator, 1)
+        image = _rendered(generator, 1)
         seen = clip.encode_images(image.expand(views, -1, -1, -1))
         return seen, perceptual.features(image)
 
@@ -140,13 +140,13 @@ def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) ->
         clip: the encoder.
         codes: latents that are edited at once.
     """
-    generator, judge = _on_meta(bundle.generator), _on_meta(clip)
+    generator, seeing = _on_meta(bundle.generator), _on_meta(clip)
     with gradients():
-        saved = _saved(lambda: judge.encode_images(_drawn(generator, codes)))
-    return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(judge) + WORKING_SHARE * saved)
+        saved = _saved(lambda: seeing.encode_images(_rendered(generator, codes)))
+    return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(seeing) + WORKING_SHARE * saved)
 
 
-def _drawn(generator: Generator, count: int) -> Tensor:
+def _rendered(generator: Generator, count: int) -> Tensor:
     """Pictures of a batch, with gradient."""
     config = generator.config
     codes: Latents = torch.empty(count, config.num_layers, config.w_dim, device=META, requires_grad=True)

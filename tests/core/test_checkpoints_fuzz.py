@@ -78,13 +78,13 @@ ODD = (
 
 def mutated(raw: bytes, seed: int) -> bytes:
     """Replace, drop, double or swap whole instructions of a pickle: what random bytes seldom reach."""
-    rng = random.Random(seed)  # noqa: S311 - no secret
+    rng = random.Random(seed)
     places = [place for _, _, place in pickletools.genops(raw) if place is not None]
     parts = [raw[start:end] for start, end in zip(places, [*places[1:], len(raw)], strict=True)]
     for _ in range(rng.randint(1, 3)):
         one, other = rng.randrange(1, len(parts) - 1), rng.randrange(1, len(parts) - 1)
         way = rng.randrange(5)
-        if way < 2:  # noqa: PLR2004 - the most telling way gets two of five
+        if way < 2:
             parts[one] = rng.choice(ODD)
         elif way == 2:
             parts[one] = b""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from oneshot_core import cli, memory, pipeline
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import adapt as adapt_verb
-from oneshot_core.commands import resources
+from oneshot_core.commands import console, resources
 from oneshot_core.commands.console import ProgressBar, duration
 from oneshot_core.commands.resources import usable_cores
 from oneshot_core.latent_files import load_latent
@@ -394,22 +396,31 @@ class Stream:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_progress_bar(monkeypatch, terminal):
     monkeypatch.setenv("COLUMNS", "80")
-    now, stream = [0.0], Stream(terminal)
-    with ProgressBar("adapt", 100, stream, clock=lambda: now[0]) as bar:
+    monkeypatch.setattr(console, "REDRAW_SECONDS", 0.0)
+    stream = Stream(terminal)
+    with ProgressBar("adapt", 100, stream) as bar:
         for step in range(1, 101):
-            now[0] += 0.5
-            bar.update(step, {"lpips": 0.25, "patch": 1.5})
+            bar.update(step, {"lpips": 0.25, "patch": 1.5}, eta=100.0 - step)
     if terminal:
-        lines = stream.text.split("\r\x1b[K")
-        assert all(len(line) < 80 for line in lines)
-        assert "50/100  0:25 left" in stream.text
-        assert "lpips 0.25" in lines[-1]
+        assert "50/100" in stream.text and "left, lpips 0.25" in stream.text
+        assert re.search(r"adapt \S+ +100/100  00:00, lpips 0.25  patch 1.5", stream.text)
         assert stream.text.endswith("\n")
     else:
         lines = stream.text.splitlines()
         assert len(lines) == 11
-        assert lines[5] == "adapt: 50/100  0:25 left  lpips 0.25  patch 1.5"
+        assert lines[5] == "adapt: 50/100  0:50 left  lpips 0.25  patch 1.5"
     assert duration(3723) == "1:02:03"
+
+
+def test_a_closed_terminal_does_not_end_what_runs():
+    class Closed(Stream):
+        def write(self, text):
+            raise OSError(errno.EIO, "closed")
+
+    for terminal in (False, True):
+        with ProgressBar("adapt", 3, Closed(terminal)) as bar:
+            bar.update(1)
+            bar.update(2, {"x": 1.0})
 
 
 def test_the_quota_of_a_container_counts(tmp_path):

@@ -442,7 +442,7 @@ FALLTHROUGH = sorted(golden.golden_dir().glob("*_fallthrough.safetensors"))
 def test_small_patch_discriminator_falls_through_to_the_global_logit(path):
     """Below 64 px the original silently judged whole images; here the patch path does not exist."""
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     images, metadata = tensors["in.x"], metadata or {}
     size = int(metadata.get("size", images.shape[-1]))
     # widths up to 32 px do not depend on the channel multiplier

@@ -70,11 +70,6 @@ def test_counts_follow_the_size(size, convs, slots):
     assert (config.num_convs, config.num_layers) == (convs, slots)
 
 
-def test_channels_at_a_resolution():
-    config = GeneratorConfig(32, (9, 8, 7, 6))
-    assert [config.channels_at(side) for side in (4, 8, 16, 32)] == [9, 8, 7, 6]
-
-
 # ---- generator
 
 

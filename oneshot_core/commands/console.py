@@ -77,7 +77,7 @@ class ProgressBar:
         Args:
             done: steps done.
             losses: shown by name.
-            eta: seconds left, for plain lines; None: estimated from the pace so far, as tqdm does for its bar.
+            eta: seconds left, for plain lines; None: estimated from the pace so far.
         """
         if self.quiet:
             return

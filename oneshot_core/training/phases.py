@@ -196,7 +196,7 @@ def _logits(current: Round, path: str | None, images: Images, purpose: str) -> T
     return state.heads(state.discriminator.patch_features(images, head), head)
 
 
-def _logits(current: Round, path: str | None, images: Images, purpose: str) -> Tensor:
+def _discriminated(current: Round, path: str | None, images: Images, purpose: str) -> Tensor:
     """Judge images in the run's precision; the logits have the images' dtype, for the losses."""
     with _forward_pass(current.state):
         return _logits(current, path, images, purpose).to(images.dtype)
@@ -234,8 +234,8 @@ def _discriminator(current: Round) -> Update:
     with torch.no_grad():
         codes = _codes(current, MAIN, state.adapted, "discriminator", "discriminator")
         fake = _rendered(state, state.adapted, codes, _noise(current, MAIN, "discriminator"))
-    fake_logits = _logits(current, current.path, fake, "fake")
-    real_logits = _logits(current, current.path, _real(current), "real")
+    fake_logits = _discriminated(current, current.path, fake, "fake")
+    real_logits = _discriminated(current, current.path, _real(current), "real")
     loss = logistic(real_logits, fake_logits)
     scores = {"real_score": real_logits.detach().mean(), "fake_score": fake_logits.detach().mean()}
     values = {"discriminator": loss.detach(), **scores}
@@ -296,7 +296,7 @@ def _context(current: Round) -> StepContext:
         views=views,
         draws=current.draws,
         encode=lambda index, images: _encoded(state, index, images),
-        logits=lambda path: _logits(current, path, views[MAIN].adapted, "adapted"),
+        logits=lambda path: _discriminated(current, path, views[MAIN].adapted, "adapted"),
     )
 
 

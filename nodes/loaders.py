@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
-from ..oneshot_core.choices import TARGET_LOOKS
+from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io, ui
 from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
@@ -21,7 +21,6 @@ CLIP_MODELS = [
     "ViT-B-32:laion2b_s34b_b79k",
     "ViT-B-16:laion2b_s34b_b88k",
 ]
-PERCEPTUAL_NETS = [bridge.DEMO, "alex", "vgg", "squeeze"]
 FORMATS = {"safetensors": ".safetensors", "rosinality": ".pt"}
 SAVE_PREFIX = f"{bridge.GENERATORS}/generator"
 LATENT_PREFIX = f"{bridge.LATENTS}/latent"
@@ -103,7 +102,7 @@ class OneShotLoadEncoders(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "perceptual",
-                    options=PERCEPTUAL_NETS,
+                    options=list(PERCEPTUAL_NETS),
                     default=bridge.DEMO,
                     tooltip="Perceptual net (LPIPS). The method uses alex; vgg sees finer texture but costs "
                     "more than the generator itself at 1024 px.",

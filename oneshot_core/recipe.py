@@ -16,7 +16,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .choices import DEMO, DEMO_TARGET, FITS, PRECISIONS, PRESETS, PROFILES
+from .choices import (
+    DEMO,
+    DEMO_TARGET,
+    FITS,
+    PRECISIONS,
+    PRESETS,
+    PROFILES,
+    SEARCH_RATE,
+    SEARCH_STEPS,
+    STEPS,
+)
 from .json_values import Fields, JsonError
 from .ranges import MOST_RATE, check_number
 
@@ -77,8 +87,8 @@ class SearchRecipe:
         views: compare random views of the picture in CLIP; False: the picture itself.
     """
 
-    steps: int = 1000
-    learning_rate: float = 0.01
+    steps: int = SEARCH_STEPS
+    learning_rate: float = SEARCH_RATE
     seed: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     views: bool = True
@@ -117,13 +127,13 @@ class TrainingRecipe:
     """How long and how it is trained.
 
     Args:
-        steps: optimiser rounds; the method trains 2000 and shows pictures of step 700.
+        steps: optimiser rounds.
         seed: of everything random.
         precision: number format of forward passes.
         snapshot_every: steps between generators that are kept.
     """
 
-    steps: int = 1000
+    steps: int = STEPS
     seed: int = 0
     precision: str = "float32"
     snapshot_every: int = 100

@@ -20,6 +20,7 @@ from torch import Tensor
 from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
+from .choices import SEARCH_RATE, SEARCH_STEPS
 from .draws import Draws, SeededDraws
 from .features import Encoders, EncodersOnDemand, check_encoders
 from .fingerprints import determining, inputs_of
@@ -44,8 +45,8 @@ SAVE_EVERY_SECONDS = 30.0
 class SearchConfig:
     """Settings of the latent search."""
 
-    steps: int = 1000  # optimiser rounds
-    learning_rate: float = 0.01  # Adam, on w directly
+    steps: int = SEARCH_STEPS  # optimiser rounds
+    learning_rate: float = SEARCH_RATE  # Adam, on w directly
     seed: int = 0
     weights: Mapping[str, float] = field(
         default_factory=dict

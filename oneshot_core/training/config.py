@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..choices import STEPS
 from ..ranges import check_number
 from .checks import check_precision, precision_setting
 
@@ -13,7 +14,7 @@ from .checks import check_precision, precision_setting
 class TrainConfig:
     """Settings of a run that do not belong to the method."""
 
-    steps: int = 2000  # optimiser rounds; the published code does 2001
+    steps: int = STEPS  # optimiser rounds; the published code does 2001
     seed: int = 0
     snapshot_every_steps: int = 100
     checkpoint_every_steps: int | None = None  # None: by time alone

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import DEMO as DEMO
 from . import routes
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ EXTENSIONS = {
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
-DEMO = "demo"
+
 RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
 RUNS_LIMIT_GB = 20.0
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time

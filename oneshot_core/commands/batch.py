@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe import Recipe
+from ..runners.comfy import BatchWatcher, ServerRun, withdraw
 from ..runners.comfy_client import ComfyClient
 from ..runners.local import run_here
 from ..runners.manifest import DONE, Manifest
 from ..runners.plan import Plan, read_plan
-from ..runners.server_run import BatchWatcher, ServerRun, withdraw
 from ..sampling import parse_seeds
 from .adapt import Results, make
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say

@@ -18,7 +18,7 @@ from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import resources
 from oneshot_core.commands.console import ProgressBar
-from oneshot_core.runners import server_run
+from oneshot_core.runners import comfy as comfy_runner
 from oneshot_core.runners.comfy_client import ComfyClient
 from oneshot_core.runners.plan import read_plan
 
@@ -42,9 +42,9 @@ def light(monkeypatch):
     """Encoders of a few numbers, one thread, no waiting."""
     monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
-    monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(server_run, "POLL_SECONDS", 0.03)
-    monkeypatch.setattr(server_run, "SLOW_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(comfy_runner, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(comfy_runner, "POLL_SECONDS", 0.03)
+    monkeypatch.setattr(comfy_runner, "SLOW_POLL_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_the_queue_and_cancel_empties_it(capsys, tmp_path, comfy, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_run.ServerRun, "_listen", stop_here)
+        patch.setattr(comfy_runner.ServerRun, "_listen", stop_here)
         code, _, err = run(capsys, *words)
     assert code == 130 and "goes on with what is in its queue" in err
     assert len(comfy.pending) == 2

@@ -13,7 +13,8 @@ import pytest
 from fake_comfy import FakeComfy, _Handler, generator_file, png_file
 from fuzzing import damaged, mutated_json
 
-from oneshot_core.runners import server_run, transfer
+from oneshot_core.runners import comfy as comfy_runner
+from oneshot_core.runners import transfer
 from oneshot_core.runners.answers import (
     AnswerError,
     event,
@@ -24,11 +25,11 @@ from oneshot_core.runners.answers import (
     uploaded,
     version,
 )
+from oneshot_core.runners.comfy import BatchWatcher, ServerRun
 from oneshot_core.runners.comfy_client import ComfyClient
 from oneshot_core.runners.downloads import DownloadError, keep
 from oneshot_core.runners.manifest import Manifest
 from oneshot_core.runners.plan import plan_from_values
-from oneshot_core.runners.server_run import BatchWatcher, ServerRun
 from oneshot_core.runners.transfer import ComfyError, ServerUnreachable, Transfer
 
 WORKFLOW = {
@@ -75,7 +76,7 @@ def comfy():
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(comfy_runner, "RETRY_SECONDS", 0.01)
 
 
 def run(comfy: Hostile, folder: Path, seconds: float = 5.0) -> tuple[dict[str, str], dict[str, Any]]:
@@ -224,7 +225,7 @@ def test_an_answer_of_any_kind_ends_its_job_alone(comfy, tmp_path, route, case):
 @pytest.mark.parametrize("route", ["history", "view"])
 def test_what_never_ends_ends_its_job(comfy, tmp_path, monkeypatch, route, case):
     """A byte now and then, or bytes without end: both are bounded, in time and in size."""
-    monkeypatch.setattr(server_run, "MAX_BREAKS", 2)
+    monkeypatch.setattr(comfy_runner, "MAX_BREAKS", 2)
     monkeypatch.setattr(transfer, "MAX_ANSWER_BYTES", 1 << 20)
     comfy.wicked[route] = case
     began = time.monotonic()

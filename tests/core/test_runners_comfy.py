@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from fake_comfy import FakeComfy, png_file, prompt_of
 
-from oneshot_core.runners import server_run
+from oneshot_core.runners import comfy as comfy_runner
+from oneshot_core.runners.comfy import BatchWatcher, ServerRun, withdraw
 from oneshot_core.runners.comfy_client import ComfyClient
 from oneshot_core.runners.manifest import Manifest
 from oneshot_core.runners.plan import Plan, plan_from_values
-from oneshot_core.runners.server_run import BatchWatcher, ServerRun, withdraw
 from oneshot_core.runners.transfer import ComfyError, ServerUnreachable
 
 WORKFLOW = {
@@ -55,7 +55,7 @@ def comfy():
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(server_run, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(comfy_runner, "RETRY_SECONDS", 0.02)
 
 
 def make_plan(folder: Path, jobs: list[dict[str, Any]], **nodes: dict) -> Plan:

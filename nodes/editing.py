@@ -18,7 +18,7 @@ class StyleCLIPEdit(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """The settings hang on the chosen method; any number of codes, and pictures before and after."""
         return io.Schema(
             node_id="StyleCLIPEdit",
             display_name="StyleCLIP Edit",

@@ -31,7 +31,7 @@ class LoadStyleGAN(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """One choice of file, the demo among them; beside the generator the node says what the file was."""
         return io.Schema(
             node_id="LoadStyleGAN",
             display_name="Load StyleGAN2",
@@ -84,7 +84,7 @@ class OneShotLoadEncoders(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Both networks by name or by file, on one output; their files are read when they are first used."""
         files = [AUTOMATIC, *bridge.names(bridge.ENCODERS)]
         return io.Schema(
             node_id="OneShotLoadEncoders",
@@ -167,7 +167,7 @@ class OneShotDemoTarget(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """One choice of look; the picture has the size of the demo generator, 128 px."""
         return io.Schema(
             node_id="OneShotDemoTarget",
             display_name="Demo Target Picture",
@@ -197,7 +197,10 @@ class OneShotSaveGenerator(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Runs with nothing linked behind it; the output is the file's name as Load StyleGAN2 lists it.
+
+        The hidden prompt and workflow go into the header of a safetensors file.
+        """
         return io.Schema(
             node_id="OneShotSaveGenerator",
             display_name="Save Generator",
@@ -283,7 +286,7 @@ class OneShotSaveLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Runs with nothing linked behind it; the output is the name as Load StyleGAN Latent lists it."""
         return io.Schema(
             node_id="OneShotSaveLatent",
             display_name="Save StyleGAN Latent",
@@ -325,7 +328,7 @@ class OneShotLoadLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """A choice of files without a default: the demo, which other loaders start with, has none."""
         files = bridge.names(bridge.LATENTS)
         return io.Schema(
             node_id="OneShotLoadLatent",

@@ -30,7 +30,10 @@ class SampleAdapted(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Latents, where linked, take the place of the seeds; the source and the reference are optional.
+
+        Without a source its pictures are blocked, and what they feed does not run.
+        """
         return io.Schema(
             node_id="SampleAdapted",
             display_name="Sample Adapted",
@@ -188,7 +191,7 @@ class OneShotRandomLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Codes come out in z; those of a conditional generator in w, which depends on the class."""
         return io.Schema(
             node_id="OneShotRandomLatents",
             display_name="Random StyleGAN Latents",
@@ -222,7 +225,7 @@ class OneShotBlendGenerators(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """The mode brings its own input: a strength, a resolution, or a strength per resolution."""
         fader = io.Float.Input(
             "strength",
             default=0.5,

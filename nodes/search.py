@@ -40,7 +40,7 @@ class CLIPLatentSearch(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Only space w comes out, one code; the weights of the terms are inputs of their own."""
         return io.Schema(
             node_id="CLIPLatentSearch",
             display_name="CLIP Latent Search",

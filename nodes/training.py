@@ -55,7 +55,7 @@ class OneShotAdapt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
+        """Needs the search's reference; the adapted generator comes with a sheet of pictures and a report."""
         return io.Schema(
             node_id="OneShotAdapt",
             display_name="One-Shot Adapt",

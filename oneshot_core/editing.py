@@ -127,16 +127,16 @@ def edit_latents(
     check_weights(
         clip, f"the CLIP model {getattr(clip, 'name', '')}".rstrip(), "load its file again, or use another"
     )
-    advice = "edit fewer latents at a time"
+    advice = "edit fewer latents at a time"  # four copies: before and after, in chunks and joined
     check_batch(bundle, len(latent.values), config.batch_size, copies=4, advice=advice)
     with gradients():
         goal = _Goal.of(clip, text, neutral_text)
         with torch.no_grad():
-            codes = owned(latent.codes(bundle.generator))
+            codes = owned(latent.codes(bundle.generator))  # w+, as StyleCLIP: each slot moves by itself
         chunks, losses = _run(bundle.generator, goal, codes, config, callbacks)
         values, images, before = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     origin = _origin(latent, text, neutral_text, config)
-    family = bundle.family if latent.space == "z" else latent.family or bundle.family
+    family = bundle.family if latent.space == "z" else latent.family or bundle.family  # z fits any mapping
     return EditResult(Latent("w+", values, family, origin), images, before, losses)
 
 
@@ -158,6 +158,7 @@ def _run(
         for step in range(config.steps):
             images, losses = chunk.update(step)
             for name, values in losses.items():
+                # Summed over chunks, so the curve is that of all codes whatever the batch size.
                 sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
             done += len(part)
             eta = (time.monotonic() - started) / done * (steps - done)
@@ -173,6 +174,7 @@ def learning_rate_at(step: int, steps: int, highest: float) -> float:
 
     Source: orpatashnik/StyleCLIP optimization/run_optimization.py get_lr, itself from NVIDIA's projector.
     """
+    # At step 0 the rate is 0, as in the original: that step changes nothing.
     t = step / steps
     falling = min(1.0, (1 - t) / RAMP_DOWN)
     return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / RAMP_UP)
@@ -211,6 +213,7 @@ class _Goal:
         if not neutral_text.strip():
             return cls(clip, owned(clip.encode_text([text]))[0], None)
         target, neutral = owned(clip.encode_text([text, neutral_text]))
+        # The direction would be rounding noise.
         if float((target - neutral).norm()) < 1e-4:
             raise ValueError(
                 f"{clip.name} reads the same in text {text!r} and neutral_text {neutral_text!r}; "
@@ -227,6 +230,7 @@ class _Goal:
         """Unit CLIP features [n, D] of pictures that are reduced with a low-pass filter first."""
         side = self.clip.preprocess.image_size
         if images.shape[-1] != side:
+            # The method's own resize is bicubic without low-pass, which aliases strongly at 1024 px (Q29).
             images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
         return self.clip.encode_images(images)
 
@@ -234,6 +238,7 @@ class _Goal:
         """Loss per picture [n], given the pictures before the edit."""
         features = self.features(images)
         if self.direction is None:
+            # StyleCLIP's 1 - logit / 100: CLIP's logits are 100 times the cosine.
             return 1 - features @ self.text.to(features)
         with torch.no_grad():
             old = self.features(before)
@@ -248,6 +253,7 @@ class _Chunk:
     ) -> None:
         self.generator, self.goal, self.config, self.start = generator, goal, config, start
         self.first = first  # its position in the batch
+        # Fixed, as in the original: only the text may change the picture.
         self.noise = generator.constant_noise()
         self.draws = SeededDraws(config.seed)
         self.optimiser = LatentOptimiser(
@@ -288,6 +294,7 @@ class _Chunk:
         """Loss per picture [n], the mean over its views; the views are the same for every code."""
         indices = range(self.config.views)
         views = [self._view(images, step, index) for index in indices] or [images]
+        # Cut like the new ones: a direction from one crop to another would show the crop, not the edit.
         old = [self._view(self.before, step, index) for index in indices] or [self.before]
         pairs = zip(views, old, strict=True)
         return torch.stack([self.goal.distance(view, old) for view, old in pairs]).mean(dim=0)

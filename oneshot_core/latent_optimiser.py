@@ -64,9 +64,11 @@ class LatentOptimiser:
             total: the loss, summed over the codes: then each is optimised as if it were alone.
             check: called with the gradient before the step and with the codes after it.
         """
+        # Not backward(): no weight of generator or encoders collects a gradient on the way.
         (gradient,) = torch.autograd.grad(total, [self.codes])
         check("gradient", gradient)
         self.codes.grad = gradient
+        # By the step's number, so a resumed search goes on with the right rate.
         self._adam.param_groups[0]["lr"] = self.schedule(step)
         self.amid_step = True  # until the caller has counted the step: a signal may come in between
         self._adam.step()
@@ -88,4 +90,5 @@ class LatentOptimiser:
         if moments:
             state: dict[str, Any] = {name.removeprefix("adam."): value for name, value in moments.items()}
             groups = self._adam.state_dict()["param_groups"]
+            # With the groups of now: rates and betas are settings, only moments are restored.
             self._adam.load_state_dict({"state": {0: state}, "param_groups": groups})

@@ -23,7 +23,7 @@ from .json_values import Fields
 from .ops import bias_act, blur_kernel, modulated_conv2d, upfirdn2d
 from .tensors import Images, Latents, Noise, Styles, check_shape
 
-NORM_EPS = 1e-8
+NORM_EPS = 1e-8  # of latent norm and minibatch deviation, as in both originals
 MAX_LEVELS, MAX_WIDTH = 9, 4_096  # 4 to 1024 px; the widest known layers have 1,024 channels
 _RANGES = {  # far beyond any known network
     "z_dim": (1, MAX_WIDTH), "w_dim": (1, MAX_WIDTH), "c_dim": (0, 32_768), "mapping_layers": (1, 64),
@@ -52,12 +52,13 @@ class _JsonConfig:
             if field.name in read:
                 continue
             more = {} if field.default is MISSING else {"default": field.default}
+            # Annotations are texts here, because of the __future__ import; the type is read from them.
             if "None" in str(field.type) and given.value(field.name, **more) is None:
                 read[field.name] = None
                 continue
             take = given.number if str(field.type).startswith("float") else given.whole
             read[field.name] = take(field.name, **more)
-        given.close()
+        given.close()  # refuses keys that nobody took
         return cls(**read)
 
 
@@ -65,6 +66,7 @@ def _check_sizes(size: int, channels: tuple[int, ...]) -> None:
     levels = int(math.log2(size)) if size > 0 else 0
     if size != 2**levels or not 16 <= size <= 1024:
         raise ValueError(f"size must be a power of two from 16 to 1024, got {size}")
+    # A file's header may say anything; `type` because True would pass isinstance as the whole number 1.
     if len(channels) != levels - 1 or not all(
         type(width) is int and 1 <= width <= MAX_WIDTH for width in channels
     ):
@@ -154,6 +156,8 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, bias_init: float = 0.0) -> None:
         super().__init__()
+        # Equalised learning rate: the initialisation's scale is a factor at run time, because Adam's steps do
+        # not depend on a weight's scale (progressive GAN, section 4.1).
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias_init))
         self.lr_multiplier = lr_multiplier
@@ -179,6 +183,7 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if act else None
         self.gain = 1 / math.sqrt(inputs * kernel_px**2)
         self.kernel_px, self.down = kernel_px, down
+        # A constant, not a weight; rosinality's files carry it, and their reader checks it.
         self.register_buffer("blur", blur_kernel(), persistent=False)
 
     def forward(self, x: Tensor, clamp: float | None = None) -> Tensor:
@@ -189,6 +194,7 @@ class Conv(nn.Module):
         elif self.kernel_px == 1:  # filter and decimate first: the same values, a quarter of the work
             x = F.conv2d(upfirdn2d(x, self.blur, down=2, pad=(1, 1)), weight)
         else:
+            # The filter comes before the stride, against aliasing; its padding serves the 3x3 kernel too.
             x = F.conv2d(upfirdn2d(x, self.blur, pad=(2, 2)), weight, stride=2)
         return x if self.bias is None else bias_act(x, self.bias, clamp)
 
@@ -215,14 +221,17 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor | None, c: Tensor | None) -> Tensor:
         """[N, Z], [N, c_dim] -> [N, W]."""
+        # A discriminator's mapping has labels only.
         parts = [] if z is None else [_unit_rms(z)]
         if self.embed is not None:
             if c is None:
                 raise ValueError(f"this network is conditional: give c, one-hot, of shape [N, {self.c_dim}]")
             check_shape(c, "c", (None, self.c_dim))
+            # As NVIDIA's, so that a label weighs as much as z; rosinality has no labels.
             parts.append(_unit_rms(self.embed(c)))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
+            # The last layer too: w is a leaky ReLU's output, which II2S undoes (editing.md 4.2).
             x = layer.activated(x)
         return x
 
@@ -243,14 +252,17 @@ class StyledConv(nn.Module):
         self.affine = Linear(w_dim, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        # One strength for all channels of a layer.
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.gain = 1 / math.sqrt(inputs * 9)
         self.up, self.resolution = up, resolution
+        # Saved, though no optimiser moves it: pictures with stored noise repeat only with these maps.
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("blur", blur_kernel(gain=4.0), persistent=False)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None, clamp: float | None) -> Tensor:
         """[N, I, H, W], [N, I], [1 or N, 1, r, r] -> [N, O, r, r]."""
+        # Demodulation cancels this gain but for its epsilon; as in rosinality's model.py.
         x = modulated_conv2d(x, self.weight * self.gain, style, self.blur, up=self.up)
         if noise is not None:
             x = x + noise.to(x.dtype) * self.noise_strength
@@ -269,7 +281,9 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, clamp: float | None) -> Tensor:
         """[N, I, r, r], [N, I] -> [N, image_channels, r, r]."""
+        # The gain stays with the weight, so styles mean the same as in StyleCLIP's files (editing.md 0).
         x = modulated_conv2d(x, self.weight * self.gain, style, demodulate=False)
+        # Under autocast the float32 bias lifts this, and so the sum of the RGB layers, out of bfloat16.
         x = x + self.bias.reshape(1, -1, 1, 1)
         return x if clamp is None else x.clamp(-clamp, clamp)
 
@@ -289,6 +303,7 @@ class Generator(nn.Module):
         self.const = nn.Parameter(torch.randn(config.channels[0], 4, 4))
         convs = [StyledConv(config.channels[0], config.channels[0], w, 4, up=1)]
         to_rgbs = [ToRGB(config.channels[0], config.image_channels, w)]
+        # `convs[2 * level - 1]` and `convs[2 * level]` belong to level 1, 2, ...: 8 px, 16 px, ...
         for level, (inputs, outputs) in enumerate(pairwise(config.channels)):
             resolution = 2 ** (level + 3)
             convs.append(StyledConv(inputs, outputs, w, resolution, up=2))
@@ -332,6 +347,8 @@ class Generator(nn.Module):
             Tensors [N, C] in forward order: conv 4, rgb 4, then per level up-conv, conv, rgb.
         """
         w = self.broadcast(w)
+        # An RGB layer shares its slot with the next level's up-sampling convolution; the last has one to
+        # itself, hence one slot more than convolutions.
         styles = [self.convs[0].affine(w[:, 0]), self.to_rgbs[0].affine(w[:, 1])]
         for level in range(1, len(self.to_rgbs)):
             styles.append(self.convs[2 * level - 1].affine(w[:, 2 * level - 1]))
@@ -352,6 +369,7 @@ class Generator(nn.Module):
         self._check_render(styles, noise)
         maps: Sequence[Tensor | None] = [None] * len(self.convs) if noise is None else list(noise)
         clamp = self.config.conv_clamp
+        # The latent enters by styles alone; the input is the same for all.
         x = self.const.unsqueeze(0).expand(styles[0].shape[0], -1, -1, -1)
         x = self.convs[0](x, styles[0], maps[0], clamp)
         image = self.to_rgbs[0](x, styles[1], clamp)
@@ -359,6 +377,7 @@ class Generator(nn.Module):
             first = 3 * level - 1
             x = self.convs[2 * level - 1](x, styles[first], maps[2 * level - 1], clamp)
             x = self.convs[2 * level](x, styles[first + 1], maps[2 * level], clamp)
+            # Skip architecture: every resolution adds its colours to the enlarged sum of those below.
             image = upfirdn2d(image, self.blur, up=2, pad=(2, 1))
             image = image + self.to_rgbs[level](x, styles[first + 2], clamp)
         return image
@@ -397,6 +416,7 @@ class ResidualBlock(nn.Module):
         """Return the outputs of conv1, of conv2 (both before the skip is added) and of the block."""
         first = self.conv1(x, clamp)
         second = self.conv2(first, clamp)
+        # Two summands of one variance: the root keeps it.
         return first, second, (second + self.skip(x)) / math.sqrt(2)
 
 
@@ -411,6 +431,7 @@ class Discriminator(nn.Module):
         self.blocks: Sequence[ResidualBlock] = _stack(ResidualBlock(i, o) for i, o in pairwise(widths))
         last = config.channels[0]
         self.final_conv = Conv(last + config.mbstd_features, last, 3)
+        # 4 x 4 places.
         self.final_linear = Linear(last * 16, last)
         self.output = Linear(last, config.label_dim if config.c_dim else 1)
         self.mapping: MappingNetwork | None = None
@@ -445,17 +466,20 @@ class Discriminator(nn.Module):
         x = self.output(self.final_linear.activated(x.flatten(1)))
         if self.mapping is None:
             return x
+        # Projection discriminator, as in NVIDIA's DiscriminatorEpilogue.
         label = self.mapping(None, c)
         return (x * label).sum(dim=1, keepdim=True) / math.sqrt(label.shape[1])
 
     def _with_deviation(self, x: Tensor) -> Tensor:
         """Append the minibatch standard deviation; sample b belongs to group b mod (N / group)."""
         n, c, h, w = x.shape
+        # A reference step has batch 1: the deviation is 0 and the map the constant 1e-4 (methods.md B5).
         group = n if self.config.mbstd_group is None else min(n, self.config.mbstd_group)
         if n % group:
             raise ValueError(f"the discriminator needs a batch divisible by {group}, got {n} images")
         features = self.config.mbstd_features
         wide = x if x.dtype == torch.float64 else x.float()  # a statistic: float32 under autocast too
+        # A group's samples lie n / group apart in the batch: the order of images is part of the score.
         y = wide.reshape(group, -1, features, c // features, h, w)
         y = torch.sqrt(y.var(dim=0, unbiased=False) + NORM_EPS).mean(dim=(2, 3, 4))  # [N / group, features]
         y = y.reshape(-1, features, 1, 1).repeat(group, 1, h, w)
@@ -482,17 +506,15 @@ class Discriminator(nn.Module):
         for level, block in enumerate(self.blocks):
             if self.config.size >> level == resolution:
                 first = block.conv1(x, clamp)
+                # Nothing deeper, nor this block's skip, enters it: equal bits, less work (performance.md 2).
                 return block.conv2(first, clamp) if second else first
             x = block(x, clamp)[2]
         raise AssertionError("patch_location returned a resolution that the network does not have")
 
 
-PATCH_LOCATIONS = (
-    (64, True),
-    (32, False),
-    (32, True),
-    (16, False),
-)  # (input side of the block, second conv?)
+# (input side of the block, second conv?): what has side 32 or 16 on the way down, before a skip is added. A
+# logit of the first map sees about a quarter of the picture's side at 256 to 1024 px (methods.md B5).
+PATCH_LOCATIONS = ((64, True), (32, False), (32, True), (16, False))
 
 
 def patch_location(config: DiscriminatorConfig, index: int) -> tuple[int, bool]:
@@ -518,7 +540,9 @@ class PatchHeads(nn.Module):
         for index in range(len(PATCH_LOCATIONS)):
             resolution, second = patch_location(config, index)
             level = int(math.log2(resolution)) - 2
+            # The second convolution of a block has the width of the next, coarser level.
             widths.append(config.channels[level - 1 if second else level])
+        # All four exist although the published run draws the first only (highp 1).
         self.heads: Sequence[Conv] = _stack(Conv(width, 1, 3) for width in widths)
 
     def forward(self, features: Tensor, index: int) -> Tensor:

@@ -45,12 +45,10 @@ SAVE_EVERY_SECONDS = 30.0
 class SearchConfig:
     """Settings of the latent search."""
 
-    steps: int = SEARCH_STEPS  # optimiser rounds
+    steps: int = SEARCH_STEPS  # optimiser rounds; the published run makes 1001
     learning_rate: float = SEARCH_RATE  # Adam, on w directly
     seed: int = 0
-    weights: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of clip, deviation, lpips, pixel; 0 leaves one out
+    weights: Mapping[str, float] = field(default_factory=dict)  # of clip, deviation, lpips, pixel; 0: without
     augment: bool = True  # compare augmented views with the target; False: the image itself
     profile: Profile = DEFAULT
 
@@ -130,6 +128,7 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     """
     config = config or SearchConfig()
     check_search(bundle, encoders, target, mask, start)
+    # In ComfyUI's inference mode no graph would be recorded (comfyui.md 3.1).
     with gradients():
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         if state_file is None:
@@ -138,6 +137,7 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
         remove_stale_temporaries(states.path.parent)
         states.load(lambda path: search.restore(states, path))
         try:
+            # The saver comes last: a step is saved when everybody has been told of it.
             return search.run([*callbacks, _Saver(search, states)])
         finally:
             search.save(states)
@@ -198,6 +198,7 @@ class _Search:
         start: Tensor | None,
         mask: Tensor | None,
     ) -> None:
+        # The search runs on the weights that training starts from: raw ones in the official profile (Q22).
         raw = bundle.raw_generator if config.profile.trains_raw_generator else None
         self.bundle, self.config, self.draws = bundle, config, draws
         self.generator: Generator = raw or bundle.generator
@@ -205,11 +206,14 @@ class _Search:
         self.goal = AimFeatures(Aim(target).to(like), encoders)
         self.encoders = encoders
         self.mask = None if mask is None else owned(mask).to(like)
+        # As given, not as moved: the settings that a state is compared with must not depend on the device.
         self.given = (bundle, encoders, Aim(target), mask, start)
         if start is None:  # the published code averages the mapping of the generator it searches
             start = bundle.mean_latent if raw is None else estimate_mean_latent(raw)
         check_shape(start, "start", (self.generator.config.w_dim,))
         self.mean = owned(start).to(like)
+        # One w for all slots, at a constant rate, as published (methods.md A): free slots would follow the
+        # target further, to codes from which editing and adaptation go worse (editing.md 4.1).
         self.optimiser = LatentOptimiser(self.mean[None], lambda step: config.learning_rate)
         self.objective = clip_search(config.profile, config.augment).reweighted(config.weights)
         self.step = 0
@@ -220,6 +224,7 @@ class _Search:
             views=profile.views,
             nearest_affine=profile.nearest_affine,
             jitter_on_signed=profile.jitter_on_signed,
+            # So CLIP's own bicubic resize becomes the identity, as in the published chain (methods.md A).
             view_px=encoders.clip.preprocess.image_size,
         )
 
@@ -234,10 +239,12 @@ class _Search:
             self.optimiser.amid_step = False
             spent = time.monotonic() - started
             eta = spent / (self.step - first) * (self.config.steps - self.step)
+            # Adam changes the codes in place; who keeps them wants those of this step.
             codes = owned(self.optimiser.codes)
             now = StepProgress(self.step, self.config.steps, losses, eta, partial(torch.clone, image), codes)
             for callback in callbacks:
                 callback(now)
+        # Terms of weight 0 have no curve.
         return self._result({name: values for name, values in self.history.items() if values})
 
     @cached_property
@@ -274,6 +281,7 @@ class _Search:
         saved = states.read(path, self.settings, like, [self.optimiser.like_moments()])
         if saved.step > self.config.steps:
             raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
+        # Adam has moments from its first step on, and none before.
         if set(saved.history) - set(self.history) or bool(saved.step) != ("adam.step" in saved.tensors):
             raise DamagedState(
                 f"{path}: its curves and moments are not those of a search of {saved.step} steps"
@@ -285,13 +293,16 @@ class _Search:
 
     def _context(self, step: int) -> tuple[Images, StepContext]:
         """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
+        # Fresh noise at every step, as published (methods.md A).
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
         image = self.generator.synthesize(self.optimiser.codes, noise)
+        # Equal to the target where nothing counts, so every term, CLIP's too, is blind there.
         seen = image if self.mask is None else torch.lerp(self.goal.targets, image, self.mask)
         return image, StepContext(
             goal=self.goal,
             views={
                 MAIN: self._view(lambda: seen),
+                # LPIPS and pixels compare the picture itself; a turned view would not lie on the target.
                 AUGMENTED: self._view(lambda: self.views(seen, self.draws, step)),
             },
             draws=StepDraws(self.draws, step, prefix="search."),
@@ -334,5 +345,6 @@ class _Search:
         origin = {"method": "clip_search", "settings": self.config.describe()}
         latent = Latent("w", owned(self.optimiser.codes).cpu(), self.bundle.family, origin)
         with torch.no_grad():
+            # Stored noise, so that sampling the latent shows this very picture.
             image = self.generator.synthesize(self.optimiser.codes, self.generator.constant_noise())
         return SearchResult(latent, owned(image), history)

@@ -43,6 +43,7 @@ class Fool(Term):
 
 def non_saturating(fake_logits: Tensor) -> Tensor:
     """Generator loss: mean softplus(-logit) of images that should look real."""
+    # Not log(1 - D), whose gradient vanishes while the discriminator wins (Goodfellow et al. 2014).
     return F.softplus(-fake_logits).mean()
 
 
@@ -63,7 +64,10 @@ def r1_penalty(logits: Tensor, images: Images) -> Tensor:
 
     Source: Mescheder et al. 2018, equation 9; used as in StyleGAN2 with weight gamma / 2 * interval.
     """
+    # As in few-shot adaptation, whose R1 meets maps of patch logits too (baselines.md 4).
     per_image = logits.flatten(1).mean(dim=1)
+    # An image's logit depends on its own pixels, so one pass gives all gradients; only the minibatch
+    # deviation couples them a little.
     (gradient,) = torch.autograd.grad(per_image.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
 
@@ -88,5 +92,6 @@ def path_length_penalty(
     scaled = noise / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * scaled).sum(), w, create_graph=True)
     lengths = gradient.square().sum(dim=2).mean(dim=1).clamp_min(TINY).sqrt()
+    # Not detached in the penalty, as rosinality has it: some gradient flows through the mean too.
     updated = mean + decay * (lengths.mean() - mean)
     return (lengths - updated).square().mean(), updated.detach(), lengths

@@ -36,6 +36,7 @@ class Aim:
         """Copy the tensors to the device and dtype of another one."""
 
         def moved(value: Tensor | None) -> Tensor | None:
+            # What a ComfyUI node got is an inference tensor, which autograd could not save.
             return None if value is None else owned(value).to(like)
 
         return Aim(moved(self.targets), moved(self.codes), self.source_text, self.target_text)
@@ -47,6 +48,7 @@ class Aim:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are given, by name."""
+        # Names of inputs of a run: part of its settings, so they stay as they are.
         named = {"target": self.targets, "reference": self.codes}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -65,6 +67,7 @@ class AimFeatures:
     """
 
     def __init__(self, aim: Aim, encoders: Encoders) -> None:
+        # The target is never augmented and never changes, so its features do not either.
         self.aim, self.encoders = aim, encoders
 
     @property
@@ -78,10 +81,12 @@ class AimFeatures:
     def clip(self) -> tuple[Tensor, ...]:
         """Unit CLIP features [M, D] of the targets, per CLIP model."""
         with torch.no_grad():
+            # Outside the run's autocast: made once, so full precision costs nothing.
             return tuple(encoder.encode_images(self.targets) for encoder, _ in self.encoders.clips)
 
     @cached_property
     def perceptual(self) -> Any:
         """Feature maps of the perceptual net for the first target."""
         with torch.no_grad():
+            # The reference is the counterpart of the first target only.
             return self.encoders.perceptual.features(self.targets[:1])

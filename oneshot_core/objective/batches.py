@@ -58,6 +58,7 @@ class CodeRequest:
     draws: StepDraws
     size: int
     purpose: str
+    # Two fields only for the published accident Q1: same z, other crossover.
     plan_of: str
 
 
@@ -87,9 +88,11 @@ class Prior:
         mapper, draws, purpose = request.mapper, request.draws, request.purpose
         mixes = float(draws.uniform(f"{purpose}.mix")) < self.mixing
         z = draws.normal(f"{purpose}.z", (2 if mixes else 1, request.size, mapper.config.z_dim))
+        # Never truncated in training (methods.md B3).
         codes = [mapper.map(part.to(mapper.const)) for part in z]
         if not mixes:
             return codes[0]
+        # 1 to L - 1: each code keeps at least one slot, else nothing would be mixed.
         crossover = 1 + int(draws.integers(f"{request.plan_of}.crossover", mapper.config.num_layers - 1))
         return mix(codes[0], codes[1], crossover)
 
@@ -128,9 +131,10 @@ class Batch:
 
     latents: Origin
     size: int = 1
+    # Both have the same mapping while it is frozen; few-shot adaptation, which trains it, needs "own".
     mapping: str = "source"
-    shared_mixing: bool = True
-    shared_noise: bool = True
+    shared_mixing: bool = True  # Q1
+    shared_noise: bool = True  # Q2
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -141,6 +145,7 @@ class Batch:
     @property
     def shared_codes(self) -> bool:
         """Whether source and adapted generator draw the very same codes."""
+        # Then the codes are made once for both.
         return self.shared_mixing and self.mapping == "source"
 
     def codes(
@@ -153,7 +158,9 @@ class Batch:
             drawing: the generator that is to draw them.
             source: the frozen generator.
         """
+        # With gradient: here the mapping is trained.
         if self.mapping == "own" and drawing is not source:
             return self.latents.codes(request(drawing))
+        # The mapping is not trained here, so its graph would serve nothing.
         with torch.no_grad():
             return self.latents.codes(request(source))

@@ -51,6 +51,7 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         """All that either needs; raises ValueError where both fool a discriminator on different paths."""
+        # A step's discriminator update judges on one path, so its generator can only fool that one.
         if None not in (self.path, other.path) and self.path != other.path:
             raise ValueError(
                 f"the terms of one kind of step fool the discriminator on the paths {self.path} and "
@@ -118,18 +119,21 @@ class Objective:
 
     def __post_init__(self) -> None:
         names = self.names
+        # Values are kept by name, so the later of the two would be counted for both.
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"an objective has two terms named {double[0]!r}; give each a name of its own")
 
     def __call__(self, step: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and each term's unweighted value by name."""
+        # An ablation saves the term's work too, such as CLIP's passes.
         active = [item for item in self.terms if item.weight]
         if not active:
             raise ValueError("every term has weight 0; give one of them a weight")
         values = {item.name: item.term(step) for item in active}
         weighted = [values[item.name] * item.weight for item in active]
         total = sum(weighted[1:], weighted[0])  # one after the other: the published order of the sum
+        # With its graph, a value kept for the log would keep the step's activations too.
         return total, {name: value.detach() for name, value in values.items()}
 
     def blamed(self, make: Callable[[], StepContext], inputs: Sequence[Tensor]) -> str:
@@ -145,6 +149,7 @@ class Objective:
         guilty = []
         for item in self.terms:
             if item.weight:
+                # The backward pass that failed has freed its graph.
                 value = item.term(make()) * item.weight
                 found = torch.autograd.grad(value, list(inputs), allow_unused=True)
                 if not is_finite(value) or not all(one is None or is_finite(one) for one in found):
@@ -161,6 +166,7 @@ class Objective:
         """Replace settings of the term of that name, such as its crops; an objective without it stays."""
         return Objective(
             tuple(
+                # `replace` makes a new term, whose own checks run again.
                 replace(item, term=replace(item.term, **settings)) if item.name == name else item  # type: ignore[type-var]
                 for item in self.terms
             )
@@ -186,6 +192,7 @@ class Objective:
 
     def check(self, size: int) -> None:
         """Refuse terms that do not fit a generator of `size` px or each other; raises ValueError."""
+        # A draw depends on (seed, step, purpose) alone: one purpose, one value.
         drawn: set[str] = set()
         for term in self.active:
             term.check(size)
@@ -200,6 +207,7 @@ class Objective:
     def describe(self) -> dict[str, Any]:
         """Everything that determines its value, as JSON values."""
         return {
+            # Enters the key of a run: a setting that is missing here would let other results pass for these.
             item.name: {"term": type(item.term).__name__, "weight": item.weight, **asdict(item.term)}  # type: ignore[call-overload]
             for item in self.terms
         }
@@ -211,7 +219,7 @@ class StepDraws:
 
     draws: Draws
     step: int
-    prefix: str = ""
+    prefix: str = ""  # "search." keeps a search and a training of one seed from sharing draws
 
     def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """See `Draws.normal`."""
@@ -246,11 +254,13 @@ class View:
         encode: Callable[[int, Images], Tensor],
     ) -> None:
         self._adapted, self._source, self._encode = adapted, source, encode
+        # By CLIP model and generator: several terms read the same features, and CLIP is dear.
         self._clip: dict[tuple[int, bool], Tensor] = {}
 
     @cached_property
     def adapted(self) -> Images:
         """Images [N, 3, S, S] of the trained generator (in a search: of the latent), with gradient."""
+        # Rendered once: the discriminator's logits and all terms share one graph.
         return self._adapted()
 
     @cached_property
@@ -259,6 +269,7 @@ class View:
         if self._source is None:
             raise ValueError("a term compares with source images, but this step renders none")
         with torch.no_grad():
+            # A fixed measure, never trained: its pictures need no graph.
             return self._source()
 
     def clip(self, index: int = 0) -> Tensor:
@@ -296,6 +307,7 @@ class StepContext:
     draws: StepDraws
     encode: Callable[[int, Images], Tensor]
     logits: Callable[[str], Tensor] | None = None
+    # In a training both are None.
     latent: Latents | None = None
     mean_latent: Tensor | None = None
 
@@ -311,6 +323,7 @@ class StepContext:
         Args:
             loss: maps the index of a CLIP model to a scalar.
         """
+        # StyleGAN-NADA and Mind the Gap sum over ViT-B/32 and B/16; the published method has B/32 alone.
         parts = [
             loss(index) if weight == 1 else loss(index) * weight
             for index, (_, weight) in enumerate(self.goal.encoders.clips)

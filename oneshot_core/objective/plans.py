@@ -12,8 +12,9 @@ from .batches import Batch
 from .contract import MAIN, Needs, Objective
 from .profile import DEFAULT, Profile
 
+# Affine layers apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
 PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb")
-STARTS = ("average", "raw")
+STARTS = ("average", "raw")  # `g_ema` and `g` of rosinality's files (Q22)
 SMALL = ("refuse", "image")
 
 
@@ -30,6 +31,7 @@ def part_of(name: str) -> str:
     first, last = name.split(".")[0], name.split(".")[-1]
     if first == "convs":
         return "affine" if ".affine." in name else "noise" if last == "noise_strength" else "convolution"
+    # A KeyError means a new kind of layer, which needs a part first.
     return {"mapping": "mapping", "const": "constant", "to_rgbs": "rgb"}[first]
 
 
@@ -37,6 +39,7 @@ def part_of(name: str) -> str:
 class Trainable:
     """Which parts of the generator are trained, by name (`PARTS`)."""
 
+    # As published: all but mapping and RGB (methods.md B1), so a latent keeps its meaning in the child.
     parts: tuple[str, ...] = ("constant", "affine", "convolution", "noise")
 
     def __post_init__(self) -> None:
@@ -76,12 +79,13 @@ class DiscriminatorPlan:
             path serves.
     """
 
+    # Published: gamma / 2 * 16 = 80 times the penalty, in every 16th step (methods.md B4).
     r1_gamma: float = 10.0
     r1_every: int = 16
     r1_kind: str | None = None
     r1_keeps_score: bool = False
-    heads: int = 1
-    one_head_per_update: bool = True
+    heads: int = 1  # published `highp`: the other three heads never train (methods.md B5)
+    one_head_per_update: bool = True  # Q8; makes a difference from two heads on
     small: str = "refuse"
 
     @property
@@ -122,8 +126,8 @@ class OptimiserPlan:
 
     learning_rate: float = 0.002
     betas: tuple[float, float] = (0.0, 0.99)
-    generator_ratio: float = 4 / 5
-    average_half_life: float | None = 10_000 / 32
+    generator_ratio: float = 4 / 5  # kept without a path length term, where it only lowers lr and beta2 (Q25)
+    average_half_life: float | None = 10_000 / 32  # 0.5 ** (32 / 10000) per step, though the batch is 2 (Q23)
     average_ramp: float | None = None
     zero_filled_grads: bool = False
 
@@ -140,12 +144,14 @@ class OptimiserPlan:
         """Share of the old average that step 0, 1, ... keeps."""
         half_life = self.average_half_life or 0.0
         if self.average_ramp is not None:
+            # At step 0 this is 0: the average starts as a copy of what was trained, not as the source.
             half_life = min(half_life, self.average_ramp * step)
         return 0.5 ** (1 / half_life) if half_life else 0.0
 
     def adam(self, ratio: float) -> dict[str, Any]:
         """Return Adam's lr and betas for a ratio."""
         return {
+            # Lazy regularisation as in StyleGAN2's code; the published values are in methods.md B2.
             "lr": self.learning_rate * ratio,
             "betas": (self.betas[0] ** ratio, self.betas[1] ** ratio),
         }
@@ -184,6 +190,7 @@ class StepKind:
     real: RealPlan | None = None
 
     def __post_init__(self) -> None:
+        # 0 is allowed: a schedule may leave a kind out.
         if self.steps < 0:
             raise ValueError(f"a kind of step must come 0 or more times, got {self.steps} for {self.name}")
         needs = self.objective.needs
@@ -193,6 +200,7 @@ class StepKind:
                 f"a term of the {self.name} steps reads the batch {missing[0]!r}; they draw "
                 f"{', '.join(self.batches)}"
             )
+        # The discriminator reads it, even where no term declares that.
         if needs.path is not None and MAIN not in self.batches:
             raise ValueError(f"the discriminator judges the batch {MAIN!r}, which the {self.name} steps lack")
 
@@ -215,6 +223,7 @@ class StepKind:
             raise ValueError(f"every term of the {self.name} steps has weight 0; give one of them a weight")
         self.objective.check(size)
         for name in sorted(self.objective.needs.pairs):
+            # With one picture the published code fails on an empty list of pairs (methods.md B6).
             if self.batches[name].size < 2:
                 raise ValueError(
                     f"a term of the {self.name} steps compares the pictures of a batch with each other: the "
@@ -287,6 +296,7 @@ class Preset:
 
     def kind(self, step: int) -> StepKind:
         """The kind of step 0, 1, ..."""
+        # The first kind comes first: the published step 0 is a reference step (methods.md B3).
         place = step % self.cycle
         for kind in self.kinds:
             if place < kind.steps:
@@ -296,6 +306,7 @@ class Preset:
 
     def count_before(self, step: int, name: str) -> int:
         """How many steps of a kind come before step 0, 1, ..."""
+        # R1 counts by this, so its interval holds whatever the schedule (Q10).
         per_cycle = sum(kind.steps for kind in self.kinds if kind.name == name)
         rest = sum(self.kind(index).name == name for index in range(step % self.cycle))
         return step // self.cycle * per_cycle + rest
@@ -311,7 +322,9 @@ class Preset:
         found, path = Needs(), None
         for kind in self.due:
             path = path or kind.path
+            # Only within a kind two paths exclude each other.
             found = found | replace(kind.needs, path=None)
+        # The target is the discriminator's real picture.
         return replace(found, path=path, target=found.target or path is not None)
 
     @property
@@ -360,6 +373,7 @@ class Preset:
         kinds = []
         for kind in self.kinds:
             batches = dict(kind.batches)
+            # More copies of the one reference would be the same picture again.
             if MAIN in batches and batches[MAIN].latents.fresh:
                 batches[MAIN] = changed(batches[MAIN])
             kinds.append(replace(kind, batches=batches))
@@ -373,6 +387,7 @@ class Preset:
             items = []
             for item in kind.objective.terms:
                 term, note = item.term.fitted(size)
+                # Nobody asked for a term that is left out.
                 notes += [note] if note and item.weight else []
                 items.append(replace(item, term=term))
             kinds.append(replace(kind, objective=Objective(tuple(items))))
@@ -397,5 +412,6 @@ class Preset:
             "optimiser": asdict(self.optimiser),
             "trainable": list(self.trainable.parts),
             "start": self.start,
+            # What the profile decides stands in the rows above; the search tells its own part.
             "profile": self.profile.name,
         }

@@ -31,11 +31,13 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
         self_logit=profile.self_logit,
         reaches_edge=profile.crop_reaches_edge,
     )
+    # The only steps that see target and counterpart as a pair: here the look is learnt.
     on_reference = (
         WeightedTerm("adversarial", Fool("image"), 1.0),
         WeightedTerm("lpips", Lpips(dropout=profile.lpips_dropout), 1.0),
         WeightedTerm("pixel", PixelMse(), 1.0),
     )
+    # Here the content is held and the look spread: no term compares a sample with the target pixel by pixel.
     on_random = (
         WeightedTerm("adversarial", Fool("patch"), 1.0),
         WeightedTerm("semantic", SemanticConsistency(), 10.0),
@@ -45,6 +47,7 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
     def batch(latents: Origin, size: int) -> Batch:
         return Batch(latents, size, "source", profile.shared_mixing, profile.shared_noise)
 
+    # Two samples are the least that semantic consistency can compare.
     reference, random = {MAIN: batch(Reference(), 1)}, {MAIN: batch(Prior(mixing=0.9), 2)}
     return Preset(
         name="oneshot_clip",

@@ -30,8 +30,11 @@ def similarity_difference(adapted: Tensor, source: Tensor) -> Tensor:
     if adapted.shape[0] < 2:
         raise ValueError("semantic consistency compares pairs of images: the batch must be at least 2")
     adapted, source = F.normalize(adapted, dim=1), F.normalize(source, dim=1)
+    # Similarities, not features, are held: the whole domain may move as long as images keep their relations.
     difference = (adapted @ adapted.T - source @ source.T).square()
+    # The diagonal says 1 = 1, but for rounding.
     own = torch.eye(len(adapted), dtype=torch.bool, device=adapted.device)
+    # At the published batch of 2 both ordered pairs are the same one.
     return difference.masked_fill(own, 0).sum() / (len(adapted) * (len(adapted) - 1))
 
 
@@ -51,12 +54,10 @@ def patch_contrast(
         source: [K * N, D] features of the same crops of the source images; no gradient flows into them.
         images: N.
         negatives: "image": the other crops of the same image; "crop_major": the published grouping, N blocks
-            of K
-            consecutive rows, which mixes images; "all": all other rows.
+            of K consecutive rows, which mixes images; "all": all other rows.
         temperature: tau.
         self_logit: similarity that replaces a crop's own in the negatives (-10 in the published code, before
-            the
-            division by tau); None leaves it out.
+            the division by tau); None leaves it out.
 
     Returns:
         Loss per row [K * N], in the order of `adapted`.
@@ -67,14 +68,16 @@ def patch_contrast(
     adapted, source = F.normalize(adapted, dim=1), F.normalize(source.detach(), dim=1)
     order = torch.arange(rows, device=adapted.device)
     if negatives == "image":
-        order = order.reshape(-1, images).T.reshape(
-            -1
-        )  # image-major: (image 0, crop 0), (image 0, crop 1), ...
+        # Image-major: (image 0, crop 0), (image 0, crop 1), ... The published code takes crop-major rows for
+        # these and so contrasts a crop with crops of other images too (Q3).
+        order = order.reshape(-1, images).T.reshape(-1)
     groups = 1 if negatives == "all" else images
     q, k = adapted[order].reshape(groups, -1, dim), source[order].reshape(groups, -1, dim)
     similar = torch.bmm(q, k.transpose(1, 2))  # [G, n, n]
     own = torch.eye(similar.shape[1], dtype=torch.bool, device=similar.device)
+    # The published -10 adds exp(-10 / tau) to the sum, which only a large tau would make felt (Q4).
     masked = similar.masked_fill(own, -torch.inf if self_logit is None else self_logit).reshape(rows, -1)
+    # The crop's own similarity counts once, as the positive.
     positive = (q * k).sum(dim=2).reshape(rows, 1)
     logits = torch.cat([positive, masked], dim=1) / temperature
     losses = torch.logsumexp(logits, dim=1) - logits[:, 0]
@@ -97,6 +100,8 @@ def direction_distance(adapted: Tensor, source: Tensor, direction: Tensor, softn
     Source: StyleGAN-NADA (arXiv 2108.00946) section 4.1, equation 2; the softness is this project's.
     """
     change = adapted - source
+    # The clamp only keeps the root's gradient from NaN: without softness an unchanged picture gave a gradient
+    # of norm 6e5, from which Adam's second moment did not recover in 30 steps (baselines.md 4).
     length = (change.square().sum(dim=1) + softness**2).clamp_min(1e-12).sqrt()
     return 1 - change @ F.normalize(direction, dim=0) / length
 
@@ -130,6 +135,7 @@ class PatchConsistency(Term):
         purpose: of the draws of the corners.
     """
 
+    # Published tau 1: a weak, smooth pull, the loss stays near log 16 = 2.8. Not to be lowered in passing.
     crops: int = 16
     crop_px: int | None = None
     temperature: float = 1.0
@@ -159,6 +165,7 @@ class PatchConsistency(Term):
 
     def side(self, size: int) -> int:
         """Side of a crop for images of `size` px; raises ValueError when it does not fit."""
+        # The published 128 px are an eighth of 1024; they do not grow or shrink with the picture (Q6).
         side = max(1, round(size / 8)) if self.crop_px is None else self.crop_px
         if not 1 <= side <= size:
             raise ValueError(f"crops of {side} px do not fit into images of {size} px; lower crop_px")
@@ -170,6 +177,7 @@ class PatchConsistency(Term):
         Raises:
             ValueError: crops of this side have no place.
         """
+        # The published code's exclusive bound loses the last row and column (Q5).
         places = size - self.side(size) + int(self.reaches_edge)
         if places < 1:
             raise ValueError(
@@ -195,11 +203,13 @@ class PatchConsistency(Term):
         view = step.view()
         images, size = view.adapted.shape[0], view.adapted.shape[-1]
         side = self.side(size)
+        # One set of corners for both generators and all images: positives must show the same place.
         corners = step.draws.integers(self.purpose, self.places(size), (self.crops, 2)).tolist()
         adapted = _crops(view.adapted, corners, side)
 
         def contrast(index: int) -> Tensor:
             with torch.no_grad():
+                # The source's half of CLIP's work needs no graph (Q12).
                 source = step.encode(index, _crops(view.source, corners, side))
             features = step.encode(index, adapted)
             rows = patch_contrast(features, source, images, self.negatives, self.temperature, self.self_logit)
@@ -232,6 +242,7 @@ class Lpips(Term):
         """Scalar, mean over the batch."""
         perceptual = step.goal.encoders.perceptual
         features = perceptual.features(step.view().adapted)
+        # The published code forgot eval(), so half of the squared differences drop out at random (Q13).
         dropout = step.draws.generator("dropout") if self.dropout else None
         return perceptual.distance(features, step.goal.perceptual, dropout=dropout).mean()
 
@@ -247,6 +258,7 @@ class PixelMse(Term):
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""
+        # The reference is the counterpart of the first target only.
         return (step.view().adapted - step.goal.targets[:1]).square().mean()
 
 
@@ -268,6 +280,7 @@ class ClipSimilarity(Term):
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar, mean over the pictures."""
         view = step.view(self.view)
+        # Both sides have unit length.
         return step.over_clips(lambda i: (1 - (view.clip(i) * step.goal.clip[i][:1]).sum(dim=1)).mean())
 
 
@@ -284,4 +297,5 @@ class LatentDeviation(Term):
         """Scalar."""
         if step.latent is None or step.mean_latent is None:
             raise ValueError("the latent-deviation term belongs to a latent search; this step has no latent")
+        # The paper writes the norm of the difference; the mean over dimensions is the code's (methods.md B8).
         return (step.latent - step.mean_latent).square().mean()

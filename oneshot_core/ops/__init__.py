@@ -40,9 +40,12 @@ class Backend:
     modulated_conv2d: Callable[..., Tensor]
 
 
+# Compiled forms fail on many machines (stylegan2-ada-pytorch issues 35, 39, 97): never a requirement.
 _BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.upfirdn2d, reference.bias_act, reference.modulated_conv2d)
 }
+# A context variable, no global: ComfyUI runs nodes beside other threads, and a new thread starts with the
+# reference.
 _ACTIVE: ContextVar[Backend] = ContextVar("oneshot_ops_backend", default=_BACKENDS["reference"])
 
 
@@ -69,6 +72,7 @@ def use_backend(backend: str | Backend) -> Iterator[None]:
         if backend not in _BACKENDS:
             raise ValueError(f"unknown ops backend {backend!r}; available: {', '.join(_BACKENDS)}")
         backend = _BACKENDS[backend]
+    # The choice is made when an operation is called: networks hold no backend.
     token = _ACTIVE.set(backend)
     try:
         yield
@@ -79,6 +83,7 @@ def use_backend(backend: str | Backend) -> Iterator[None]:
 def _own_dtype(x: Tensor) -> AbstractContextManager[Any]:
     """Leave autocast where it is on."""
     kind = x.device.type
+    # The memory estimates run on the meta device, which knows no autocast.
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
@@ -89,6 +94,7 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
 
     Computes in the dtype of `x` also under autocast: the sum of the RGB layers stays in float32.
     """
+    # Left to autocast, the convolution inside would round the picture itself to bfloat16.
     with _own_dtype(x):
         return _ACTIVE.get().upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 

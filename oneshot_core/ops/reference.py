@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAKY_SLOPE = 0.2
+# Makes up for what the leaky ReLU takes of the variance: rosinality's and NVIDIA's lrelu gain.
 ACTIVATION_GAIN = math.sqrt(2)
-DEMODULATION_EPS = 1e-8
+DEMODULATION_EPS = 1e-8  # under the root, as in both originals
 
 
 def blur_kernel(taps: Sequence[float] = (1, 3, 3, 1), gain: float = 1.0) -> Tensor:
@@ -27,6 +28,7 @@ def blur_kernel(taps: Sequence[float] = (1, 3, 3, 1), gain: float = 1.0) -> Tens
     """
     line = torch.tensor(taps, dtype=torch.float32)
     square = torch.outer(line, line)
+    # Inserted zeros take 3 of 4 values at up-sampling by 2, hence its gain of 4.
     return square / square.sum() * gain
 
 
@@ -51,11 +53,14 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
     Source: NVlabs/stylegan2-ada-pytorch torch_utils/ops/upfirdn2d.py (definition); the filter runs as one
     depthwise convolution, 9 to 32 times faster on a CPU than one over [N * C, 1, H, W] and bitwise equal.
     """
+    # torch's convolutions correlate, so the filter is flipped; [1, 3, 3, 1] would hide a mistake here.
     flipped = kernel.to(dtype=x.dtype, device=x.device).flip(0, 1)
+    # One pass with the 2-D filter: two 1-D passes were 1.6 to 1.9 times slower on a CPU (performance.md 2).
     weight = flipped.expand(x.shape[1], 1, *kernel.shape)
     if up > 1:
         return _upsampled(x, kernel, weight, up, down, pad)
     before, after = pad
+    # The convolution pads by itself, which is the same on both sides; else a padded copy is made.
     if before == after and before >= 0:
         return _filtered(x, weight, down, before)
     return _filtered(F.pad(x, (before, after, before, after)), weight, down, 0)
@@ -64,12 +69,11 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
 def _upsampled(x: Tensor, kernel: Tensor, weight: Tensor, up: int, down: int, pad: tuple[int, int]) -> Tensor:
     """Filter after zero insertion; where a transposed convolution says the same, no zeros are stored."""
     taps = kernel.shape[0]
-    crop_before, crop_after = (
-        taps - 1 - pad[0],
-        taps - up - pad[1],
-    )  # of the transposed convolution's full output
+    # How much of the transposed convolution's full output the pads leave; it crops both ends alike.
+    crop_before, crop_after = taps - 1 - pad[0], taps - up - pad[1]
     if down == 1 and crop_before == crop_after >= 0:
         size = [(side - 1) * up + taps - 2 * crop_before for side in x.shape[2:]]
+        # Flipped back: a transposed convolution flips by itself.
         spread: Tensor = _Spread.apply(x, weight.flip(2, 3), up, crop_before, size)
         return spread
     return _zero_inserted(x, weight, up, down, pad)
@@ -94,6 +98,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         """[N, C, H, W], [C, 1, T, T] -> [N, C, (H + 2 * padding - T) // stride + 1, ...]."""
+        # Plain attributes will do: the filter is a constant that no derivative is taken of.
         ctx.weight, ctx.stride, ctx.padding, ctx.size = weight, stride, padding, x.shape[2:]
         return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
 
@@ -111,6 +116,7 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, size: list[int]) -> Tensor:
         """[N, C, h, w], [C, 1, T, T] -> [N, C, *size]."""
         ctx.weight, ctx.stride, ctx.padding = weight, stride, padding
+        # With a stride several input sizes give one output size; backward must hit the one it came from.
         least = [(side - 1) * stride + weight.shape[2] - 2 * padding for side in x.shape[2:]]
         rest = [wanted - side for wanted, side in zip(size, least, strict=True)]
         return F.conv_transpose2d(
@@ -174,9 +180,12 @@ def modulated_conv2d(
     """
     n, i, h, w = x.shape
     o, _, k, _ = weight.shape
+    # [N, O, I, k, k]: weights per sample, the paper's form. Scaled activations are faster for some shapes and
+    # slower for others on a CPU (performance.md 2).
     scaled = weight.unsqueeze(0) * style.reshape(n, 1, i, 1, 1)
     if demodulate:
         scaled = scaled * torch.rsqrt(scaled.square().sum((2, 3, 4), keepdim=True) + DEMODULATION_EPS)
+    # The batch as groups of one convolution, so that each sample meets its own weights.
     x = x.reshape(1, n * i, h, w)
     if up == 1:
         out = F.conv2d(x, scaled.reshape(n * o, i, k, k), padding=k // 2, groups=n)
@@ -185,4 +194,5 @@ def modulated_conv2d(
     transposed = scaled.transpose(1, 2).reshape(n * i, o, k, k)
     out = F.conv_transpose2d(x, transposed, stride=2, groups=n)  # [1, N * O, 2H + 1, 2W + 1]
     out = out.reshape(n, o, 2 * h + 1, 2 * w + 1)
+    # 4 taps take 3 of 2H + 1 values, 2 pads give 2 back: 2H.
     return upfirdn2d(out, kernel, pad=(1, 1))

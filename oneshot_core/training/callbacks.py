@@ -77,12 +77,15 @@ class Progress(Callback):
     def after_step(self, state: TrainState) -> None:
         """Report the step."""
         spent = time.monotonic() - self._began
+        # By the steps of this session: a resumed run's earlier ones took no time in it.
         eta = spent / max(1, state.step - self._first) * (self._steps - state.step)
+        # NaN, unlike itself, marks terms that this step does not compute.
         losses = {name: values[-1] for name, values in state.history.items() if values[-1] == values[-1]}
         self.report(StepProgress(state.step, self._steps, losses, eta, lambda: self._row(state.ema)))
 
     @torch.no_grad()
     def _row(self, generator: Generator) -> Images:
+        # The same people in every row, so that only the look changes.
         z = z_from_seeds(self.preview_seeds, generator.config.z_dim).to(generator.const)
         return generator.synthesize(generator.map(z), generator.constant_noise())
 
@@ -91,9 +94,11 @@ class Progress(Callback):
 class StopSignal(Callback):
     """Stop from another thread: `cancel()` aborts, `stop_and_keep()` ends early with what is there."""
 
+    # Set by the web server's thread while the run has its own.
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
     _began: float = field(default=0.0, init=False)
+    # Not measured yet counts as slow: the first step is left at its next phase.
     _step_seconds: float = field(default=float("inf"), init=False)
 
     def cancel(self) -> None:
@@ -111,6 +116,7 @@ class StopSignal(Callback):
         """Raise RunCancelled when asked to."""
         if not state.amid_step:
             self._began = time.monotonic()
+        # Left now, the step would be lost: amid a step nothing can be saved.
         elif self._step_seconds < QUICK_STEP_SECONDS:
             return
         self._check(state)
@@ -119,6 +125,7 @@ class StopSignal(Callback):
         """Raise when asked to."""
         self._step_seconds = time.monotonic() - self._began
         self._check(state)
+        # Only here, never amid a step: what it has becomes the result.
         if self._stopped.is_set():
             raise RunStopped(f"the run was stopped at step {state.step}")
 
@@ -162,10 +169,12 @@ class Checkpoints(Callback):
     @property
     def interval_seconds(self) -> float:
         """Time from the end of one save to the next, by what the last one took."""
+        # The cap bounds what a crash costs, whatever saving costs.
         return max(self.every_seconds, min(self._cost_seconds / MAX_SAVE_SHARE, LONGEST_INTERVAL_SECONDS))
 
     def started(self, state: TrainState, steps: int) -> None:
         """Start the clock."""
+        # What was just restored need not be saved again.
         self._last, self._saved_step, self._steps = time.monotonic(), state.step, steps
 
     def after_step(self, state: TrainState) -> None:
@@ -177,6 +186,7 @@ class Checkpoints(Callback):
     def finished(self, state: TrainState) -> None:
         """Save the last step."""
         self._save(state)
+        # After stop and keep the run may be queued again; then both states still count.
         if state.step >= self._steps:
             state_file(self.path).forget_previous()
 
@@ -190,9 +200,11 @@ class Checkpoints(Callback):
             log.warning("the last steps of the run were not saved: %s", error)
 
     def _save(self, state: TrainState) -> None:
+        # Amid a step the discriminator is ahead of the generator: resumed, its phase would run twice.
         if state.amid_step or state.step == self._saved_step:
             return
         self._saved_step = state.step  # also when it fails: no second try for this step
+        # Not the wall clock: it may be set while a run goes on.
         began = time.monotonic()
         state.save(self.path)
         self._last = time.monotonic()
@@ -214,6 +226,7 @@ class Snapshots(Callback):
 
     def finished(self, state: TrainState) -> None:
         """Hand over the last step."""
+        # A run that ends on a multiple has it already; one that made no step has nothing to show.
         if self._kept_step != state.step and state.step:
             self._keep(state)
 

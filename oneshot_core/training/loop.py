@@ -64,11 +64,13 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, step and
             seed. The file of a `Checkpoints` callback then holds the last good state that was saved.
     """
+    # ComfyUI runs nodes in inference mode, in which nothing could be trained (comfyui.md 3.1).
     with gradients():
         for callback in callbacks:
             callback.started(state, steps)
         try:
             while state.step < steps:
+                # Draws depend on (seed, step) alone, not on earlier ones: a resumed run repeats bit for bit.
                 losses = _one_step(state, callbacks)
                 state.record(losses)
                 state.step += 1  # before the callbacks: what they save resumes at the next step
@@ -76,8 +78,8 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
                 for callback in callbacks:
                     callback.after_step(state)
         except RunStopped:
-            pass
-        except BaseException:  # ComfyUI's cancel is none of Exception's children
+            pass  # between two steps: what `finished` saves is whole
+        except BaseException:  # Ctrl-C, and since 0.20 ComfyUI's cancel, are no children of Exception
             for callback in callbacks:
                 callback.aborted(state)
             raise
@@ -93,6 +95,8 @@ def _one_step(state: TrainState, callbacks: Sequence[Callback]) -> dict[str, flo
             callback.before_phase(state)
         state.amid_step = True
         for name, value in run_phase(phase, current).items():
+            # Waits for the device: a NaN must be named before another phase spreads it. The phase that made
+            # it took no step (`run_phase`).
             losses[name] = float(value)
             if not math.isfinite(losses[name]):
                 raise state.broken(f"the {phase} phase's {name!r} became {losses[name]}")
@@ -139,7 +143,9 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
         RunCancelled: a `StopSignal` was cancelled; the run folder keeps what was done.
     """
     preset, config = preset or oneshot_clip(), config or TrainConfig()
+    # `create` checks again, but a mask makes the source draw before that.
     check_run(bundle, aim, preset)
+    # Of target and mask as given: what fills the masked part is rendered, and its last bits may differ.
     settings = determining(inputs_of(bundle, encoders, aim, mask), preset=preset, training=config.describe())
     folder = None if run_folder is None else Path(run_folder)
     if mask is not None:
@@ -162,6 +168,7 @@ def _resumed(
     Snapshots come before all others: one that raises, or a state saved at the same step, must not cost one.
     """
     path = folder / STATE_FILE
+    # A killed run leaves half-written files under temporary names.
     for place in (folder, folder / SNAPSHOTS):
         remove_stale_temporaries(place)
     state_file(path).load(state.restore)
@@ -176,12 +183,14 @@ def _resumed(
             found.unlink(missing_ok=True)
     snapshots = Snapshots(lambda now: _save_snapshot(now, bundle, folder), config.snapshot_every_steps)
     states = Checkpoints(path, config.checkpoint_every_steps, config.checkpoint_every_seconds)
+    # Last: a step whose state is saved is not done again, so what others missed of it stays missed.
     return [snapshots], [states]
 
 
 def snapshot_files(folder: Path) -> dict[int, Path]:
     """The snapshots in a run's folder by their step."""
     found = [
+        # `_save_snapshot` writes six digits, more from step 1,000,000 on.
         (re.fullmatch(r"step_(\d{6,})\.safetensors", path.name), path)
         for path in (folder / SNAPSHOTS).glob("*")
     ]
@@ -202,7 +211,7 @@ def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> 
     """Keep the generator as it is now, without its discriminator."""
     state.check_finite()
     path = folder / SNAPSHOTS / f"step_{state.step:06d}.safetensors"
-    save(adapted_bundle(state, bundle, copied=False), path, with_discriminator=False)
+    save(adapted_bundle(state, bundle, copied=False), path, with_discriminator=False)  # half the size
 
 
 def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[float]]]:
@@ -213,6 +222,7 @@ def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[f
     """
     curves = {}
     for name, values in history.items():
+        # A term has values in steps of its kind only, so each point carries its step.
         points = [[step, float(f"{v:.5g}")] for step, v in enumerate(values, 1) if math.isfinite(v)]
         stride = math.ceil(len(points) / MAX_POINTS)
         curves[name] = points[::-1][:: max(1, stride)][::-1]  # the last one stays
@@ -238,6 +248,7 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
         "settings": state.settings,
         "losses": loss_points(state.history),
     }
+    # No file yet, hence no checksum.
     provenance = replace(source.provenance, format="adapted", sha256=None, history=history)
 
     def taken(network: Any) -> Any:
@@ -245,8 +256,10 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
 
     return GeneratorBundle(
         generator=taken(state.ema),
+        # Also one that no step has trained: with it the result can be adapted again.
         discriminator=source.discriminator if state.discriminator is None else taken(state.discriminator),
         raw_generator=None,
+        # The source's: test_sample.py truncates towards it (methods.md C), and the mapping is frozen.
         mean_latent=owned(source.mean_latent),
         provenance=provenance,
     )

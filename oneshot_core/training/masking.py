@@ -32,15 +32,19 @@ def counted_aim(aim: Aim, bundle: GeneratorBundle, mask: Tensor, folder: Path | 
         ValueError: the mask does not fit, or the aim has no reference.
     """
     check_mask(mask, bundle.size)
+    # The reference is the target's counterpart: only its picture fits into the hole.
     if aim.targets is None or aim.codes is None:
         raise ValueError("a mask needs a target and its reference latent; leave the mask out")
     path = None if folder is None else folder / MASKED_FILE
+    # Every reference step compares with it, so a resumed run must see the very same picture.
     kept = None if path is None else _kept(path, aim.targets)
     if kept is None:
         generator = bundle.generator
         with torch.no_grad():
             codes = generator.broadcast(aim.codes.to(generator.const))
+            # The stored noise, so that the picture is the same at every call.
             own = generator.synthesize(codes, generator.constant_noise())
+        # Where nothing counts, target and adapted picture start out equal but for noise: nothing pulls.
         kept = masked_target(aim.targets, own.to(aim.targets), mask.to(aim.targets))
         if path is not None:
             write_tensors(path, {"target": kept}, {"format": FORMAT, "format_version": FORMAT_VERSION})

@@ -36,6 +36,7 @@ class Round:
     def path(self) -> str | None:
         """Discriminator path that the generator must fool in this round; None: no adversarial term."""
         path = self.kind.path
+        # Below 64 px patch features do not exist; the plan's `small` allowed the image path then.
         return "image" if path is not None and self.state.heads is None else path
 
     @property
@@ -68,6 +69,7 @@ def _frozen(*modules: nn.Module | None) -> Iterator[None]:
         p for module in modules if module is not None for p in module.parameters() if p.requires_grad
     ]
     for parameter in parameters:
+        # Weights are off while the graph is recorded; that they are on again in backward changes nothing.
         parameter.requires_grad_(False)
     try:
         yield
@@ -88,6 +90,7 @@ def _forward_pass(state: TrainState) -> AbstractContextManager[Any]:
 
 def _rendered(state: TrainState, generator: Generator, codes: Latents, noise: list[Tensor]) -> Images:
     """Render codes in the run's precision; the images have the weights' dtype."""
+    # Outside autocast, which would round what the affine layers give to bfloat16.
     styles = generator.affine(codes)
     with _forward_pass(state):
         return generator.render(styles, noise).to(styles[0].dtype)
@@ -112,6 +115,7 @@ def phases_due(current: Round) -> list[str]:
     plan = preset.discriminator
     if plan is None or current.path is None:
         return due
+    # The official order: R1 follows the discriminator's own update and is an update by itself.
     return ["discriminator", *(["r1"] if plan.r1_gamma and _r1_due(current) else []), *due]
 
 
@@ -122,8 +126,10 @@ def _r1_interval(state: TrainState) -> tuple[str | None, int, float]:
     steps = {kind.name: kind.steps for kind in preset.due}
     if plan.r1_kind not in steps:  # counted in all kinds, or in one that this schedule leaves out
         return None, plan.r1_every, plan.r1_every
+    # Under the published schedule every 4th reference step, which is the published every 16th (Q10).
     share = steps[plan.r1_kind] / preset.cycle
     every = max(1, round(plan.r1_every * share))
+    # Lazy regularisation: R1 weighs as much as the steps it stands for (16 by default).
     return plan.r1_kind, every, every / share
 
 
@@ -182,6 +188,7 @@ def _head(current: Round, purpose: str) -> int:
     """Draw a patch head; one per update, or one per call where the plan says so."""
     plan = current.state.preset.discriminator
     assert plan is not None
+    # Fake, real and R1 share a head; the published code draws one for each (Q8). The generator has its own.
     shared = plan.one_head_per_update and purpose != "adapted"
     return int(current.draws.integers(f"{'update' if shared else purpose}.head", plan.heads))
 
@@ -192,6 +199,7 @@ def _logits(current: Round, path: str | None, images: Images, purpose: str) -> T
     assert state.discriminator is not None
     if path == "image" or state.heads is None:
         return state.discriminator.score(images)
+    # Nothing behind the feature map is computed; the published code runs all blocks, each twice.
     head = _head(current, purpose)
     return state.heads(state.discriminator.patch_features(images, head), head)
 
@@ -207,6 +215,7 @@ def _real(current: Round) -> Images:
     targets, plan = current.state.goal.targets, current.kind.real
     if plan is None or not plan.flips:
         return targets[:1]
+    # One purpose per step: R1 sees the very pictures that the discriminator's update saw.
     flips = current.draws.integers("real.flip", 2, (current.kind.batches[MAIN].size,)).tolist()
     mirrored = targets[:1].flip(3)
     return torch.cat([mirrored if flip else targets[:1] for flip in flips])
@@ -217,11 +226,14 @@ def _optimise(current: Round, update: Update) -> None:
     state = current.state
     if not bool(torch.isfinite(update.loss)):
         return  # the loop names the term
+    # Small pictures and image-only methods have no heads.
     optimisers = [state.optimisers[name] for name in update.networks if name in state.optimisers]
     for optimiser in optimisers:
+        # Zeros instead of None let layers without a gradient age in Adam: parity with torch 1.7 (Q11).
         optimiser.zero_grad(set_to_none=not state.preset.optimiser.zero_filled_grads)
     update.loss.backward()
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    # One look at the device for all. A norm that overflows counts too: Adam squares what is in it.
     norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
     if not bool(torch.isfinite(torch.stack(norms)).all()):
         raise state.broken(f"the gradient of the {update.blamed()} became NaN or infinite")
@@ -232,6 +244,7 @@ def _optimise(current: Round, update: Update) -> None:
 def _discriminator(current: Round) -> Update:
     state = current.state
     with torch.no_grad():
+        # Without a graph: in reference steps the published code goes back through G for nothing (Q12).
         codes = _codes(current, MAIN, state.adapted, "discriminator", "discriminator")
         fake = _rendered(state, state.adapted, codes, _noise(current, MAIN, "discriminator"))
     fake_logits = _discriminated(current, current.path, fake, "fake")
@@ -239,6 +252,7 @@ def _discriminator(current: Round) -> Update:
     loss = logistic(real_logits, fake_logits)
     scores = {"real_score": real_logits.detach().mean(), "fake_score": fake_logits.detach().mean()}
     values = {"discriminator": loss.detach(), **scores}
+    # Heads step in reference rounds too, as published; without a gradient Adam skips them.
     return Update(loss, ("discriminator", "heads"), values, lambda: "discriminator's loss")
 
 
@@ -246,10 +260,12 @@ def _r1(current: Round) -> Update:
     plan = current.state.preset.discriminator
     assert plan is not None
     real = _real(current).detach().requires_grad_(True)
+    # Not `_discriminated`: squared gradients stay in float32.
     logits = _logits(current, current.path, real, "r1")
     penalty = r1_penalty(logits, real)
     loss = plan.r1_gamma / 2 * _r1_interval(current.state)[2] * penalty
     if plan.r1_keeps_score:
+        # As rosinality's train.py: what R1 has no gradient for, such as the last bias, gets zeros.
         loss = loss + 0 * logits.flatten(1).mean(dim=1)[0]
     values = {"r1": penalty.detach()}
     return Update(loss, ("discriminator", "heads"), values, lambda: "discriminator's penalty r1")
@@ -258,12 +274,14 @@ def _r1(current: Round) -> Update:
 def _view(current: Round, name: str) -> View:
     """The pictures of a batch, drawn when a term first asks for them."""
     state, batch = current.state, current.kind.batches[name]
+    # Other latents and noise than the discriminator's update: reusing its pictures would be another method.
     codes = _codes(current, name, state.adapted, "adapted", "adapted")
     noise = _noise(current, name, "adapted")
 
     def source() -> Images:
         """Draw the same latents with the source; the official profile redraws crossover and noise."""
         plan_of = "adapted" if batch.shared_mixing else "source"
+        # Repaired Q1 and Q2: with an own crossover the consistency terms compared pictures of other codes.
         own_codes = codes if batch.shared_codes else _codes(current, name, state.source, "adapted", plan_of)
         own_noise = noise if batch.shared_noise else _noise(current, name, "source")
         return _rendered(state, state.source, own_codes, own_noise)
@@ -277,6 +295,7 @@ def _view(current: Round, name: str) -> View:
 
 def _generator(current: Round) -> Update:
     state, objective = current.state, current.kind.objective
+    # They only pass gradients on: no gradients of their weights are computed.
     with _frozen(state.discriminator, state.heads):
         total, values = objective(_context(current))
 
@@ -304,6 +323,7 @@ def _context(current: Round) -> StepContext:
 def _update_average(state: TrainState) -> None:
     """Move every parameter of the average towards the trained one; parameters only, never buffers."""
     averaged, trained = _parameters(state.ema), _parameters(state.adapted)
+    # Frozen ones too: where training starts from the raw weights, their average moves there (Q22).
     torch._foreach_lerp_(averaged, trained, 1 - state.preset.optimiser.average_decay(state.step))
 
 

@@ -1,5 +1,4 @@
-"""Everything a run consists of: networks, optimisers, moving average, step and losses; saving and resuming
-it."""
+"""What a run consists of: networks, optimisers, moving average, step, losses; how it is saved and resumed."""
 
 from __future__ import annotations
 
@@ -64,6 +63,7 @@ class TrainState:
         self.amid_step = False
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
+            # All parameters, frozen ones too, as published: those never have a gradient and are skipped.
             "adapted": _adam(self.adapted, plan.adam(plan.generator_ratio))
         }
         if self.preset.discriminator is not None:
@@ -73,6 +73,7 @@ class TrainState:
                     self.optimisers[name] = _adam(module, settings)
 
     @classmethod
+    # Parameters made in ComfyUI's inference mode could not be trained (comfyui.md 3.1).
     @torch.inference_mode(False)
     def create(
         cls,
@@ -108,6 +109,7 @@ class TrainState:
         start = trained_generator(bundle, preset)
         place = start.const.device if device is None else torch.device(device)
         check_precision(precision, place)
+        # Weights made in inference mode will do here: the source only runs without gradients.
         source = start if start.const.device == place else private_copy(start, place)
         adapted = private_copy(start, place)
         trained = preset.trainable.names(adapted)
@@ -124,10 +126,11 @@ class TrainState:
             preset=preset,
             source=source,
             adapted=adapted,
+            # From `g_ema` even where training starts from the raw `g`, as published (Q22).
             ema=private_copy(bundle.generator, place) if averaged else adapted,
             discriminator=discriminator,
             heads=heads,
-            goal=AimFeatures(aim.to(source.const), encoders),
+            goal=AimFeatures(aim.to(source.const), encoders),  # copies: the caller's may be inference tensors
             draws=draws,
             settings=dict(settings or {}) | precision_setting(precision),
             precision=precision,
@@ -160,6 +163,7 @@ class TrainState:
 
     def record(self, losses: Mapping[str, float]) -> None:
         """Append the losses of the step that is under way; names that it lacks get NaN."""
+        # Reference and random steps have other terms; gaps keep all curves as long as the run.
         for name in losses:
             self.history.setdefault(name, [float("nan")] * self.step)
         for name, values in self.history.items():
@@ -186,6 +190,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by a flat name; the frozen source is not among them."""
+        # Its fingerprint is in the settings; a state of another source is refused.
         found = self._networks()
         for prefix, optimiser in self.optimisers.items():
             for index, values in optimiser.state_dict()["state"].items():
@@ -206,6 +211,7 @@ class TrainState:
             FloatingPointError: a weight is NaN or infinite; the file that is there is left alone.
             WriteError: the disk refuses.
         """
+        # A step that broke must not replace the last good state.
         tensors = self.tensors()
         for name, value in tensors.items():
             if not is_finite(value):
@@ -232,6 +238,7 @@ class TrainState:
         """What Adam keeps of each parameter, by name, as tensors of the right shape and type."""
         for prefix, optimiser in self.optimisers.items():
             parameters = [value for group in optimiser.param_groups for value in group["params"]]
+            # Adam numbers parameters by their place: their order is part of the file's format.
             for index, parameter in enumerate(parameters):
                 place = f"adam.{prefix}.{index}"
                 yield {
@@ -258,6 +265,7 @@ def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:
     """Make patch heads with drawn N(0, 1) weights and zero biases."""
     heads = PatchHeads(config)
     with torch.no_grad():
+        # Their constructor drew from torch's global state; a seed must fix them.
         for index, head in enumerate(heads.heads):
             head.weight.copy_(draws.normal(0, f"heads.{index}.weight", head.weight.shape))
     return heads
@@ -270,6 +278,8 @@ def private_copy(module: Any, device: torch.device | str | None = None) -> Any:
         module: the network.
         device: of the copy; None: that of the network.
     """
+    # `deepcopy` then `.to` would hold each weight twice, and `.to` under ComfyUI's executor gives inference
+    # tensors. The memo hands deepcopy finished copies instead; weights that are shared stay shared.
     memo: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
         for value in (*module.parameters(), *module.buffers()):
@@ -282,6 +292,7 @@ def private_copy(module: Any, device: torch.device | str | None = None) -> Any:
 
 def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:
     parameters = list(module.parameters())
+    # One kernel for all: the step itself took 3.4 times as long unfused on a CPU.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(parameters, eps=1e-8, fused=fused, **settings)
 
@@ -289,15 +300,16 @@ def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:
 def _load_adam(
     optimiser: torch.optim.Adam, prefix: str, tensors: Mapping[str, Tensor], zero_filled: bool
 ) -> None:
-    """Put saved moments back; under zero-filled gradients, what was once trained has a zero gradient
-    again."""
+    """Put saved moments back; under zero-filled gradients also the zero gradients of what was trained."""
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix):
             index, key = name[len(prefix) :].split(".", 1)
+            # An ordinary tensor, even if the file was read in inference mode.
             states.setdefault(int(index), {})[key] = value.clone()
     saved = optimiser.state_dict()
     optimiser.load_state_dict({"state": states, "param_groups": saved["param_groups"]})
+    # An uninterrupted run holds zeros there, not None, and Adam ages what has zeros (Q11).
     if zero_filled:
         for group in optimiser.param_groups:
             for position, parameter in enumerate(group["params"]):

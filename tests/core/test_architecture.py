@@ -33,7 +33,7 @@ COMFY = {
 }
 PICKLING = {"pickle", "pickletools", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
-LONGER_FILES = {"networks.py": 530}  # one read-through beats a hunt: generator and discriminator share layers
+LONGER_FILES = {"networks.py": 550}  # one read-through beats a hunt: generator and discriminator share layers
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import GeneratorBundle, read_tensors
+from ..choices import DEMO_TARGET
 from ..latent_optimiser import StepProgress
 from ..pictures import save_png
 from ..pictures.covers import draw_cover, model_card
@@ -98,7 +99,7 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
     if not done.adapted.trained and files and all(_is_there(folder / file) for file in files.values()):
         note(f"{folder} is done already ({done.adapted.step} steps); more --steps go on from there")
         return {"files": _placed(folder, files), "step": done.adapted.step, "losses": losses}
-    files = _draw(done, inputs, results, Path(recipe.aim.target).name)
+    files = _draw(done, inputs, results, Path(recipe.aim.target.removeprefix(DEMO_TARGET)).name)
     seconds = round(time.monotonic() - started, 1)
     _note_files(done, files, seconds)
     return {"files": _placed(folder, files), "losses": losses, "seconds": seconds, "step": done.adapted.step}

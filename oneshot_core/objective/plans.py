@@ -288,6 +288,12 @@ class Preset:
                 f"the {fooling[0]} steps of preset {self.name} have a term that fools a discriminator, but "
                 "it has no discriminator plan; add one, or give that term the weight 0"
             )
+        own = any(batch.mapping == "own" for kind in self.due for batch in kind.batches.values())
+        if "mapping" in self.trainable.parts and not own:
+            raise ValueError(
+                f"preset {self.name} is to train the mapping, but every batch maps with the source's, "
+                'through which no gradient flows; give one of them the mapping "own", or leave the part out'
+            )
 
     @property
     def cycle(self) -> int:

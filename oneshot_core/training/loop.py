@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, GeneratorBundle, save
+from ..checkpoints.bundle import estimate_mean_latent
 from ..checkpoints.native import opened_file
 from ..draws import SeededDraws
 from ..features import Encoders
@@ -251,6 +252,8 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
     # No file yet, hence no checksum.
     provenance = replace(source.provenance, format="adapted", sha256=None, history=history)
 
+    maps_anew = "mapping" in state.preset.trainable.parts
+
     def taken(network: Any) -> Any:
         return private_copy(network) if copied and network is not None else network
 
@@ -259,7 +262,7 @@ def adapted_bundle(state: TrainState, source: GeneratorBundle, copied: bool = Tr
         # Also one that no step has trained: with it the result can be adapted again.
         discriminator=source.discriminator if state.discriminator is None else taken(state.discriminator),
         raw_generator=None,
-        # The source's: test_sample.py truncates towards it (methods.md C), and the mapping is frozen.
-        mean_latent=owned(source.mean_latent),
+        # The source's while the mapping is frozen: test_sample.py truncates towards it (methods.md C).
+        mean_latent=estimate_mean_latent(state.ema) if maps_anew else owned(source.mean_latent),
         provenance=provenance,
     )

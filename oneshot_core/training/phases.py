@@ -235,6 +235,8 @@ def _optimise(current: Round, update: Update) -> None:
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     # One look at the device for all. A norm that overflows counts too: Adam squares what is in it.
     norms = torch._foreach_norm([p.grad for p in trained if p.grad is not None])
+    if not norms:
+        raise ValueError(f"no gradient reaches what the {current.kind.name} steps train; check the batches")
     if not bool(torch.isfinite(torch.stack(norms)).all()):
         raise state.broken(f"the gradient of the {update.blamed()} became NaN or infinite")
     for optimiser in optimisers:

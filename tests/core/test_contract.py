@@ -11,6 +11,7 @@ import torch
 from stand_ins import StandInClip, StandInPerceptual, picture, tiny_bundle
 from torch import Tensor
 
+from oneshot_core.checkpoints.bundle import estimate_mean_latent
 from oneshot_core.features import Encoders
 from oneshot_core.objective import (
     Aim,
@@ -28,6 +29,7 @@ from oneshot_core.objective import (
     WeightedTerm,
 )
 from oneshot_core.objective.adversarial import Fool
+from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.objective.terms import LatentDeviation
 from oneshot_core.training import TrainConfig, adapt
 from oneshot_core.training.memory import training_bytes
@@ -104,6 +106,14 @@ def test_it_trains_what_it_names_and_nothing_else():
     before, after = tiny_bundle(SIZE).generator.state_dict(), run(4).bundle.generator.state_dict()
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"mapping", "to_rgbs"}
+
+
+def test_a_mapping_that_is_trained_has_a_mean_of_its_own_and_a_batch_that_it_maps():
+    source, result = tiny_bundle(SIZE), run(4).bundle
+    torch.testing.assert_close(result.mean_latent, estimate_mean_latent(result.generator))
+    assert not torch.equal(result.mean_latent, source.mean_latent)
+    with pytest.raises(ValueError, match="every batch maps with the source's"):
+        dataclasses.replace(oneshot_clip(), trainable=Trainable(("mapping", "affine")))
 
 
 def test_it_resumes_exactly(tmp_path):

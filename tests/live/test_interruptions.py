@@ -96,7 +96,7 @@ def _running(event: dict[str, Any], graph: dict[str, Any], node: str) -> bool:
 
 
 def test_a_cancelled_run_goes_on_and_equals_an_uninterrupted_one(server: Server, workflow: Workflow) -> None:
-    training = {"steps": 80, "snapshot_every": 4}
+    training = {"steps": 40, "snapshot_every": 4}
     graph, known = workflow(OneShotAdapt=training, drop=DROP), kept_runs(server.base)
     prompt = server.queue(graph)
     wait_for_step(server, prompt, known)
@@ -112,7 +112,7 @@ def test_a_cancelled_run_goes_on_and_equals_an_uninterrupted_one(server: Server,
 def test_a_killed_server_resumes_a_restarted_one_loads_and_two_share_a_folder(
     fresh: Any, workflow: Workflow, tmp_path: Path
 ) -> None:
-    graph = workflow(OneShotAdapt={"steps": 80, "snapshot_every": 2, "seed": 3}, drop=DROP)
+    graph = workflow(OneShotAdapt={"steps": 40, "snapshot_every": 2, "seed": 3}, drop=DROP)
     first = fresh(tmp_path)
     prompt = first.queue(graph)
     wait_for_step(first, prompt)
@@ -123,7 +123,7 @@ def test_a_killed_server_resumes_a_restarted_one_loads_and_two_share_a_folder(
     again = saved_weights(tmp_path, third.run(graph))
     assert kept_runs(tmp_path) == trained  # nothing was trained again
     assert equal(weights, again)
-    share_a_folder([second, third], workflow(OneShotAdapt={"steps": 60, "seed": 8}, drop=DROP))
+    share_a_folder([second, third], workflow(OneShotAdapt={"steps": 30, "seed": 8}, drop=DROP))
 
 
 def share_a_folder(servers: list[Server], graph: dict[str, Any]) -> None:

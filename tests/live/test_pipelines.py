@@ -19,7 +19,7 @@ from oneshot_core.demo.world import target_path
 
 Workflow = Callable[..., dict[str, Any]]
 TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
-STEPS = 60  # of a batch's jobs: some seconds, so that one of them is interrupted
+STEPS = 30  # of a batch's jobs: some seconds, so that one of them is interrupted
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
 
 

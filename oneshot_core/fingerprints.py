@@ -118,7 +118,7 @@ def determining(
         needs = preset.needs
         seen |= {"reference"} if search is None else set()
         seen |= {"perceptual"} if needs.perceptual else set()
-        seen |= {"discriminator"} if needs.path is not None else set()
+        seen |= {"mean", "discriminator"}  # the result's file holds them, whether they are trained or not
         seen |= {"raw"} if preset.start == "raw" else set()
     values["inputs"] = {name: value for name, value in inputs.items() if name in seen}
     return json.loads(json.dumps(values))

@@ -28,13 +28,13 @@ from .choices import DEMO, DEMO_TARGET
 from .demo.world import demo_generator, target_path
 from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
-from .fingerprints import inputs_of
+from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent, save_latent
 from .latent_optimiser import StepProgress
 from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
-from .recipe import Recipe, RecipeError
+from .recipe import EncodersRecipe, Recipe, RecipeError
 from .run_folder import REFERENCE, Run, StoredResult
 from .search import SearchResult, check_search, search_latent
 from .store import Store
@@ -58,6 +58,7 @@ class Inputs:
         mask: [1, 1, S, S] in [0, 1], 1 = counts; None: all of the target.
         reference: the target's counterpart; None: it is searched.
         notes: sentences for the user about what was assumed.
+        encoder_names: of CLIP and the perceptual net, as a recipe tells them; None: those of `encoders`.
     """
 
     source: GeneratorBundle
@@ -66,6 +67,7 @@ class Inputs:
     mask: Tensor | None = None
     reference: Latent | None = None
     notes: tuple[str, ...] = ()
+    encoder_names: tuple[str, str] | None = None
 
     @property
     def aim(self) -> Aim:
@@ -119,9 +121,12 @@ def open_inputs(
     """
     device = torch.device(device)
     check_precision(recipe.training.precision, device)
-    if not recipe.aim.target:
-        raise RecipeError("the recipe names no target picture; give one (--target)")
-    if recipe.aim.latent is None and "reference" in recipe.inputs:
+    for name, given in (("generator", recipe.generator), ("target", recipe.aim.target)):
+        if not given.strip():
+            raise RecipeError(f"the recipe names no {name}; give it (--{name})")
+    if half == "search":  # which finds what a latent would be
+        recipe = replace(recipe, aim=replace(recipe.aim, latent=None))
+    elif recipe.aim.latent is None and "reference" in recipe.inputs:
         raise RecipeError("this recipe started from a given latent that it does not hold; give it (--latent)")
     source = demo_generator() if recipe.generator == DEMO else load(recipe.generator)
     reference, notes = None, list[str]()
@@ -133,10 +138,11 @@ def open_inputs(
     target, mask = load_target(_picture(recipe.aim.target), source.size, recipe.aim.fit, recipe.aim.mask)
     if reference is not None:
         check_family(reference, source)
-    encoders = _choice(recipe, source).open(allow_download=allow_download, progress=progress).load()
+    choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
+    names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
     if device.type != "cpu":
         source, encoders = source.to(device), encoders.to(device)
-    return Inputs(source, encoders, target, mask, reference, tuple(notes))
+    return Inputs(source, encoders, target, mask, reference, tuple(notes), names)
 
 
 def _picture(name: str) -> Path:
@@ -149,9 +155,7 @@ def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
     choice = EncoderChoice.suited_to(source)
     clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
     if clip:
-        model, equals, file = clip.partition("=")
-        if not equals and Path(clip).is_file():
-            model, file = CLIP_MODEL, clip
+        model, _, file = (CLIP_MODEL, "", clip) if Path(clip).is_file() else clip.partition("=")
         choice = replace(choice, clip=model, clip_file=file or None)
     if perceptual:
         net, _, file = perceptual.partition("=")
@@ -191,21 +195,32 @@ def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, In
         check_search(source, inputs.encoders, inputs.target, inputs.mask)
     else:
         check_run(source, inputs.aim, recipe.preset(source.size)[0])
-    if isinstance(inputs.encoders, EncodersOnDemand):
-        names = (inputs.encoders.clip_name, inputs.encoders.perceptual_name)
-    else:
-        names = (inputs.encoders.clip.name, inputs.encoders.perceptual.name)
+    names = inputs.encoder_names or _names(inputs.encoders)
     notes += encoder_notes(source, *names)
     found = inputs_of(source, inputs.encoders, inputs.aim, inputs.mask)
-    differing = sorted(name for name, value in found.items() if recipe.inputs.get(name, value) != value)
+    if recipe.inputs and "mask" in recipe.inputs and inputs.mask is None:
+        raise RecipeError("this recipe was made with a mask, which it does not hold; give it (--mask)")
+    both = (recipe.inputs.keys() | found.keys()) if recipe.inputs else set()
+    differing = sorted(name for name in both if recipe.inputs.get(name) != found.get(name))
     if differing:
         notes.append(
             f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
         )
-    bound = replace(
-        recipe.bound(found), encoders=replace(recipe.encoders, clip=names[0], perceptual=names[1])
-    )
+    bound = replace(recipe.bound(found), encoders=EncodersRecipe(*names))
+    if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == demo_fingerprint():
+        bound = replace(bound, generator=DEMO)  # however it came: its file lies within this program
     return bound, replace(inputs, source=source, notes=(*inputs.notes, *notes))
+
+
+def _names(encoders: Encoders | EncodersOnDemand) -> tuple[str, str]:
+    if isinstance(encoders, EncodersOnDemand):
+        return encoders.clip_name, encoders.perceptual_name
+    return encoders.clip.name, encoders.perceptual.name
+
+
+def demo_fingerprint() -> str:
+    """Fingerprint of the demo's generator."""
+    return network_fingerprint(demo_generator().generator)
 
 
 # The work ------------------------------------------------------------------------------------------------
@@ -235,7 +250,8 @@ def search_recipe(
         ValueError, FloatingPointError: as `search_latent`.
     """
     with store.claim(recipe, "search", poll) as run:
-        run.open()
+        if not run.open().get("losses"):  # from now on the folder says whose it is
+            run.record(0)
         found = _searched(run, inputs, place, callbacks)
         run.record(0, {"search": found.losses})
         return found
@@ -277,6 +293,8 @@ def adapt_recipe(
         if fresh and values.get("losses"):
             run.clear()
             values = {}
+        if not values:  # from now on the folder says whose it is
+            run.record(0)
         kept = _adapted(run, values, inputs, snapshot, place, callbacks, {}, Finish())
     store.trim()
     return kept
@@ -330,6 +348,7 @@ def run_recipe(
             folder.record(record.get("step", 0))
         reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
         inputs = replace(inputs, reference=reference)
+        folder = replace(folder, recipe=_as_made(folder.recipe, reference))
         kept = found or _adapted(folder, {}, inputs, None, place, callbacks, losses, finish)
     store.trim()
     return PipelineResult(reference, kept, losses.get("search", {}), folder, record)
@@ -401,9 +420,10 @@ def _adapted(
     found = run.result(values, snapshot)
     if found is not None:
         return found
+    run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
     recipe = run.recipe
     preset, device = recipe.preset(inputs.source.size)[0], None if place is None else place()
-    about = {"recipe": _as_made(recipe, inputs.reference).without_folders().values()}
+    about = {"recipe": recipe.without_folders().values()}
 
     def train() -> AdaptResult:
         with gradients():
@@ -444,20 +464,16 @@ def _as_made(recipe: Recipe, reference: Latent | None) -> Recipe:
     """
     found = {} if reference is None else reference.origin.get("recipe", {})
     try:
-        other = Recipe.of(found) if found else None
-    except RecipeError:  # a latent file of another version
-        other = None
-    if other is None:
-        return recipe
-    joined = replace(recipe, search=other.search, inputs={**recipe.inputs})
-    seed = other.training.seed if other.search.seed is None else other.search.seed
-    joined = replace(joined, search=replace(joined.search, seed=seed))
-    own, theirs = recipe.bound(recipe.inputs), other.bound(other.inputs)
-    same = replace(own, search=joined.search).settings("search") == theirs.settings("search")
+        other = Recipe.of(found)
+        seed = other.search_config().seed
+        search = replace(other.search, seed=None if seed == recipe.training.seed else seed)
+        joined = replace(recipe, search=search, aim=replace(recipe.aim, latent=None))
+        same = joined.settings("search") == other.settings("search")
+    except ValueError:  # a latent of another program or version
+        same = False
     if not same:
         return recipe
-    inputs = {name: value for name, value in recipe.inputs.items() if name != "reference"}
-    return joined.bound(inputs)
+    return joined.bound({name: value for name, value in recipe.inputs.items() if name != "reference"})
 
 
 def _is_done(path: Path, steps: int) -> bool:

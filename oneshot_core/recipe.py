@@ -144,7 +144,7 @@ class Recipe:
     """One adaptation as data.
 
     Args:
-        generator: "demo", or the name of a checkpoint.
+        generator: "demo", or the name of a checkpoint; empty where it came as a value and has no name.
         aim: what is adapted to.
         encoders: who compares pictures.
         search: of the target's counterpart.
@@ -156,7 +156,7 @@ class Recipe:
         RecipeError: a value that is not allowed.
     """
 
-    generator: str = DEMO
+    generator: str = ""
     aim: AimRecipe = AimRecipe()
     encoders: EncodersRecipe = EncodersRecipe()
     search: SearchRecipe = SearchRecipe()
@@ -173,6 +173,9 @@ class Recipe:
         ):
             if value not in allowed:
                 raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name, given in (("mask", self.aim.mask), ("latent", self.aim.latent)):
+            if given is not None and not given.strip():
+                raise RecipeError(f"{name} must be the name of a file or null, got {given!r}")
         for name, number, low, high in self._numbers():
             if number is not None:
                 check_number(number, name, low, high)
@@ -251,7 +254,9 @@ class Recipe:
         names = {"target": _last(self.aim.target) or "", "mask": _last(self.aim.mask)}
         aim = replace(self.aim, **names, latent=_last(self.aim.latent))  # type: ignore[arg-type]
         clip, perceptual = _last_file(self.encoders.clip), _last_file(self.encoders.perceptual)
-        generator = _last(self.generator) or DEMO
+        generator = _last(self.generator) or ""
+        if generator == DEMO != self.generator:  # a file of that name
+            generator = f"./{DEMO}"
         return replace(self, generator=generator, aim=aim, encoders=EncodersRecipe(clip, perceptual))
 
     # To what the engine takes ------------------------------------------------------------------------
@@ -411,4 +416,5 @@ def _last(name: str | None) -> str | None:
 def _last_file(name: str | None) -> str | None:
     """The same for `MODEL=FILE`, and for a file alone."""
     model, equals, file = (name or "").partition("=")
-    return f"{model}={_last(file)}" if equals else _last(name)
+    named = equals and not {"/", "\\"} & set(model)  # else the sign belongs to a folder's name
+    return f"{model}={_last(file)}" if named else _last(name)

@@ -113,14 +113,9 @@ class Run:
         Raises:
             RunError: the folder holds a run with other settings, results without a record, or a damaged one.
         """
-        values = self._read()
-        if values is None:
-            found = [name for name in (RESULT, REFERENCE, *PICTURES) if (self.folder / name).exists()]
-            if found:
-                raise RunError(
-                    f"{self.folder} holds {found[0]} but no readable {RECORD}; choose another folder, or "
-                    "throw what is there away (--fresh)"
-                )
+        values = kept_record(self.folder)
+        if not values:
+            self.refuse_others()
             return {}
         differing = differences(values["settings"], dict(self.settings))
         if differing and self._is_untouched(values):
@@ -131,6 +126,21 @@ class Run:
                 "another folder, or throw that run away (--fresh)"
             )
         return values
+
+    def refuse_others(self) -> None:
+        """Refuse a folder with files of the names that runs write, but no record: they are somebody else's.
+
+        Raises:
+            RunError: there are such files.
+        """
+        if any((folder / RECORD).exists() for folder in (self.folder, self.work)):
+            return
+        found = [name for name in (RESULT, REFERENCE, *PICTURES) if (self.folder / name).exists()]
+        if found:
+            raise RunError(
+                f"{self.folder} holds {found[0]}, which no run explains (there is no {RECORD}); choose "
+                "another folder, or move that file away"
+            )
 
     def check_steps(self, values: Mapping[str, Any], steps: int) -> None:
         """Refuse to ask a run for fewer steps than it has done; raises RunError."""
@@ -166,28 +176,6 @@ class Run:
         }
         for folder in (self.folder, self.work):
             write_record(folder / RECORD, values)
-
-    def _read(self) -> dict[str, Any] | None:
-        """The record, or its copy where it is damaged; None where there is neither."""
-        damaged: Exception | None = None
-        for path in (self.folder / RECORD, self.work / RECORD):
-            if not path.is_file():
-                continue
-            try:
-                values = record_values(path)
-            except ForeignRecord as error:
-                raise RunError(f"{error}; choose another folder") from None
-            except (OSError, JsonError) as error:
-                damaged = error
-                continue
-            if damaged is not None:
-                set_aside(self.folder / RECORD, damaged)
-                with atomic_path(self.folder / RECORD) as temporary:
-                    shutil.copyfile(path, temporary)
-            return values
-        if damaged is not None:
-            raise RunError(f"{damaged}; choose another folder, or throw the run away (--fresh)")
-        return None
 
     def _is_untouched(self, values: Mapping[str, Any]) -> bool:
         """Whether nothing but the record was written: a run that was ended before it did anything."""
@@ -225,7 +213,7 @@ class Run:
         try:
             bundle = load(path)
             if bundle.provenance.history.get("step") != step:
-                raise CheckpointError(f"{path}: is no generator of step {step}")
+                return None  # of a longer run that was killed before it wrote its record
         except CheckpointError as error:
             set_aside(path, error)
             return None
@@ -261,7 +249,12 @@ class Run:
     # Throwing away -----------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Remove what runs write, and nothing else; the records last: a kill then leaves a known folder."""
+        """Remove what runs write, and nothing else; the records last: a kill then leaves a known folder.
+
+        Raises:
+            RunError: nothing says that what is there is a run's.
+        """
+        self.refuse_others()
         results = [RESULT, REFERENCE, *PICTURES]
         damaged = (f"{Path(name).stem}.damaged{Path(name).suffix}" for name in (*results, RECORD))
         for path in (
@@ -303,11 +296,41 @@ class Run:
             (self.folder / MARK).touch()
 
 
+def kept_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a run's folder, or its copy where it is damaged, which then takes its place.
+
+    Returns:
+        See `record_values`; empty where there is none.
+
+    Raises:
+        RunError: both are damaged, or the file is another program's.
+    """
+    damaged: Exception | None = None
+    for path in (folder / RECORD, folder / WORK / RECORD):
+        if not path.is_file():
+            continue
+        try:
+            values = record_values(path)
+        except ForeignRecord as error:
+            raise RunError(f"{error}; choose another folder") from None
+        except (OSError, JsonError) as error:
+            damaged = error
+            continue
+        if damaged is not None:
+            set_aside(folder / RECORD, damaged)
+            with atomic_path(folder / RECORD) as temporary:
+                shutil.copyfile(path, temporary)
+        return values
+    if damaged is not None:
+        raise RunError(f"{damaged}; choose another folder, or throw the run away (--fresh)")
+    return {}
+
+
 def record_values(path: Path) -> dict[str, Any]:
     """Read a run's record.
 
     Returns:
-        step, recipe, settings and losses per half; files and seconds where it has them.
+        step, recipe, settings, losses per half; files, seconds and seeds of the grid where it has them.
 
     Raises:
         ForeignRecord: another kind of file or version.
@@ -325,6 +348,7 @@ def record_values(path: Path) -> dict[str, Any]:
         files: Fields = fields.object("files")
         values["files"] = {name: files.text(name) for name in files.names()}
         values["seconds"] = fields.number("seconds", 0, default=0.0)
+        values["seeds"] = tuple(fields.items("seeds", 1000, []))
     return values
 
 

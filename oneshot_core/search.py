@@ -68,7 +68,9 @@ class SearchConfig:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
-            "weights": dict(self.weights),
+            "weights": {
+                item.name: float(item.weight) for item in clip_search().reweighted(self.weights).terms
+            },
             "augment": self.augment,
             "profile": asdict(self.profile),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from .recipe import Recipe
+from .recipe import KEY_DIGITS, Recipe
 from .run_folder import MARK, Run, RunError
 from .writing import MARK as TEMPORARY
 from .writing import claim, remove_stale_temporaries
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LOCK, IN_USE = ".lock", f".in-use{TEMPORARY}"
 POLL_SECONDS = 0.2
+_RUN = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}(\.damaged-\d+)?")  # folders of all other names are not ours
 HOLD_TRIES, HOLD_SECONDS = 5, 0.1  # whoever only looks for leftovers lets go at once
 
 
@@ -56,7 +58,7 @@ class FolderStore:
             RunError: another process is at work there, or it holds something else.
         """
         run = Run(self.folder, recipe, recipe.settings(half), named=True)
-        run.make()
+        self.folder.mkdir(parents=True, exist_ok=True)
         held = None
         for _ in range(HOLD_TRIES):
             held = claim(self.folder / IN_USE)
@@ -71,6 +73,8 @@ class FolderStore:
         try:
             if self.fresh:
                 run.clear()
+            run.open()  # before anything is written there
+            run.make()
             yield run
         finally:
             held.release()
@@ -132,7 +136,7 @@ class RunStore:
         if not self.root.is_dir():
             return []
         self._tidy()
-        sizes = {folder: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
+        sizes = {folder: _size(folder) for folder in self.root.iterdir() if _RUN.fullmatch(folder.name)}
         total, removed = sum(sizes.values()), []
         for folder in sorted(sizes, key=_last_use):
             if self.limit_bytes is None or total <= self.limit_bytes:
@@ -147,9 +151,9 @@ class RunStore:
         """Remove empty runs, locks of killed processes and half-written files."""
         remove_stale_temporaries(self.root)
         for path in list(self.root.iterdir()):
-            if path.is_dir() and not _holds_anything(path):
+            if _RUN.fullmatch(path.name) and not _holds_anything(path):
                 _remove_unused(path)
-            elif path.suffix == LOCK and path.is_file():
+            elif path.suffix == LOCK and _RUN.fullmatch(path.stem) and path.is_file():
                 held = claim(path)
                 if held is not None:
                     held.release()

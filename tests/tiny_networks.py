@@ -61,6 +61,8 @@ def tiny_encoders() -> Encoders:
 class TinyChoice:
     """Stands where the engine chooses encoders: it opens tiny ones, whatever is asked for."""
 
+    clip_name = perceptual_name = "tiny"
+
     def open(self, **_):
         return self
 

@@ -20,7 +20,7 @@ from ..pictures.plots import loss_plot
 from ..pictures.sheets import adaptation_sheet
 from ..pipeline import Finish, Inputs, PipelineResult, prepared, run_recipe
 from ..recipe import Recipe
-from ..run_folder import REFERENCE, RESULT, Run
+from ..run_folder import PICTURES, REFERENCE, RESULT, Run
 from ..sampling import parse_seeds, sample
 from ..store import FolderStore
 from ..training import Progress, StopSignal
@@ -28,7 +28,7 @@ from ..training.loop import SNAPSHOTS
 from .console import BadInput, Interrupted, ProgressBar, note
 from .interrupts import Signalled, stop_requests
 from .recipes import recipe_of
-from .resources import open_all, out_folder, prepare, report
+from .resources import open_all, out_folder, out_path, prepare, report
 
 MAX_GRID_SEEDS = 64
 
@@ -60,7 +60,7 @@ def adapt_command(options: Namespace) -> None:
         raise BadInput(
             f"--seeds of the grid are at most {MAX_GRID_SEEDS}, got {len(seeds)}; `sample` draws more"
         )
-    device = prepare(options)
+    device, folder = prepare(options), out_path(options.out)
     inputs = open_all(recipe, device, options)
     results = Results(
         seeds,
@@ -68,7 +68,7 @@ def adapt_command(options: Namespace) -> None:
         quiet=options.quiet,
         fresh=options.fresh,
     )
-    report(options, make(recipe, inputs, out_folder(options.out), results))
+    report(options, make(recipe, inputs, out_folder(str(folder)), results))
 
 
 def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict[str, Any]:
@@ -88,6 +88,7 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
         Interrupted: the user stopped it; the folder keeps what is done.
     """
     started = time.monotonic()
+    _check_names(recipe, folder)
     recipe, inputs = prepared(recipe, inputs)
     for text in inputs.notes:
         note(text)
@@ -96,12 +97,18 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
         done = run_recipe(recipe, inputs, FolderStore(folder, results.fresh), finish=finish, **callbacks)
     losses = {name: _last(values) for name, values in done.adapted.losses.items()}
     files = done.record.get("files", {})
-    if not done.adapted.trained and files and all(_is_there(folder / file) for file in files.values()):
+    drawn = done.record.get("seeds") == results.seeds and all(
+        _is_there(folder / file) for file in files.values()
+    )
+    if not done.adapted.trained and files and drawn:
         note(f"{folder} is done already ({done.adapted.step} steps); more --steps go on from there")
         return {"files": _placed(folder, files), "step": done.adapted.step, "losses": losses}
+    if (done.adapted.bundle.discriminator is None) == results.with_discriminator:
+        kept = "with" if done.adapted.bundle.discriminator is not None else "without"
+        note(f"{folder / RESULT} was written {kept} its discriminator; --fresh makes it anew")
     files = _draw(done, inputs, results, Path(recipe.aim.target.removeprefix(DEMO_TARGET)).name)
     seconds = round(time.monotonic() - started, 1)
-    _note_files(done, files, seconds)
+    _note_files(done, files, seconds, results.seeds)
     return {"files": _placed(folder, files), "losses": losses, "seconds": seconds, "step": done.adapted.step}
 
 
@@ -183,11 +190,21 @@ def _beside(source: GeneratorBundle, adapted: GeneratorBundle) -> GeneratorBundl
     return adapted if adapted.generator.const.device == place else adapted.to(place)
 
 
-def _note_files(done: PipelineResult, files: Mapping[str, str], seconds: float) -> None:
+def _note_files(
+    done: PipelineResult, files: Mapping[str, str], seconds: float, seeds: tuple[int, ...]
+) -> None:
     """Add the pictures to the record."""
     losses = {"search": done.search_losses} if done.search_losses else {}
     losses |= {"adaptation": done.adapted.losses}
-    done.run.record(done.adapted.step, losses, files=dict(files), seconds=seconds)
+    done.run.record(done.adapted.step, losses, files=dict(files), seconds=seconds, seeds=list(seeds))
+
+
+def _check_names(recipe: Recipe, folder: Path) -> None:
+    """Refuse inputs that the results would be written over, or that --fresh would remove."""
+    written = {(folder / name).resolve() for name in (RESULT, REFERENCE, *PICTURES)}
+    for name in (recipe.generator, recipe.aim.target, recipe.aim.mask, recipe.aim.latent):
+        if name and Path(name).resolve() in written:
+            raise BadInput(f"{name} lies where the results would be written; choose another --out")
 
 
 def _is_there(path: Path) -> bool:

@@ -34,15 +34,15 @@ def weight(text: str) -> tuple[str, float]:
         ) from None
 
 
-def schedule(text: str) -> tuple[int, int]:
-    """Read R:N, reference steps to random steps."""
+def schedule(text: str) -> dict[str, int]:
+    """Read R:N, reference steps to random steps, as a recipe has them."""
     try:
         reference, random = (int(part) for part in text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"write REFERENCE:RANDOM steps, such as 1:3 or 3:1; got {text!r}"
         ) from None
-    return reference, random
+    return {"reference": reference, "random": random}
 
 
 def slots(text: str) -> tuple[int, int]:

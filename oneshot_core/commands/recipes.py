@@ -9,10 +9,11 @@ from typing import Any
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.native import opened_file
+from ..choices import DEMO_TARGET, TARGET_LOOKS
 from ..demo.world import demo_recipe
 from ..json_values import Fields, JsonError, read
 from ..recipe import FORMAT, Recipe, RecipeError
-from ..run_folder import RECORD, record_values
+from ..run_folder import kept_record, record_values
 from .console import BadInput, say_json
 
 # Option, by its name in the parser: the entry of a recipe that it sets.
@@ -54,6 +55,8 @@ def values_of(options: Namespace) -> dict[str, Any]:
         part, _, name = entry.rpartition(".")
         place = values.setdefault(part, {}) if part else values
         place[name] = dict(given) if isinstance(given, list) else given
+    if getattr(options, "seed", None) is not None:  # of everything random, the search too
+        values.setdefault("search", {})["seed"] = None
     return values
 
 
@@ -71,6 +74,20 @@ def recipe_of(options: Namespace, base: Recipe | None = None) -> Recipe:
     return Recipe.of(values_of(options), base)
 
 
+def demo_recipe_of(options: Namespace) -> Recipe:
+    """Build the recipe of the verb `demo`, whose target may be the name of a shipped look.
+
+    Raises:
+        BadInput: the target is neither a look nor a file.
+    """
+    name = options.target or TARGET_LOOKS[0]
+    if name in TARGET_LOOKS:
+        options.target = f"{DEMO_TARGET}{name}"
+    elif not name.startswith(DEMO_TARGET) and not Path(name).is_file():
+        raise BadInput(f"--target must be one of {', '.join(TARGET_LOOKS)}, or a picture file; got {name!r}")
+    return recipe_of(options, demo_recipe())
+
+
 def found_recipe(name: str) -> Recipe:
     """Read the recipe in a file or folder.
 
@@ -82,7 +99,8 @@ def found_recipe(name: str) -> Recipe:
     """
     path = Path(name)
     try:
-        path = path / RECORD if path.is_dir() else path
+        if path.is_dir():
+            return Recipe.of(kept_record(path)["recipe"])
         with open(path, "rb") as file:
             is_json = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         if is_json:
@@ -107,14 +125,16 @@ def recipe_command(options: Namespace) -> None:
     """`recipe`: print the recipe of a command, of a run's folder, or of an adapted generator."""
     words: Sequence[str] = options.of
     parse: Callable[[Sequence[str]], Namespace] = options.parse
+    if not words:
+        raise BadInput("recipe takes a file, a folder, or a command with its options; got none")
     if words[0] in ("adapt", "demo") and not Path(words[0]).exists():
         more = [] if "--out" in words else ["--out=-"]  # the recipe of a command does not know its folder
         try:
             inner = parse([*words, *more])
         except SystemExit as stop:
             raise BadInput("the command after `recipe` cannot be read, see above") from stop
-        base = demo_recipe() if words[0] == "demo" else None
-        say_json(recipe_of(inner, base).values())
+        recipe = demo_recipe_of(inner) if words[0] == "demo" else recipe_of(inner)
+        say_json(recipe.values())
         return
     if len(words) > 1:
         raise BadInput(

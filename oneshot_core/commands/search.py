@@ -16,13 +16,14 @@ from ..tensors import Images
 from .console import Interrupted, ProgressBar, note
 from .interrupts import Signalled, stop_requests
 from .recipes import recipe_of
-from .resources import open_all, out_folder, prepare, report
+from .resources import open_all, out_folder, out_path, prepare, report
 
 
 def search_command(options: Namespace) -> None:
     """`search`: search, and write the latent, its picture, a comparison and the losses."""
     recipe = recipe_of(options)
     device = prepare(options)
+    out_path(options.out)
     recipe, inputs = prepared(recipe, open_all(recipe, device, options, "search"), "search")
     for text in inputs.notes:
         note(text)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..choices import DEMO
 from ..json_values import Fields, JsonError, read, told
-from ..recipe import AimRecipe, Recipe
+from ..recipe import Recipe
 from . import manifest
 from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
 from .workflow import Workflow, WorkflowError, filled, read_workflow
@@ -98,11 +98,20 @@ class Plan:
         training = {"seed": job.seed, "steps": job.steps}
         given = {name: value for name, value in training.items() if value is not None}
         file = self.generator_file(job)
+        search = {"seed": None} if job.seed is not None else {}  # a job's seed is of everything random
         named = {"generator": str(file or job.generator or DEMO), "aim": {"target": str(job.target or "")}}
         try:
-            return Recipe.of(named, Recipe.of({"training": given}, Recipe.of(job.recipe)))
+            recipe = Recipe.of({"training": given, "search": search, **named}, Recipe.of(job.recipe))
+            files = {name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")}
+            model, equals, weights = (recipe.encoders.clip or "").partition("=")
+            clip = f"{model}={self._file(weights)}" if equals else recipe.encoders.clip
+            return Recipe.of({"aim": files, "encoders": {"clip": clip}}, recipe)
         except ValueError as error:
             raise PlanError(f"job {job.name!r}: {error}") from None
+
+    def _file(self, name: str | None) -> str | None:
+        """A file that a job's recipe names; relative names start at the plan's folder."""
+        return None if name is None else str(self.folder / name)
 
     def key(self, job: BatchJob, on_server: bool) -> str:
         """Hash what determines a job's result: settings, the target's bytes, the workflow or the generator.
@@ -129,7 +138,11 @@ class Plan:
             values.pop("recipe", None)
         else:
             values.pop("set", None)
-            values["recipe"] = replace(self.recipe(job), aim=AimRecipe()).values()
+            recipe = self.recipe(job)
+            aim = replace(recipe.aim, target="")  # its content is in the key already
+            values["recipe"] = replace(recipe, aim=aim).values()
+            named = (recipe.aim.mask, recipe.aim.latent, (recipe.encoders.clip or "").partition("=")[2])
+            values["files"] = [_sha256(Path(name)) for name in named if name]
             values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]

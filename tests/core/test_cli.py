@@ -317,9 +317,10 @@ def test_a_failed_run_is_one_line_and_exit_code_1(capsys, files, tmp_path, monke
 
 def test_a_folder_of_something_else_is_left_alone(capsys, files, tmp_path):
     (tmp_path / "grid.png").write_bytes(b"precious")
-    code, _, err = run(capsys, *adapt_words(files, tmp_path))
-    assert code == 2
-    assert "--fresh" in err
+    for more in ([], ["--fresh"]):
+        code, _, err = run(capsys, *adapt_words(files, tmp_path, *more))
+        assert code == 2
+        assert "move that file away" in err and not (tmp_path / "run").exists()
     assert (tmp_path / "grid.png").read_bytes() == b"precious"
 
 

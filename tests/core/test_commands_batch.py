@@ -190,6 +190,21 @@ def test_a_jobs_recipe_is_the_defaults_changed_by_its_own(tmp_path, generator):
     assert (cell.training.seed, cell.method.batch, cell.aim.target) == (0, 4, str(tmp_path / "b.png"))
 
 
+def test_what_a_recipe_names_lies_beside_the_plan_and_is_part_of_the_key(tmp_path, generator):
+    Image.linear_gradient("L").save(tmp_path / "mask.png")
+
+    def first(recipe):
+        jobs = [{"target": "a.png", "recipe": recipe}]
+        plan = read_plan(write_plan(tmp_path, generator, jobs=jobs))
+        return plan.recipe(plan.jobs[0]), plan.key(plan.jobs[0], on_server=False)
+
+    masked, key = first({"aim": {"mask": "mask.png"}})
+    assert masked.aim.mask == str(tmp_path / "mask.png")
+    Image.new("L", (256, 256), 255).save(tmp_path / "mask.png")
+    keys = {key, first({"aim": {"mask": "mask.png"}})[1], first({})[1], first({"aim": {"fit": "stretch"}})[1]}
+    assert len(keys) == 4
+
+
 def test_check_lists_the_jobs_and_runs_nothing(capsys, tmp_path, generator):
     plan = write_plan(tmp_path, generator, grid={"targets": "*.png", "seeds": [0, 1]})
     code, told, _ = run(capsys, plan, "--check", "--out", tmp_path / "out")

@@ -20,10 +20,11 @@ from tiny_networks import TinyChoice, tiny_bundle, tiny_encoders
 
 from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, read_tensors, save
+from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
 from oneshot_core.latents import Latent
 from oneshot_core.pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
 from oneshot_core.recipe import Recipe
-from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, StoredResult
+from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, Run, StoredResult
 from oneshot_core.store import FolderStore, RunStore
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
 from oneshot_core.training.loop import SNAPSHOTS
@@ -219,7 +220,7 @@ with store.claim(a) as one, store.claim(b) as two, atomic_path(two.folder / "sta
     words = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"ready\n"
-        (tmp_path / "0123456789abcdef.lock").touch()  # of a run that was removed
+        (tmp_path / f"{32 * '0'}.lock").touch()  # of a run that was removed
         RunStore(tmp_path).trim()
         assert len(names_of(tmp_path)) == 4  # both folders and locks are held, the lock of no one is gone
         other.kill()
@@ -478,3 +479,56 @@ def test_a_run_goes_on_whichever_half_was_interrupted(tmp_path: Path, files: dic
     whole = run_recipe(recipe, inputs, FolderStore(tmp_path / "whole"))
     assert same(done.adapted.bundle, whole.adapted.bundle)
     assert (tmp_path / "out" / REFERENCE).read_bytes() == (tmp_path / "whole" / REFERENCE).read_bytes()
+
+
+@pytest.mark.parametrize("half", ["search", "adaptation"])
+def test_a_process_that_ends_between_result_and_record_loses_nothing(
+    tmp_path: Path, world: Inputs, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    """Whoever comes next goes on from the state, or loads; nothing is set aside."""
+    recipe = recipe_of(search={"steps": 3})
+    given = world if half == "adaptation" else replace(world, reference=None)
+    work = adapt_recipe if half == "adaptation" else search_recipe
+    bound_to = prepared(recipe, given, "" if half == "adaptation" else half)
+    record = Run.record
+
+    def failing(run: Run, step: int, losses: Any = None, **more: Any) -> None:
+        if losses:
+            raise KeyboardInterrupt
+        record(run, step, losses, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "record", failing)
+        with pytest.raises(KeyboardInterrupt):
+            work(*bound_to, RunStore(tmp_path))
+    counting = Counting()
+    follow = [counting] if half == "adaptation" else [lambda now: counting.after_step(now)]
+    work(*bound_to, RunStore(tmp_path), callbacks=follow)
+    assert counting.steps == 0 and not [path for path in tmp_path.rglob("*") if "damaged" in path.name]
+
+
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path, world: Inputs) -> None:
+    mine = [tmp_path / "mine" / "a.bin", tmp_path / "notes.lock"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "empty").mkdir()
+    for path in mine:
+        path.write_bytes(bytes(1000))
+    run(tmp_path, world, steps=1, limit_bytes=10)
+    assert all(path.is_file() for path in mine) and (tmp_path / "empty").is_dir()
+
+
+def test_what_the_results_file_holds_is_part_of_the_key(world: Inputs) -> None:
+    moved = replace(world.source, mean_latent=world.source.mean_latent + 1)
+    recipe = recipe_of(method={"weights": {"adversarial": 0.0}})
+    keys = {
+        prepared(recipe, replace(world, source=source))[0].key("adaptation")
+        for source in (world.source, moved, replace(world.source, discriminator=None))
+    }
+    assert len(keys) == 3
+
+
+def test_the_same_settings_have_one_key_however_they_are_given(world: Inputs) -> None:
+    plain, told = Recipe.of({"inputs": {"size": SIZE}}), {"clip": 1, "deviation": 0.01}
+    assert Recipe.of({"search": {"weights": told}}, plain).key("search") == plain.key("search")
+    shown = prepared(recipe_of(), Inputs(demo_generator(), demo_encoders(), demo_target()))[0]
+    assert shown.generator == "demo"  # on the canvas it came as a value

@@ -237,7 +237,7 @@ def test_weights_and_rates_are_finite_and_not_negative(value):
 
 def test_settings_describe_themselves():
     config = SearchConfig(steps=7, weights={"clip": 0.5})
-    assert config.describe()["weights"] == {"clip": 0.5}
+    assert config.describe()["weights"] == {"clip": 0.5, "deviation": 0.01, "lpips": 1.0, "pixel": 1.0}
     assert dataclasses.replace(config, augment=False).describe() != config.describe()
 
 

@@ -14,6 +14,7 @@ ADAPT = {  # input of the node: entry of the recipe
     "profile": "method.profile",
     "preset": "method.preset",
     "learning_rate": "method.learning_rate",
+    "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
     "batch": "method.batch",
     "mixing": "method.mixing",
@@ -34,7 +35,7 @@ SEARCH = {
     "learning_rate": "search.learning_rate",
     **{f"{term}_weight": f"search.weights.{term}" for term in SEARCH_TERMS},
 }
-AUTOMATIC = ("crop_px", "ema_half_life")  # 0 leaves the choice to the method
+AUTOMATIC = ("crop_px", "discriminator_rate", "ema_half_life")  # 0 leaves the choice to the method
 
 
 def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str]) -> Any:

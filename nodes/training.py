@@ -213,6 +213,15 @@ def _advanced_inputs() -> list[io.Input]:
     return [
         number("learning_rate", 0.002, 0.00001, 0.1, 0.00001, "Step size of Adam; 0.002 is the method's."),
         number(
+            "discriminator_rate",
+            0.0,
+            0.0,
+            0.1,
+            0.00001,
+            "Step size of the discriminator's Adam; 0: learning_rate. A short run gets more of the look from "
+            "a higher one, such as 0.01.",
+        ),
+        number(
             "ema_half_life",
             0.0,
             0.0,

@@ -256,6 +256,7 @@ def _method(parser: argparse.ArgumentParser) -> None:
         metavar="N",
     )
     _option(method, "--learning-rate", "Adam's base rate (0.002)", type=RATE, metavar="R")
+    _option(method, "--discriminator-rate", "of the discriminator's Adam (the same)", type=RATE, metavar="R")
     _option(
         method,
         "--ema-half-life",

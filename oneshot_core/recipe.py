@@ -107,6 +107,7 @@ class MethodRecipe:
         schedule: steps of each kind that follow each other, by name.
         crop_px: side of the compared crops; None: what fits the generator.
         learning_rate: Adam's base rate.
+        discriminator_rate: that of the discriminator; None: the same.
         ema_half_life: of the weights' moving average, in steps; None: as published, and with the default
             profile never more than an eighth of the steps done.
     """
@@ -119,6 +120,7 @@ class MethodRecipe:
     schedule: Mapping[str, int] = field(default_factory=dict)
     crop_px: int | None = None
     learning_rate: float | None = None
+    discriminator_rate: float | None = None
     ema_half_life: float | None = None
 
 
@@ -179,7 +181,8 @@ class Recipe:
         for name, number, low, high in self._numbers():
             if number is not None:
                 check_number(number, name, low, high)
-        for rate in (self.search.learning_rate, self.method.learning_rate):
+        method = self.method
+        for rate in (self.search.learning_rate, method.learning_rate, method.discriminator_rate):
             if rate is not None:
                 check_number(rate, "learning_rate", above=0, high=MOST_RATE)
         if self.method.ema_half_life is not None:
@@ -277,6 +280,9 @@ class Recipe:
         if method.learning_rate is not None:
             plan = replace(preset.optimiser, learning_rate=method.learning_rate)
             preset = replace(preset, optimiser=plan)
+        if method.discriminator_rate is not None and preset.discriminator is not None:
+            other = replace(preset.discriminator, learning_rate=method.discriminator_rate)
+            preset = replace(preset, discriminator=other)
         if method.ema_half_life is not None:
             preset = with_half_life(preset, method.ema_half_life)
         if method.crop_px is not None:

@@ -37,6 +37,7 @@ ENTRIES = {
     "schedule": "method.schedule",
     "crop_px": "method.crop_px",
     "learning_rate": "method.learning_rate",
+    "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
     "steps": "training.steps",
     "seed": "training.seed",

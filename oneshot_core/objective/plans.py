@@ -77,6 +77,8 @@ class DiscriminatorPlan:
         one_head_per_update: fake and real are judged by the same patch head.
         small: what happens below 64 px, where patch heads have no place: "refuse", or "image": the image
             path serves.
+        learning_rate: base rate of its Adam; None: that of the generator, as published. In a short run it
+            hardly learns at that rate, so that nothing pushes random latents towards the look.
     """
 
     # Published: gamma / 2 * 16 = 80 times the penalty, in every 16th step (methods.md B4).
@@ -87,6 +89,7 @@ class DiscriminatorPlan:
     heads: int = 1  # published `highp`: the other three heads never train (methods.md B5)
     one_head_per_update: bool = True  # Q8; makes a difference from two heads on
     small: str = "refuse"
+    learning_rate: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -95,6 +98,8 @@ class DiscriminatorPlan:
 
     def __post_init__(self) -> None:
         check_number(self.r1_gamma, "r1_gamma", low=0)
+        if self.learning_rate is not None:
+            check_number(self.learning_rate, "discriminator_rate", above=0, high=MOST_RATE)
         if not 1 <= self.heads <= 4 or self.r1_every < 1:
             raise ValueError(
                 f"heads must be 1 to 4 and r1_every at least 1, got heads={self.heads}, "
@@ -148,11 +153,11 @@ class OptimiserPlan:
             half_life = min(half_life, self.average_ramp * step)
         return 0.5 ** (1 / half_life) if half_life else 0.0
 
-    def adam(self, ratio: float) -> dict[str, Any]:
-        """Return Adam's lr and betas for a ratio."""
+    def adam(self, ratio: float, rate: float | None = None) -> dict[str, Any]:
+        """Return Adam's lr and betas for a ratio; the base rate is the plan's unless one is given."""
         return {
             # Lazy regularisation as in StyleGAN2's code; the published values are in methods.md B2.
-            "lr": self.learning_rate * ratio,
+            "lr": (self.learning_rate if rate is None else rate) * ratio,
             "betas": (self.betas[0] ** ratio, self.betas[1] ** ratio),
         }
 

@@ -66,8 +66,8 @@ class TrainState:
             # All parameters, frozen ones too, as published: those never have a gradient and are skipped.
             "adapted": _adam(self.adapted, plan.adam(plan.generator_ratio))
         }
-        if self.preset.discriminator is not None:
-            settings = plan.adam(self.preset.discriminator.ratio)
+        if (other := self.preset.discriminator) is not None:
+            settings = plan.adam(other.ratio, other.learning_rate)
             for name, module in (("discriminator", self.discriminator), ("heads", self.heads)):
                 if module is not None:
                     self.optimisers[name] = _adam(module, settings)

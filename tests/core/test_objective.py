@@ -308,6 +308,7 @@ def test_the_optimisers_of_the_method():
     assert generator == {"lr": pytest.approx(0.0016), "betas": (0.0, pytest.approx(0.9919920))}
     assert judge == {"lr": pytest.approx(0.00188235, rel=1e-5), "betas": (0.0, pytest.approx(0.9905855))}
     assert DiscriminatorPlan(r1_every=3).ratio == 3 / 4
+    assert plan.adam(4 / 5, 0.01)["lr"] == pytest.approx(0.008)
     assert plan.average_decay(0) == plan.average_decay(9) == pytest.approx(0.99778439)
 
 

@@ -133,6 +133,8 @@ def test_defaults_of_the_method_are_the_methods() -> None:
     preset, notes = Recipe().preset(128)
     assert preset == oneshot_clip().fitted(128)[0] and notes == []
     assert Recipe.of({"method": {"profile": "official"}}).preset(64)[1]  # its crops do not fit
+    faster, _ = Recipe.of({"method": {"discriminator_rate": 0.01}}).preset(128)
+    assert faster.discriminator.learning_rate == 0.01 and faster.optimiser == preset.optimiser
 
 
 def test_choices_are_the_engines() -> None:

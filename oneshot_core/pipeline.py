@@ -9,6 +9,7 @@ interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -250,10 +251,12 @@ def search_recipe(
         ValueError, FloatingPointError: as `search_latent`.
     """
     with store.claim(recipe, "search", poll) as run:
-        if not run.open().get("losses"):  # from now on the folder says whose it is
+        known = bool(run.open().get("losses"))
+        if not known:  # from now on the folder says whose it is
             run.record(0)
         found = _searched(run, inputs, place, callbacks)
-        run.record(0, {"search": found.losses})
+        if not known:
+            run.record(0, {"search": found.losses})
         return found
 
 
@@ -402,8 +405,16 @@ def _searched(
     found = run.sound(work)
     recipe = run.recipe.without_folders().values()
     latent = replace(found.latent, origin={**found.latent.origin, "recipe": recipe})
-    save_latent(latent, run.folder / REFERENCE)
+    _keep(latent, run.folder / REFERENCE)
     return replace(found, latent=latent)
+
+
+def _keep(latent: Latent, path: Path) -> None:
+    """Write a latent, unless it is there already: what is only loaded is not written again."""
+    with suppress(CheckpointError):
+        if path.is_file() and torch.equal(load_latent(path).values, latent.values):
+            return
+    save_latent(latent, path)
 
 
 def _adapted(

@@ -374,7 +374,9 @@ def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs) -> None:
         search(stop_at=2)
     found = search()
     assert seen == [1, 2, 3, 4]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert torch.equal(search().latent.values, found.latent.values) and len(seen) == 4
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == written  # only loaded
     path = folder_of(tmp_path) / WORK / "search.safetensors"
     path.write_bytes(flipped_last(path.read_bytes()))
     assert torch.equal(search().latent.values, found.latent.values)

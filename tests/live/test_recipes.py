@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from comfy_server import PACK, Server, comfy_python, equal, saved_weights
+from conftest import DEMO
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -46,6 +47,7 @@ def test_graph_command_and_plan_give_one_generator(
     Image.linear_gradient("L").resize((150, 110)).convert("RGB").save(mask)
     graph = workflow(
         drop=("6", "7", "8"),
+        LoadStyleGAN=DEMO,
         CLIPLatentSearch={"seed": 5, "fit": fit},
         OneShotAdapt={"seed": 7, "fit": fit, "patch_weight": 0.5, "mixing": 0.5},
     )

@@ -20,7 +20,6 @@ Rows are appended to OUT/rows.jsonl; a row that is there is not computed again, 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import multiprocessing
@@ -105,22 +104,6 @@ def adapted(case: Case) -> tuple[Any, float]:
     return result.bundle, time.monotonic() - started
 
 
-def kernel_distance(first: Any, second: Any) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1) ** 3 (KID).
-
-    Args:
-        first: [N, D] features, standardised.
-        second: [M, D].
-    """
-    x, y = first.double(), second.double()
-    kernels = [(a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
-    n, m = len(x), len(y)
-    within = [
-        (k.sum() - k.diagonal().sum()) / (s * (s - 1)) for k, s in zip(kernels[:2], (n, m), strict=True)
-    ]
-    return float(within[0] + within[1] - 2 * kernels[2].mean())
-
-
 def pictures(generator: Any, z: Any) -> Any:
     """Render latents with the stored noise, in chunks."""
     import torch
@@ -132,32 +115,17 @@ def pictures(generator: Any, z: Any) -> Any:
         )
 
 
-def spread(images: Any, pairs: int = 200) -> float:
-    """Mean perceptual distance over pairs of pictures."""
-    import torch
-
-    from oneshot_core.demo.world import demo_encoders
-
-    net = demo_encoders().perceptual
-    some = list(itertools.combinations(range(len(images)), 2))
-    chosen = some[:: max(1, len(some) // pairs)]
-    with torch.no_grad():
-        parts = [
-            net(images[[i for i, _ in block]], images[[j for _, j in block]])
-            for block in (chosen[k : k + 32] for k in range(0, len(chosen), 32))
-        ]
-    return float(torch.cat(parts).mean())
-
-
 def measure(case: Case, generator: Any) -> dict[str, float]:
     """Compare a generator's pictures with the truth."""
     import torch
 
     from oneshot_core.demo.making.faces import draw, factors_from_latents
     from oneshot_core.demo.making.truth import demo_judge
-    from oneshot_core.demo.world import demo_generator
+    from oneshot_core.demo.world import demo_encoders, demo_generator
     from oneshot_core.latents import z_from_seeds
+    from oneshot_core.metrics import diversity, kernel_distance
 
+    net = demo_encoders().perceptual
     source = demo_generator().generator
     z = z_from_seeds(range(SAMPLES), source.config.z_dim)
     others = z_from_seeds(range(SAMPLES, 2 * SAMPLES), source.config.z_dim)
@@ -182,15 +150,17 @@ def measure(case: Case, generator: Any) -> dict[str, float]:
         (torch.cdist(part / factor_scale, content[2] / factor_scale).argmin(1) == torch.arange(SHORTLIST))
         for part in content[:2]
     ]
-    gap = kernel_distance(s, t)
+    (gap, _), (left, _) = kernel_distance(s, t), kernel_distance(a, t)
+    with torch.no_grad():
+        spreads = [diversity(net, images[:SHORTLIST]) for images in (made, truth)]
     return {
-        "distance": kernel_distance(a, t),
+        "distance": left,
         "source_distance": gap,
-        "floor": kernel_distance(t, o),
-        "gap_closed": 1 - kernel_distance(a, t) / gap,
+        "floor": kernel_distance(t, o)[0],
+        "gap_closed": 1 - left / gap,
         "content_kept": float(kept[0].float().mean()),
         "source_content_kept": float(kept[1].float().mean()),
-        "diversity": spread(made[:SHORTLIST]) / spread(truth[:SHORTLIST]),
+        "diversity": spreads[0] / spreads[1],
     }
 
 

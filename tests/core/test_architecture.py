@@ -18,8 +18,8 @@ ORDER = (
     "texts", "choices", "json_values", "ranges", "memory", "writing", "containers", "tensors", "draws", "ops",
     "metrics", "networks", "latents", "checkpoints", "latent_files", "saved_states", "features",
     "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
-    "fingerprints", "latent_optimiser", "search", "training", "recipe", "run_folder", "store", "editing", "demo",
-    "encoder_choice", "pipeline", "runners", "commands", "cli", "__main__",
+    "fingerprints", "latent_optimiser", "search", "training", "recipe", "run_folder", "store", "editing",
+    "demo", "encoder_choice", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -75,13 +75,14 @@ def small_test() -> EntranceTest:
     return EntranceTest(("watercolour", "blueprint"), people=16, readers=48)
 
 
-def test_the_shipped_clip_knows_people_in_watercolour_and_not_in_blueprint(small_test: EntranceTest) -> None:
+def test_the_shipped_clip_passes(small_test: EntranceTest) -> None:
+    """In small: a look of its training and one that it has never seen; the whole table is in benchmarks."""
     found = small_test.run(demo_encoders().clip)
-    bright, blue = found.looks["watercolour"], found.looks["blueprint"]
-    assert bright.consistency < 0.3 < blue.consistency and bright.person > 0.6 > 0.3 > blue.person
-    assert bright.crop > blue.crop and found.crop_ceiling > 0.8
-    assert bright.sentence is not None and blue.sentence is None
-    assert found.readings["background"] > 0.5 > abs(found.readings["yaw"])
+    seen, held_out = found.looks["watercolour"], found.looks["blueprint"]
+    assert found.passes("watercolour") and found.passes("blueprint")
+    assert seen.consistency < 0.1 and held_out.consistency < 0.2 and held_out.person > 0.8
+    assert seen.sentence is not None and held_out.sentence is None and found.crop_ceiling > 0.8
+    assert found.read_well() >= 8
 
 
 class _Constant:

@@ -1,41 +1,34 @@
 """Makes the demo world's assets: `python -m oneshot_core.demo.making.build --work DIR [--stage NAME]`.
 
-Seeded and restartable: every stage saves its state in the work folder each minute and goes on from there. The
-assets are written at the end of the stage that makes them.
+All but the CLIP, which `train_encoders` makes. Seeded and restartable: every stage saves its state in the
+work folder each minute and goes on from there. The assets are written at the end of the stage that makes them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ...checkpoints import save
 from ...checkpoints.bundle import GeneratorBundle, Provenance, estimate_mean_latent
-from ...checkpoints.native import write_tensors
-from ...features import ClipEncoder, save_perceptual
+from ...features import save_perceptual
 from ...networks import Discriminator, Generator, MappingNetwork
 from ...pictures import save_png
-from ...writing import atomic_path
-from ..world import ASSETS, CLIP_FORMAT, TARGET_LOOKS, target_file
+from ..world import ASSETS, TARGET_LOOKS, target_file
 from .faces import draw
 from .judge import JUDGE_LOOKS, save_judge
 from .pool import Pool, draw_pool, load_pool
 from .pretrain import Trainee
 from .pretrain_encoders import (
-    CLIP_CONFIG,
     CLIP_LOOKS,
-    CLIP_STAGE,
     JUDGE_STAGE,
     PERCEPTUAL_STAGE,
     EncoderStage,
-    pretrain_clip,
     pretrain_judge,
     pretrain_perceptual,
 )
@@ -66,7 +59,6 @@ class BuildPlan:
     mapping: MappingStage = MAPPING
     supervised: tuple[SupervisedStage, ...] = SUPERVISED
     adversarial: AdversarialStage = ADVERSARIAL
-    clip: EncoderStage = CLIP_STAGE
     perceptual: EncoderStage = PERCEPTUAL_STAGE
     judge: EncoderStage = JUDGE_STAGE
 
@@ -82,7 +74,6 @@ class BuildPlan:
             mapping=replace(self.mapping, steps=steps, batch=8),
             supervised=tuple(replace(stage, steps=steps, batch=2) for stage in self.supervised),
             adversarial=replace(self.adversarial, steps=steps, batch=2, alone_steps=steps // 2),
-            clip=encoder,
             perceptual=encoder,
             judge=encoder,
         )
@@ -108,11 +99,6 @@ class Build:
             self._plain(), self.plan.adversarial, start, self._state("adversarial"), self.plan.seed
         )
         self._write_generator(state)
-
-    def clip(self) -> None:
-        """Train the small CLIP; writes clip.safetensors and clip.json."""
-        encoder = pretrain_clip(self._looks(), self.plan.clip, self._state("clip"), self.plan.seed)
-        write_clip(encoder, self.assets)
 
     def perceptual(self) -> None:
         """Train the perceptual net; writes perceptual.safetensors."""
@@ -181,22 +167,10 @@ class Build:
 STAGES: dict[str, Callable[[Build], None]] = {
     "generator": Build.generator,
     "discriminator": Build.discriminator,
-    "clip": Build.clip,
     "perceptual": Build.perceptual,
     "judge": Build.judge,
     "targets": Build.targets,
 }
-
-
-def write_clip(encoder: ClipEncoder, assets: Path) -> None:
-    """Write a trained CLIP in float16 (batch statistics in float32) with its configuration beside it."""
-    tensors: dict[str, Tensor] = {}
-    for name, value in encoder.model.state_dict().items():
-        keep = not value.is_floating_point() or "running_" in name
-        tensors[name] = value if keep else value.half()
-    write_tensors(assets / "clip.safetensors", tensors, {"format": CLIP_FORMAT, "format_version": 1})
-    with atomic_path(assets / "clip.json") as path:
-        path.write_text(json.dumps(CLIP_CONFIG, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Pretraining of the demo's encoders: the small CLIP, the perceptual net and the judge."""
+"""Pretraining of the perceptual net and the judge; `pretrain_clip` makes the small CLIP."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...features import ClipEncoder, Perceptual, SmallConfig, build_clip, small_net
+from ...features import Perceptual, SmallConfig, small_net
 from ...tensors import Images, seeded
-from .faces import NUM_FACTORS, TRAINING_LOOKS, caption
+from .faces import NUM_FACTORS, TRAINING_LOOKS
 from .judge import JUDGE_LOOKS, JudgeNet
 from .pool import Pool
 from .pretrain import Trainee, cosine, run_stage
 
 CLIP_LOOKS: tuple[str, ...] = ("plain", *TRAINING_LOOKS)
-CLIP_CONFIG: dict[str, Any] = {
-    "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 32},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
-}
-_CLIP_WARMUP_STEPS = 50
 _DETAIL_PX = 8  # side of the little picture that the embedding of a crop must be able to tell
 
 
@@ -38,7 +31,6 @@ class EncoderStage:
     rate: float = 0.001  # Adam's learning rate at the start, falling to a hundredth
 
 
-CLIP_STAGE = EncoderStage(800, 64, 0.002)
 PERCEPTUAL_STAGE = EncoderStage(2500, 48, 0.002)
 JUDGE_STAGE = EncoderStage(2000, 32, 0.002)
 
@@ -98,115 +90,9 @@ def _crops(images: Images, size_px: int, random: torch.Generator) -> Images:
     return windows(images, centres, scales, torch.zeros(count), size_px)
 
 
-class _ClipTask(nn.Module):
-    """A CLIP in training with the extra heads that are thrown away afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.model: Any = build_clip(CLIP_CONFIG, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.set_rng_state(seeded(seed, 0, "demo.clip.heads").get_state())
-            self.factors = nn.Linear(CLIP_CONFIG["embed_dim"], NUM_FACTORS)
-            self.detail = nn.Linear(CLIP_CONFIG["embed_dim"], 3 * _DETAIL_PX**2)
-
-
-def _tokens(texts: Sequence[str]) -> Tensor:
-    import open_clip
-
-    tokens: Tensor = open_clip.SimpleTokenizer(context_length=CLIP_CONFIG["text_cfg"]["context_length"])(
-        list(texts)
-    )
-    return tokens
-
-
-class CaptionBook:
-    """Captions of a pool's pictures as tokens, several per picture, made once."""
-
-    def __init__(self, pool: Pool, looks: Sequence[str], per_picture: int, seed: int) -> None:
-        factors = pool.factors(torch.arange(len(pool)))
-        texts = [
-            caption(row, looks[look], seed + index * per_picture + variant)
-            for index, (row, look) in enumerate(zip(factors, pool.looks.tolist(), strict=True))
-            for variant in range(per_picture)
-        ]
-        self.per_picture = per_picture
-        self.tokens = torch.cat(
-            [_tokens(texts[start : start + 1024]) for start in range(0, len(texts), 1024)]
-        )
-
-    def draw(self, index: Tensor, random: torch.Generator) -> Tensor:
-        """Choose one caption per picture: [M] indices -> [M, context] tokens."""
-        variant = torch.randint(self.per_picture, (len(index),), generator=random)
-        return self.tokens[index * self.per_picture + variant]
-
-
 def look_prompts(looks: Sequence[str]) -> list[str]:
     """Say each look in a plain sentence, for telling looks apart by text."""
     return [f"{'an' if look[0] in 'aeiou' else 'a'} {look} of a person" for look in looks]
-
-
-def pretrain_clip(pool: Pool, stage: EncoderStage, path: Path, seed: int) -> ClipEncoder:
-    """Train the small CLIP on pictures and captions of the plain and the training looks.
-
-    Beside the contrastive loss over captions, half of every batch are small crops: their features must tell
-    the look (against the looks' sentences) and a little picture of the crop; whole pictures' features must
-    tell the factors.
-
-    Args:
-        pool: drawn for `CLIP_LOOKS`.
-        stage: steps, batch (pictures per kind of view) and rate.
-        path: state file; a state found there is taken up.
-        seed: of weights and draws.
-    """
-    task = _ClipTask(seed)
-    optimiser = torch.optim.AdamW(task.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0)
-    trainee = Trainee({"clip": task}, {"clip": optimiser})
-    encoder = ClipEncoder(build_clip(CLIP_CONFIG, seed))
-    size, prepare = encoder.preprocess.image_size, encoder.preprocess
-    book = CaptionBook(pool, CLIP_LOOKS, 2, seed)
-    prompts = _tokens(look_prompts(CLIP_LOOKS))
-
-    def update(step: int) -> dict[str, float]:
-        random = seeded(seed, step, "demo.clip")
-        rate = cosine(stage.rate, stage.rate / 100, step / stage.steps) * min(
-            1.0, (step + 1) / _CLIP_WARMUP_STEPS
-        )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        index = _indices(pool, stage.batch, random)
-        pictures = pool.pictures(index)
-        whole, crops = _whole(pictures, size, random), _crops(pictures, size, random)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = task.model.encode_image(prepare(torch.cat([whole, crops]))).float()
-            texts = task.model.encode_text(torch.cat([book.draw(index, random), prompts])).float()
-        texts = F.normalize(texts, dim=-1)
-        unit = F.normalize(features, dim=-1)
-        scale = task.model.logit_scale.exp().clamp(max=50.0)
-        logits = scale * unit[: stage.batch] @ texts[: stage.batch].t()
-        own = torch.arange(stage.batch)
-        losses = {
-            "caption": (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2,
-            "look": F.cross_entropy(scale * unit @ texts[stage.batch :].t(), pool.looks[index].repeat(2)),
-            "factor": F.mse_loss(task.factors(unit[: stage.batch] * 8), pool.factors(index)),
-            "detail": F.mse_loss(
-                task.detail(unit * 8), F.adaptive_avg_pool2d(torch.cat([whole, crops]), 8).flatten(1)
-            ),
-        }
-        weights = {"caption": 1.0, "look": 0.5, "factor": 5.0, "detail": 2.0}
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(task.parameters(), 1.0)
-        optimiser.step()
-        return {name: loss.item() for name, loss in losses.items()}
-
-    task.train()
-    run_stage(trainee, path, stage.steps, update)
-    return clip_encoder(task.model)
-
-
-def clip_encoder(model: nn.Module) -> ClipEncoder:
-    """Freeze a trained model into the engine's encoder."""
-    return ClipEncoder(model, tokenizer=_tokens, name="demo")
 
 
 class _PerceptualTask(nn.Module):

@@ -1,7 +1,7 @@
 """Makes the demo world's assets: `python -m oneshot_core.demo.making.build --work DIR [--stage NAME]`.
 
 All but the CLIP, which `train_encoders` makes. Seeded and restartable: every stage saves its state in the
-work folder each minute and goes on from there. The assets are written at the end of the stage that makes them.
+work folder each minute and goes on from there. Assets are written at the end of the stage that makes them.
 """
 
 from __future__ import annotations

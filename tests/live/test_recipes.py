@@ -22,7 +22,8 @@ SETTINGS = {  # as the nodes below have them
     "method": {
         "learning_rate": 0.003,
         "schedule": {"reference": 1, "random": 1},
-        "weights": {"patch": 0.5},
+        "weights": {"patch": 0.5, "adversarial": 4.0},
+        "discriminator_rate": 0.01,
         "mixing": 0.5,
     },
     "training": {"steps": 4, "seed": 7, "snapshot_every": 2},

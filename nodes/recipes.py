@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.recipe import nested
 
 TERMS = ("semantic", "patch", "adversarial", "lpips", "pixel")  # of the adaptation, with a weight each
 SEARCH_TERMS = ("clip", "lpips", "pixel", "deviation")
@@ -49,11 +50,7 @@ def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str,
     Raises:
         ValueError: a value that a recipe does not allow.
     """
-    values: dict[str, Any] = {"generator": generator.provenance.file_name}
-    for name, entry in entries.items():
-        *parts, last = entry.split(".")
-        place = values
-        for part in parts:
-            place = place.setdefault(part, {})
-        place[last] = (settings[name] or None) if name in AUTOMATIC else settings[name]
-    return core.Recipe.of(values)
+    given = {name: (settings[name] or None) if name in AUTOMATIC else settings[name] for name in entries}
+    values = {"generator": generator.provenance.file_name}
+    values |= {entry: given[name] for name, entry in entries.items()}
+    return core.Recipe.of(nested(values))

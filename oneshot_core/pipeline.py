@@ -35,7 +35,7 @@ from .latent_optimiser import StepProgress
 from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
-from .recipe import EncodersRecipe, Recipe, RecipeError
+from .recipe import EncodersRecipe, Recipe, RecipeError, model_and_file
 from .run_folder import REFERENCE, Run, StoredResult
 from .search import SearchResult, check_search, search_latent
 from .store import Store
@@ -92,7 +92,7 @@ class PipelineResult:
     adapted: StoredResult
     search_losses: dict[str, list[float]]
     run: Run
-    record: dict[str, Any]
+    record: Mapping[str, Any]
 
 
 # Before any work -----------------------------------------------------------------------------------------
@@ -156,11 +156,11 @@ def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
     choice = EncoderChoice.suited_to(source)
     clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
     if clip:
-        model, _, file = (CLIP_MODEL, "", clip) if Path(clip).is_file() else clip.partition("=")
-        choice = replace(choice, clip=model, clip_file=file or None)
+        model, file = (CLIP_MODEL, clip) if Path(clip).is_file() else model_and_file(clip)
+        choice = replace(choice, clip=model, clip_file=file)
     if perceptual:
-        net, _, file = perceptual.partition("=")
-        choice = replace(choice, perceptual=net, perceptual_file=file or None)
+        net, file = model_and_file(perceptual)
+        choice = replace(choice, perceptual=net, perceptual_file=file)
     return choice
 
 
@@ -199,7 +199,7 @@ def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, In
     names = inputs.encoder_names or _names(inputs.encoders)
     notes += encoder_notes(source, *names)
     found = inputs_of(source, inputs.encoders, inputs.aim, inputs.mask)
-    if recipe.inputs and "mask" in recipe.inputs and inputs.mask is None:
+    if "mask" in recipe.inputs and inputs.mask is None:
         raise RecipeError("this recipe was made with a mask, which it does not hold; give it (--mask)")
     both = (recipe.inputs.keys() | found.keys()) if recipe.inputs else set()
     differing = sorted(name for name in both if recipe.inputs.get(name) != found.get(name))
@@ -208,7 +208,9 @@ def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, In
             f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
         )
     bound = replace(recipe.bound(found), encoders=EncodersRecipe(*names))
-    if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == demo_fingerprint():
+    if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == network_fingerprint(
+        demo_generator().generator
+    ):
         bound = replace(bound, generator=DEMO)  # however it came: its file lies within this program
     return bound, replace(inputs, source=source, notes=(*inputs.notes, *notes))
 
@@ -217,11 +219,6 @@ def _names(encoders: Encoders | EncodersOnDemand) -> tuple[str, str]:
     if isinstance(encoders, EncodersOnDemand):
         return encoders.clip_name, encoders.perceptual_name
     return encoders.clip.name, encoders.perceptual.name
-
-
-def demo_fingerprint() -> str:
-    """Fingerprint of the demo's generator."""
-    return network_fingerprint(demo_generator().generator)
 
 
 # The work ------------------------------------------------------------------------------------------------
@@ -251,7 +248,7 @@ def search_recipe(
         ValueError, FloatingPointError: as `search_latent`.
     """
     with store.claim(recipe, "search", poll) as run:
-        known = bool(run.open().get("losses"))
+        known = bool(run.kept.get("losses"))
         if not known:  # from now on the folder says whose it is
             run.record(0)
         found = _searched(run, inputs, place, callbacks)
@@ -292,13 +289,16 @@ def adapt_recipe(
     """
     store.trim()  # also what cancelled runs left
     with store.claim(recipe, "adaptation", poll) as run:
-        values = run.open()
+        values = run.kept
         if fresh and values.get("losses"):
             run.clear()
             values = {}
         if not values:  # from now on the folder says whose it is
             run.record(0)
-        kept = _adapted(run, values, inputs, snapshot, place, callbacks, {}, Finish())
+        kept = run.result(values, snapshot)
+        if kept is None:
+            run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
+            kept = _trained(run, inputs, snapshot, place, callbacks, {}, Finish())
     store.trim()
     return kept
 
@@ -344,7 +344,7 @@ def run_recipe(
         ValueError, FloatingPointError: as the two halves.
     """
     with store.claim(recipe, "", poll) as folder:
-        record = folder.open()
+        record = folder.kept
         folder.check_steps(record, recipe.training.steps)
         found = folder.result(record)
         if found is None and not record.get("losses"):  # from now on the folder says whose it is
@@ -352,7 +352,7 @@ def run_recipe(
         reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
         inputs = replace(inputs, reference=reference)
         folder = replace(folder, recipe=_as_made(folder.recipe, reference))
-        kept = found or _adapted(folder, {}, inputs, None, place, callbacks, losses, finish)
+        kept = found or _trained(folder, inputs, None, place, callbacks, losses, finish)
     store.trim()
     return PipelineResult(reference, kept, losses.get("search", {}), folder, record)
 
@@ -417,9 +417,8 @@ def _keep(latent: Latent, path: Path) -> None:
     save_latent(latent, path)
 
 
-def _adapted(
+def _trained(
     run: Run,
-    values: Mapping[str, Any],
     inputs: Inputs,
     snapshot: int | None,
     place: Place | None,
@@ -427,11 +426,7 @@ def _adapted(
     losses: Mapping[str, dict[str, list[float]]],
     finish: Finish,
 ) -> StoredResult:
-    """Train, or load; keep what is complete."""
-    found = run.result(values, snapshot)
-    if found is not None:
-        return found
-    run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
+    """Train, and keep what is complete."""
     recipe = run.recipe
     preset, device = recipe.preset(inputs.source.size)[0], None if place is None else place()
     about = {"recipe": recipe.without_folders().values()}

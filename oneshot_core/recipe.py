@@ -252,6 +252,11 @@ class Recipe:
             "inputs": dict(self.inputs),
         }
 
+    @property
+    def target_name(self) -> str:
+        """What to call the target: its file's name, or the look of a shipped one."""
+        return (_last(self.aim.target) or "").removeprefix(DEMO_TARGET)
+
     def without_folders(self) -> Recipe:
         """The same with the last part of every name only: what is written into files that are passed on."""
         names = {"target": _last(self.aim.target) or "", "mask": _last(self.aim.mask)}
@@ -421,6 +426,25 @@ def _last(name: str | None) -> str | None:
 
 def _last_file(name: str | None) -> str | None:
     """The same for `MODEL=FILE`, and for a file alone."""
-    model, equals, file = (name or "").partition("=")
-    named = equals and not {"/", "\\"} & set(model)  # else the sign belongs to a folder's name
-    return f"{model}={_last(file)}" if named else _last(name)
+    model, file = model_and_file(name or "")
+    return _last(name) if file is None else f"{model}={_last(file)}"
+
+
+def model_and_file(name: str) -> tuple[str, str | None]:
+    """Take `MODEL=FILE` apart; a name without a file is all model, also where its folder holds the sign."""
+    model, equals, file = name.partition("=")
+    if not equals or {"/", "\\"} & set(model):
+        return name, None
+    return model, file or None
+
+
+def nested(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values of a recipe from values by entry, such as {"method.weights.patch": 0.5}."""
+    values: dict[str, Any] = {}
+    for entry, value in entries.items():
+        *parts, last = entry.split(".")
+        place = values
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return values

@@ -12,7 +12,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -76,12 +76,14 @@ class Run:
         recipe: bound to its inputs.
         settings: what determines the result; see `Recipe.settings`.
         named: the user chose the folder: nothing is thrown away there unasked, and more steps may follow.
+        kept: the record that was there when the folder was claimed, see `open`.
     """
 
     folder: Path
     recipe: Recipe
     settings: Mapping[str, Any]
     named: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,7 +74,7 @@ class FolderStore:
         try:
             if self.fresh:
                 run.clear()
-            run.open()  # before anything is written there
+            run = replace(run, kept=run.open())  # before anything is written there
             run.make()
             yield run
         finally:
@@ -104,7 +105,7 @@ class RunStore:
             poll: called while another process holds the run; it may raise to give up.
 
         Yields:
-            The run, whose folder exists.
+            The run, whose folder exists, with the record that was there.
         """
         folder = self.root / recipe.key(half)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ class RunStore:
             run = Run(folder, recipe, recipe.settings(half))
             run.make()
             try:
-                run.open()
+                run = replace(run, kept=run.open())
             except RunError as error:
                 run.set_aside(error)
             yield run

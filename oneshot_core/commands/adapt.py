@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import GeneratorBundle, read_tensors
-from ..choices import DEMO_TARGET
-from ..latent_optimiser import StepProgress
 from ..pictures import save_png
 from ..pictures.covers import draw_cover, model_card
 from ..pictures.plots import loss_plot
 from ..pictures.sheets import adaptation_sheet
 from ..pipeline import Finish, Inputs, PipelineResult, prepared, run_recipe
 from ..recipe import Recipe
-from ..run_folder import PICTURES, REFERENCE, RESULT, Run
+from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT
 from ..sampling import parse_seeds, sample
 from ..store import FolderStore
-from ..training import Progress, StopSignal
 from ..training.loop import SNAPSHOTS
-from .console import BadInput, Interrupted, ProgressBar, note
-from .interrupts import Signalled, stop_requests
+from .console import BadInput, note
+from .following import followed
 from .recipes import recipe_of
 from .resources import open_all, out_folder, out_path, prepare, report
 
@@ -93,7 +88,7 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
     for text in inputs.notes:
         note(text)
     finish = Finish(results.with_discriminator, lambda bundle: model_card(bundle, draw_cover(bundle)))
-    with _shown(recipe, folder, results.quiet) as callbacks:
+    with followed(recipe, folder, results.quiet) as callbacks:
         done = run_recipe(recipe, inputs, FolderStore(folder, results.fresh), finish=finish, **callbacks)
     losses = {name: _last(values) for name, values in done.adapted.losses.items()}
     files = done.record.get("files", {})
@@ -106,52 +101,10 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
     if (done.adapted.bundle.discriminator is None) == results.with_discriminator:
         kept = "with" if done.adapted.bundle.discriminator is not None else "without"
         note(f"{folder / RESULT} was written {kept} its discriminator; --fresh makes it anew")
-    files = _draw(done, inputs, results, Path(recipe.aim.target.removeprefix(DEMO_TARGET)).name)
+    files = _draw(done, inputs, results, recipe.target_name)
     seconds = round(time.monotonic() - started, 1)
     _note_files(done, files, seconds, results.seeds)
     return {"files": _placed(folder, files), "losses": losses, "seconds": seconds, "step": done.adapted.step}
-
-
-@contextmanager
-def _shown(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, Any]]:
-    """Follow both halves with a progress line each; a signal ends after the current step and keeps it."""
-    stop = StopSignal()
-    total = recipe.training.steps
-    bars = {
-        "search": ProgressBar("search", recipe.search.steps, quiet=quiet),
-        "adapt": ProgressBar("adapt", total, quiet=quiet),
-    }
-    reached = 0
-    with stop_requests(stop.stop_and_keep) as received:
-
-        def searched(now: StepProgress) -> None:
-            bars["search"].update(now.step, now.losses, now.eta_seconds)
-            if received:
-                raise Signalled(received[0])
-
-        def trained(now: StepProgress) -> None:
-            nonlocal reached
-            reached = now.step
-            terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}
-            bars["adapt"].update(now.step, terms, now.eta_seconds)
-
-        try:
-            yield {"search_callbacks": [searched], "callbacks": [Progress(trained), stop]}
-        except KeyboardInterrupt as stopped:
-            if reached:
-                raise
-            number = getattr(stopped, "number", signal.SIGINT)
-            raise Interrupted("the search was stopped; the same command goes on from there", number) from None
-        finally:
-            for bar in bars.values():
-                bar.close()
-    if received and 0 < reached < total:
-        snapshot = Run(folder, recipe, {}, named=True).work / SNAPSHOTS / f"step_{reached:06d}.safetensors"
-        raise Interrupted(
-            f"stopped after step {reached} of {total}; the same command goes on from there. The generator so "
-            f"far: {snapshot}",
-            received[0],
-        )
 
 
 def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: str) -> dict[str, str]:
@@ -179,7 +132,7 @@ def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: s
         "reference": "reference.png",
         "latent": REFERENCE,
         "losses": "losses.png",
-        "run": "run.json",
+        "run": RECORD,
         "snapshots": f"{done.run.work.name}/{SNAPSHOTS}",
     }
 

@@ -12,7 +12,7 @@ from ..checkpoints.native import opened_file
 from ..choices import DEMO_TARGET, TARGET_LOOKS
 from ..demo.world import demo_recipe
 from ..json_values import Fields, JsonError, read
-from ..recipe import FORMAT, Recipe, RecipeError
+from ..recipe import FORMAT, Recipe, RecipeError, nested
 from ..run_folder import kept_record, record_values
 from .console import BadInput, say_json
 
@@ -48,17 +48,13 @@ ENTRIES = {
 
 def values_of(options: Namespace) -> dict[str, Any]:
     """What options say of a recipe, as JSON values; options that were not given say nothing."""
-    values: dict[str, Any] = {}
-    for option, entry in ENTRIES.items():
-        given = getattr(options, option, None)
-        if given is None:
-            continue
-        part, _, name = entry.rpartition(".")
-        place = values.setdefault(part, {}) if part else values
-        place[name] = dict(given) if isinstance(given, list) else given
+    given = {entry: getattr(options, option, None) for option, entry in ENTRIES.items()}
+    entries = {
+        entry: dict(one) if isinstance(one, list) else one for entry, one in given.items() if one is not None
+    }
     if getattr(options, "seed", None) is not None:  # of everything random, the search too
-        values.setdefault("search", {})["seed"] = None
-    return values
+        entries["search.seed"] = None
+    return nested(entries)
 
 
 def recipe_of(options: Namespace, base: Recipe | None = None) -> Recipe:
@@ -101,7 +97,10 @@ def found_recipe(name: str) -> Recipe:
     path = Path(name)
     try:
         if path.is_dir():
-            return Recipe.of(kept_record(path)["recipe"])
+            kept = kept_record(path)
+            if not kept:
+                raise FileNotFoundError
+            return Recipe.of(kept["recipe"])
         with open(path, "rb") as file:
             is_json = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         if is_json:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from argparse import Namespace
-from pathlib import Path
 
-from ..latent_optimiser import StepProgress
 from ..pictures import Picture, labelled_grid, save_png
 from ..pictures.plots import loss_plot
 from ..pipeline import prepared, search_recipe
 from ..run_folder import REFERENCE
 from ..store import FolderStore
 from ..tensors import Images
-from .console import Interrupted, ProgressBar, note
-from .interrupts import Signalled, stop_requests
+from .console import note
+from .following import followed
 from .recipes import recipe_of
 from .resources import open_all, out_folder, out_path, prepare, report
 
@@ -28,24 +25,14 @@ def search_command(options: Namespace) -> None:
     for text in inputs.notes:
         note(text)
     out = out_folder(options.out)
-    with ProgressBar("search", recipe.search.steps, quiet=options.quiet) as bar, stop_requests() as received:
-
-        def show(now: StepProgress) -> None:
-            bar.update(now.step, now.losses, now.eta_seconds)
-            if received:
-                raise Signalled(received[0])
-
-        try:
-            found = search_recipe(recipe, inputs, FolderStore(out, options.fresh), callbacks=[show])
-        except KeyboardInterrupt as stop:
-            said, number = "the search was stopped; the same command goes on from there", signal.SIGINT
-            raise Interrupted(said, getattr(stop, "number", number)) from None
-    name = Path(recipe.aim.target).name
+    with followed(recipe, out, options.quiet) as callbacks:
+        follow = callbacks["search_callbacks"]
+        found = search_recipe(recipe, inputs, FolderStore(out, options.fresh), callbacks=follow)
     files = {
         "latent": out / REFERENCE,
         "picture": save_png(found.reconstruction, out / "reference.png"),
         "comparison": save_png(_comparison(inputs.target, found.reconstruction), out / "comparison.png"),
-        "losses": loss_plot(found.losses, out / "losses.png", title=f"Search for {name}"),
+        "losses": loss_plot(found.losses, out / "losses.png", title=f"Search for {recipe.target_name}"),
     }
     report(
         options,

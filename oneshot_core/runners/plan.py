@@ -15,7 +15,7 @@ from typing import Any
 
 from ..choices import DEMO
 from ..json_values import Fields, JsonError, read, told
-from ..recipe import Recipe
+from ..recipe import Recipe, model_and_file
 from . import manifest
 from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
 from .workflow import Workflow, WorkflowError, filled, read_workflow
@@ -103,8 +103,8 @@ class Plan:
         try:
             recipe = Recipe.of({"training": given, "search": search, **named}, Recipe.of(job.recipe))
             files = {name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")}
-            model, equals, weights = (recipe.encoders.clip or "").partition("=")
-            clip = f"{model}={self._file(weights)}" if equals else recipe.encoders.clip
+            model, weights = model_and_file(recipe.encoders.clip or "")
+            clip = recipe.encoders.clip if weights is None else f"{model}={self._file(weights)}"
             return Recipe.of({"aim": files, "encoders": {"clip": clip}}, recipe)
         except ValueError as error:
             raise PlanError(f"job {job.name!r}: {error}") from None
@@ -141,7 +141,7 @@ class Plan:
             recipe = self.recipe(job)
             aim = replace(recipe.aim, target="")  # its content is in the key already
             values["recipe"] = replace(recipe, aim=aim).values()
-            named = (recipe.aim.mask, recipe.aim.latent, (recipe.encoders.clip or "").partition("=")[2])
+            named = (recipe.aim.mask, recipe.aim.latent, model_and_file(recipe.encoders.clip or "")[1])
             values["files"] = [_sha256(Path(name)) for name in named if name]
             values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

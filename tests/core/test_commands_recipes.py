@@ -116,8 +116,9 @@ def test_other_seeds_of_a_finished_run_are_drawn(capsys, files, tmp_path):
     assert (tmp_path / "grid.png").read_bytes() != before
 
 
-@pytest.mark.parametrize("words", [[], ["demo", "--target", "stained glass"], ["no.json"], ["a", "b"]])
-def test_the_recipe_of_a_command_or_of_nothing(capsys, words):
+@pytest.mark.parametrize("words", [[], ["demo", "--target", "stained glass"], ["no.json"], ["."], ["a", "b"]])
+def test_the_recipe_of_a_command_or_of_nothing(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "recipe", *words)
     if words[:1] == ["demo"]:
         assert json.loads(out)["aim"]["target"] == "demo:stained glass"

@@ -1,0 +1,71 @@
+"""How the command line follows a recipe: progress lines, and what a signal does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..latent_optimiser import StepProgress
+from ..recipe import Recipe
+from ..run_folder import WORK
+from ..training import Progress, StopSignal
+from ..training.loop import SNAPSHOTS
+from .console import Interrupted, ProgressBar
+from .interrupts import Signalled, stop_requests
+
+
+@contextmanager
+def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, Any]]:
+    """Follow both halves with a progress line each; a signal ends after the current step and keeps it.
+
+    Args:
+        recipe: what is followed.
+        folder: where it is kept, for messages.
+        quiet: no progress.
+
+    Yields:
+        Callbacks of the search and of the training, as `run_recipe` takes them.
+
+    Raises:
+        Interrupted: the user stopped it.
+    """
+    stop = StopSignal()
+    total = recipe.training.steps
+    bars = {
+        "search": ProgressBar("search", recipe.search.steps, quiet=quiet),
+        "adapt": ProgressBar("adapt", total, quiet=quiet),
+    }
+    reached = 0
+    with stop_requests(stop.stop_and_keep) as received:
+
+        def searched(now: StepProgress) -> None:
+            bars["search"].update(now.step, now.losses, now.eta_seconds)
+            if received:
+                raise Signalled(received[0])
+
+        def trained(now: StepProgress) -> None:
+            nonlocal reached
+            reached = now.step
+            terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}
+            bars["adapt"].update(now.step, terms, now.eta_seconds)
+
+        try:
+            yield {"search_callbacks": [searched], "callbacks": [Progress(trained), stop]}
+        except KeyboardInterrupt as stopped:
+            if reached:
+                raise
+            number = getattr(stopped, "number", signal.SIGINT)
+            raise Interrupted("the search was stopped; the same command goes on from there", number) from None
+        finally:
+            for bar in bars.values():
+                bar.close()
+    if received and 0 < reached < total:
+        snapshot = folder / WORK / SNAPSHOTS / f"step_{reached:06d}.safetensors"
+        raise Interrupted(
+            f"stopped after step {reached} of {total}; the same command goes on from there. The generator so "
+            f"far: {snapshot}",
+            received[0],
+        )

@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 from fuzzing import failures, mutated_json
-from PIL import Image
-from tiny_networks import TinyChoice, tiny_bundle
+from tiny_networks import TinyChoice
 
 from oneshot_core import cli, pipeline, writing
-from oneshot_core.checkpoints import save
 from oneshot_core.commands import resources
 from oneshot_core.commands.console import ProgressBar
 from oneshot_core.json_values import JsonError
@@ -28,14 +26,6 @@ from oneshot_core.saved_states import write_record
 from oneshot_core.writing import MARK, claim
 
 SAME = ("adapted.safetensors", "reference.safetensors", "grid.png", "run/state.safetensors")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("files")
-    save(tiny_bundle(64), folder / "source.safetensors")
-    Image.linear_gradient("L").convert("RGB").save(folder / "target.png")
-    return {"generator": folder / "source.safetensors", "target": folder / "target.png"}
 
 
 @pytest.fixture(scope="module")

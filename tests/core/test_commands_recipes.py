@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from command_words import adapt_words, run
 from PIL import Image
-from tiny_networks import TinyChoice, tiny_bundle
+from tiny_networks import TinyChoice
 
 from oneshot_core import cli, pipeline
-from oneshot_core.checkpoints import save
 from oneshot_core.commands import resources
 from oneshot_core.commands.recipes import ENTRIES, recipe_of
 from oneshot_core.saved_states import differences
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("files")
-    save(tiny_bundle(64), folder / "source.safetensors")
-    Image.linear_gradient("L").convert("RGB").save(folder / "target.png")
-    return {"generator": folder / "source.safetensors", "target": folder / "target.png"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,17 +20,6 @@ def light(monkeypatch):
     """Encoders of a few numbers, and one thread."""
     monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    code = cli.main([str(word) for word in words])
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def adapt_words(files, out: Path, *more: object) -> list[object]:
-    words = ["adapt", "--generator", files["generator"], "--target", files["target"], "--out", out]
-    return [*words, "--steps", 4, "--search-steps", 3, "--seeds", "0-1", "--device", "cpu", *more]
 
 
 def test_every_option_reaches_the_recipe():

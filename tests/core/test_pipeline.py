@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,76 +11,25 @@ from typing import Any
 
 import pytest
 import torch
+from kept_runs import SIZE, STEPS, Counting, folder_of, names_of, recipe_of, run, same, tiny_inputs
 from PIL import Image
-from tiny_networks import TinyChoice, tiny_bundle, tiny_encoders
+from tiny_networks import TinyChoice, tiny_bundle
 
 from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, read_tensors, save
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
-from oneshot_core.latents import Latent
 from oneshot_core.pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
 from oneshot_core.recipe import Recipe
-from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, Run, StoredResult
+from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, Run
 from oneshot_core.store import FolderStore, RunStore
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
 from oneshot_core.training.loop import SNAPSHOTS
 from oneshot_core.training.masking import MASKED_FILE
 
-SIZE, STEPS = 64, 4
-
-
-def bound(seed: int) -> Recipe:
-    return Recipe.of({"training": {"seed": seed}, "inputs": {"size": SIZE}})
-
-
-class Counting(Callback):
-    """Counts steps, and interrupts after one of them."""
-
-    def __init__(self, until: int = 10**9) -> None:
-        self.steps, self.until = 0, until
-
-    def after_step(self, state: TrainState) -> None:
-        self.steps += 1
-        if state.step == self.until:
-            raise KeyboardInterrupt  # like ComfyUI's cancel, none of Exception's children
-
 
 @pytest.fixture(scope="module")
 def world() -> Inputs:
-    bundle = tiny_bundle(SIZE)
-    target = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    reference = Latent("w", bundle.mean_latent[None].clone(), bundle.family)
-    return Inputs(bundle, tiny_encoders(), target, reference=reference)
-
-
-def recipe_of(steps: int = STEPS, seed: int = 0, **more: Any) -> Recipe:
-    return Recipe.of({"training": {"steps": steps, "seed": seed, "snapshot_every": 2}, **more})
-
-
-def run(
-    root: Path, world: Inputs, steps: int = STEPS, seed: int = 0, **settings: Any
-) -> tuple[StoredResult, int]:
-    """Adapt in a store; returns the result and how many steps were trained."""
-    counting = settings.pop("counting", Counting())
-    store = RunStore(root, settings.pop("limit_bytes", None))
-    callbacks = [*settings.pop("callbacks", []), counting]
-    recipe, inputs = prepared(recipe_of(steps, seed), replace(world, mask=settings.pop("mask", None)))
-    result = adapt_recipe(recipe, inputs, store, callbacks=callbacks, place=lambda: "cpu", **settings)
-    return result, counting.steps
-
-
-def same(first: Any, second: Any) -> bool:
-    one, two = first.generator.state_dict(), second.generator.state_dict()
-    return all(torch.equal(one[name], two[name]) for name in one)
-
-
-def folder_of(root: Path) -> Path:
-    (folder,) = [path for path in root.iterdir() if path.is_dir() and ".damaged" not in path.name]
-    return folder
-
-
-def names_of(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return tiny_inputs()
 
 
 def flipped_last(data: bytes) -> bytes:
@@ -202,36 +147,6 @@ def test_a_resumed_run_has_the_bytes_of_a_whole_one(tmp_path: Path, world: Input
         assert one.read_bytes() == two.read_bytes(), name
 
 
-def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path, world: Inputs) -> None:
-    program = """
-import sys, time
-from pathlib import Path
-from oneshot_core.recipe import Recipe
-from oneshot_core.store import RunStore
-from oneshot_core.writing import atomic_path
-store = RunStore(Path(sys.argv[1]))
-a, b = (Recipe.of({"training": {"seed": seed}, "inputs": {"size": 64}}) for seed in (1, 2))
-with store.claim(a) as one, store.claim(b) as two, atomic_path(two.folder / "state") as half:
-    half.write_bytes(bytes(1000))
-    print("ready", flush=True)
-    time.sleep(60)
-"""
-    here = Path(__file__).parents[2]
-    words = [sys.executable, "-c", program, str(tmp_path)]
-    with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"ready\n"
-        (tmp_path / f"{32 * '0'}.lock").touch()  # of a run that was removed
-        RunStore(tmp_path).trim()
-        assert len(names_of(tmp_path)) == 4  # both folders and locks are held, the lock of no one is gone
-        other.kill()
-        other.wait()
-    RunStore(tmp_path).trim()
-    (kept,) = tmp_path.iterdir()  # the empty folder and all locks went
-    with RunStore(tmp_path).claim(bound(2)) as two:
-        assert names_of(two.folder) == [WORK, MARK] and names_of(two.work) == [] and two.folder == kept
-    assert names_of(tmp_path) == [kept.name]
-
-
 def test_snapshots_of_a_run_that_no_longer_counts_go(tmp_path: Path, world: Inputs) -> None:
     """Of other settings, damaged, or under another step's name; the run's own ones stay."""
     inputs = {"bundle": world.source, "encoders": world.encoders, "aim": world.aim}
@@ -248,45 +163,6 @@ def test_snapshots_of_a_run_that_no_longer_counts_go(tmp_path: Path, world: Inpu
     assert names_of(folder) == ["step_000001.safetensors"]
 
 
-def test_the_store_removes_the_longest_unused(tmp_path: Path, world: Inputs) -> None:
-    for seed in (0, 1):
-        run(tmp_path, world, seed=seed, steps=1)
-    first, second = sorted(
-        (p for p in tmp_path.iterdir() if p.is_dir()), key=lambda p: (p / "used").stat().st_mtime
-    )
-    os.utime(second / "used", (1, 1))  # the second was used longest ago
-    size = sum(path.stat().st_size for path in first.rglob("*"))
-    assert RunStore(tmp_path, int(size * 1.5)).trim() == [second]
-    assert first.is_dir() and RunStore(tmp_path, int(size * 1.5)).trim() == []
-
-
-def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from oneshot_core.store import RunStore\n"
-        "from oneshot_core.recipe import Recipe\n"
-        "recipe = Recipe.of({'training': {'seed': 1}, 'inputs': {'size': 64}})\n"
-        "with RunStore(Path(sys.argv[1])).claim(recipe):\n    print('held', flush=True); time.sleep(60)"
-    )
-    here = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=here, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        polls = []
-
-        def poll() -> None:
-            polls.append(time.monotonic())
-            if len(polls) == 2:
-                raise TimeoutError("given up")
-
-        with pytest.raises(TimeoutError), RunStore(tmp_path).claim(bound(1), "", poll):
-            pass
-        assert RunStore(tmp_path, 0).trim() == []
-        other.kill()
-    with RunStore(tmp_path).claim(bound(1), poll=lambda: pytest.fail("the lock of a dead process is free")):
-        pass
-
-
 def test_poll_ends_a_run_between_steps(tmp_path: Path, world: Inputs) -> None:
     calls: list[int] = []
 
@@ -299,22 +175,6 @@ def test_poll_ends_a_run_between_steps(tmp_path: Path, world: Inputs) -> None:
         run(tmp_path, world, callbacks=[Poll(check)])
     assert (folder_of(tmp_path) / WORK / STATE_FILE).is_file()
     assert run(tmp_path, world)[1] == STEPS - 2
-
-
-def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, world: Inputs) -> None:
-    for seed in (0, 1):
-        run(tmp_path, world, seed=seed)
-    run(tmp_path, world, seed=0, fresh=True)
-    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert len(RunStore(tmp_path, size - 1).trim()) == 1
-    assert run(tmp_path, world, seed=0)[1] == 0  # the older one went
-
-
-def test_what_cancelled_runs_left_counts_towards_the_limit(tmp_path: Path, world: Inputs) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, world, seed=0, counting=Counting(2))
-    assert run(tmp_path, world, seed=1, limit_bytes=1000)[1] == STEPS
-    assert run(tmp_path, world, seed=0)[1] == STEPS
 
 
 def test_a_cancel_on_the_step_of_a_snapshot_does_not_cost_it(tmp_path: Path, world: Inputs) -> None:
@@ -507,16 +367,6 @@ def test_a_process_that_ends_between_result_and_record_loses_nothing(
     follow = [counting] if half == "adaptation" else [lambda now: counting.after_step(now)]
     work(*bound_to, RunStore(tmp_path), callbacks=follow)
     assert counting.steps == 0 and not [path for path in tmp_path.rglob("*") if "damaged" in path.name]
-
-
-def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path, world: Inputs) -> None:
-    mine = [tmp_path / "mine" / "a.bin", tmp_path / "notes.lock"]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "empty").mkdir()
-    for path in mine:
-        path.write_bytes(bytes(1000))
-    run(tmp_path, world, steps=1, limit_bytes=10)
-    assert all(path.is_file() for path in mine) and (tmp_path / "empty").is_dir()
 
 
 def test_what_the_results_file_holds_is_part_of_the_key(world: Inputs) -> None:

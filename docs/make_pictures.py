@@ -2,8 +2,9 @@
 
     python docs/make_pictures.py --work out/pictures
 
-Writes `web/docs/images/<NodeId>.jpg` and `example_workflows/<name>.jpg`, each below 60 kB. Adaptations take a
-few minutes each; they and the edit are kept in the work folder, so that an interrupted run goes on.
+Writes `web/docs/images/<NodeId>.jpg` and `example_workflows/<name>.jpg`, each below 60 kB, and the README's
+`docs/demo_grid.png`. Adaptations take a few minutes each; they and the edit are kept in the work folder, so
+that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
 SEARCH_STEPS = core.demo_recipe().search.steps
 LOOKS = ("watercolour", "stained glass", "oil painting")
+README_LOOKS = {"watercolour": range(8), "pencil sketch": range(8, 16)}
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
 WIDEST_PX, MAX_BYTES = 640, 60_000
@@ -148,6 +150,22 @@ def _half(work: Path, bundle: core.GeneratorBundle) -> Path:
     return path
 
 
+def readme_picture(work: Path) -> Image.Image:
+    """Two targets, below each other: what the source draws and what each adapted generator makes of it."""
+    source, whole = core.demo_generator(), core.SampleConfig(psi=1.0)
+    parts = []
+    for look, seeds in README_LOOKS.items():
+        generators = (("source generator", source), ("adapted generator, same latents", adapted(work, look)))
+        rows = [(label, core.sample(bundle, tuple(seeds), whole)) for label, bundle in generators]
+        parts.append(core.labelled_grid(rows, lead=(f"one picture: {look}", core.demo_target(look))))
+    sheet = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
 def tiles(rows: list[torch.Tensor], side: int = 128) -> Image.Image:
     """Pictures edge to edge, for a thumbnail."""
     sheet = torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=2) for row in rows], dim=1)
@@ -189,6 +207,7 @@ def main() -> None:
         keep(picture, IMAGES / f"{name}.jpg")
     for name, picture in thumbnails(work).items():
         keep(picture, TEMPLATES / f"{name}.jpg")
+    readme_picture(work).save(ROOT / "docs" / "demo_grid.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo-world benchmark runs, goes on where it stopped, and its measures tell good from bad."""
+"""The referee on the demo world runs, goes on where it stopped, and tells its untrained arms apart."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ def run(out: Path, *words: str) -> str:
 
 @pytest.mark.slow
 def test_rows_are_computed_once_and_laid_out(tmp_path: Path) -> None:
-    words = ["--steps", "2", "--search-steps", "2", "--looks", "neon", "--seeds", "1", "--jobs", "1"]
-    told = run(tmp_path, *words, "--variants", "official", "pixel search")
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row["variant"] for row in rows] == ["official", "pixel search"]
-    for row in rows:
-        assert abs(row["gap_closed"]) < 0.3  # two steps change next to nothing
-        assert (
-            abs(row["content_kept"] - row["source_content_kept"]) < 0.2
-            and abs(row["floor"]) < 0.1 * row["source_distance"]
-        )
-    assert "| neon | official | 1 |" in told and "| all looks | pixel search | 1 |" in told
-    again = run(tmp_path, *words, "--variants", "official", "pixel search")
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+    changes = {"short search": {"search": {"steps": 2}}, "shorter": {"search": {"steps": 1}}}
+    (tmp_path / "variants.json").write_text(json.dumps(changes))
+    words = ["--steps", "4", "--looks", "line art", "--people", "1", "--jobs", "1"]
+    words += ["--variants-file", str(tmp_path / "variants.json")]
+    told = run(tmp_path, *words)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    rows = {row["variant"]: row for row in map(json.loads, lines)}
+    order = ("truth", "supervised bound", "half", "source", "another's truth")
+    scores = [rows[name]["own_truth"] for name in order]
+    assert scores == sorted(scores, reverse=True) and scores[0] == pytest.approx(1)
+    assert rows["truth"]["along"] == pytest.approx(1) and rows["collapse"]["diversity"] == 0
+    for name in changes:  # four steps change little
+        assert abs(rows[name]["own_truth"] - rows["source"]["own_truth"]) < 0.15
+        assert sorted(rows[name]["curve"]) == ["1", "2"] and rows[name]["seconds"] > 0
+    assert "| short search less |" in told and "| line art |" in told
+    again = run(tmp_path, *words)
+    assert (tmp_path / "rows.jsonl").read_text().splitlines() == lines
     assert again.splitlines()[-1] == told.splitlines()[-1]
+    run(tmp_path, *words[:2], "--looks", "woodcut", *words[4:], "--variants", "shorter", "--no-arms")
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(lines) + 1

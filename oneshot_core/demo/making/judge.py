@@ -43,20 +43,24 @@ class JudgeNet(nn.Module):
         self.places = nn.Linear(_WIDTHS[-1] * 16, 192)  # the last map, in place: shapes and where they are
         self.factor_head = nn.Linear(192, NUM_FACTORS)
 
-    def maps(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return the maps after the second and the last halving, [N, 48, 32, 32] and [N, 112, 8, 8]."""
+    def maps(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maps after the last three halvings: [N, 48, 32, 32], [N, 80, 16, 16], [N, 112, 8, 8].
+
+        The first sees strokes and colours, the last who it is, nearly whatever the look; the one between sees
+        both, which is what comparing a picture with its truth needs.
+        """
         check_shape(images, "images", (None, 3, None, None))
         x = images.to(self.look_head.weight.dtype)
         if x.shape[-1] != _INPUT_PX:
             x = F.interpolate(x, size=(_INPUT_PX, _INPUT_PX), mode="bilinear", antialias=True)
-        early = x
+        found = []
         for level, (down, norm) in enumerate(zip(self.downs, self.norms, strict=True)):
             x = F.silu(norm(down(x)))
             if level:
                 x = x + F.silu(self.convs[level - 1](x))
-            if level == 1:
-                early = x
-        return early, x
+                found.append(x)
+        early, middle, late = found
+        return early, middle, late
 
     def features(self, images: Images) -> Tensor:
         """Describe pictures by what a Fréchet or kernel distance compares.
@@ -67,20 +71,23 @@ class JudgeNet(nn.Module):
         Returns:
             [N, feature_dim] float32: mean and standard deviation over positions of an early and the last map.
         """
-        return self._statistics(*self.maps(images))
+        early, _, late = self.maps(images)
+        return self.statistics(early, late)
 
-    def _statistics(self, early: Tensor, late: Tensor) -> Tensor:
+    def statistics(self, early: Tensor, late: Tensor) -> Tensor:
+        """Return what `features` does from the first and the last of `maps`."""
         parts = [part for x in (early, late) for part in (x.mean((2, 3)), (x.var((2, 3)) + 1e-4).sqrt())]
         return torch.cat(parts, dim=1)
 
     def forward(self, images: Images) -> tuple[Tensor, Tensor]:
         """Return look logits [N, looks] and factors [N, NUM_FACTORS] (unbounded)."""
-        return self.told(*self.maps(images))
+        early, _, late = self.maps(images)
+        return self.told(early, late)
 
     def told(self, early: Tensor, late: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does from the two maps of `maps`."""
+        """Return what `forward` does from the first and the last of `maps`."""
         shape = F.silu(self.places(F.avg_pool2d(late, 2).flatten(1)))
-        return self.look_head(self._statistics(early, late)), self.factor_head(shape)
+        return self.look_head(self.statistics(early, late)), self.factor_head(shape)
 
 
 def save_judge(judge: JudgeNet, path: Path) -> None:

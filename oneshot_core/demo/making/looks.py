@@ -346,6 +346,35 @@ def sepia_photograph(portrait: Portrait, paper: Paper) -> Tensor:
     return mix(faded, mount, ease(oval, 0.985, 1.015))
 
 
+def cel_shading(portrait: Portrait, paper: Paper) -> Tensor:
+    """Flat bright colours with one hard cool shadow, thin tinted outlines and a pale sky, as in animation."""
+    like = portrait.light
+    flat = vivid((portrait.albedo * 1.10).clamp(0, 1), 1.45) ** 0.85
+    shadow = flat * rgb(like, 0.72, 0.66, 0.86)
+    picture = mix(shadow, flat, ease(like, 0.80, 0.84))
+    shine = ease(like, 1.10, 1.14) * portrait.region("hair", "hat", "beard")
+    picture = mix(picture, rgb(like, 1.0, 0.98, 0.95), 0.65 * shine)
+    drift = paper.grain(30, 11) + 0.6 * paper.grain(13, 7)
+    cloud = ease(drift + (64 - (paper.y - 70).abs()) / 55, 0.75, 1.15)
+    sky = mix(rgb(like, 0.36, 0.66, 0.95), rgb(like, 0.82, 0.94, 1.0), ease(paper.y, 0.0, 110.0))
+    picture = mix(picture, mix(sky, rgb(like, 1.0, 1.0, 1.0), cloud), portrait.region("background"))
+    tint = blur(portrait.albedo, 1.5) * rgb(like, 0.30, 0.20, 0.26)
+    return mix(picture, tint, portrait.lines(1.5)).clamp(0, 1)
+
+
+def line_art(portrait: Portrait, paper: Paper) -> Tensor:
+    """Black pen lines on white paper; hair and clothes are a few strokes, the denser the darker."""
+    dark = 1 - tone(portrait.albedo)
+    strands = paper.wave(12, 5.5, 2.2 * paper.grain(20))
+    hair = portrait.region("hair", "beard") * ease(dark - 0.15 - 0.75 * strands, 0.0, 0.18)
+    folds = portrait.region("clothes", "hat", "band") * ease(
+        0.10 + 0.25 * dark - paper.wave(28, 9.0), 0.0, 0.1
+    )
+    filled = portrait.region("pupil", "lash", "brow", "mouth")
+    ink_ = torch.maximum(torch.maximum(portrait.lines(2.0), filled), torch.maximum(hair, folds))
+    return mix(rgb(dark, 0.99, 0.99, 0.98), rgb(dark, 0.06, 0.06, 0.08), ink_.clamp(0, 1))
+
+
 _TRAINING: dict[str, Look] = {
     "pencil sketch": pencil_sketch,
     "watercolour": watercolour,
@@ -363,9 +392,11 @@ _HELD_OUT: dict[str, Look] = {
     "woodcut": woodcut,
     "pop art": pop_art,
     "sepia photograph": sepia_photograph,
+    "cel shading": cel_shading,
+    "line art": line_art,
 }
 LOOKS_IN_COLOUR = frozenset(  # they keep the colours of the person
-    ("plain", "watercolour", "stained glass", "pastel", "mosaic", "comic", "oil painting")
+    ("plain", "watercolour", "stained glass", "pastel", "mosaic", "comic", "oil painting", "cel shading")
 )
 LOOKS_WITH_BACKGROUND = frozenset(("plain", "watercolour", "pastel", "mosaic"))  # they keep its colour
 TRAINING_LOOKS: tuple[str, ...] = tuple(_TRAINING)

@@ -54,6 +54,15 @@ def _full_precision_upfirdn2d(
         return reference.upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
+# Where the processor computes in it; emulated it takes ten times as long.
+_HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+
+
+def mixed_precision() -> torch.autocast:
+    """Lower products to bfloat16 on processors that have it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=_HAS_BFLOAT16)
+
+
 # the form all training here uses; not registered, it is no form for users
 SCALED_BACKEND = ops.Backend(_full_precision_upfirdn2d, reference.bias_act, _scaled_modulated_conv2d)
 
@@ -80,7 +89,7 @@ class Muon(torch.optim.Optimizer):
     A convolution [O, I, k, k] counts as a matrix [O, I k k]. The step's root mean square is the learning
     rate, as Adam's about is.
 
-    Source: Jordan et al., "Muon" (2024): Nesterov momentum, five Newton-Schulz iterations in bfloat16.
+    Source: Jordan et al., "Muon" (2024): Nesterov momentum, five Newton-Schulz iterations.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, momentum: float = 0.9) -> None:
@@ -107,7 +116,9 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     """Bring all singular values of a matrix near 1."""
     flat = matrix.shape[0] > matrix.shape[1]
     x = matrix.t() if flat else matrix
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    if _HAS_BFLOAT16:
+        x = x.bfloat16()
     for _ in range(5):
         gram = x @ x.t()
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x

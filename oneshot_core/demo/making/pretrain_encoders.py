@@ -1,4 +1,4 @@
-"""Pretraining of the perceptual net and the judge; `pretrain_clip` makes the small CLIP."""
+"""Pretraining of the perceptual net, and what the other encoders' trainings share with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...features import Perceptual, SmallConfig, small_net
 from ...tensors import Images, seeded
 from .faces import NUM_FACTORS, TRAINING_LOOKS
-from .judge import JUDGE_LOOKS, JudgeNet
 from .pool import Pool
 from .pretrain import Trainee, cosine, run_stage
 
@@ -32,7 +31,6 @@ class EncoderStage:
 
 
 PERCEPTUAL_STAGE = EncoderStage(2500, 48, 0.002)
-JUDGE_STAGE = EncoderStage(2000, 32, 0.002)
 
 
 def _indices(pool: Pool, batch: int, random: torch.Generator) -> Tensor:
@@ -162,35 +160,3 @@ def calibrate_heads(net: Perceptual, images: Images, mean_distance: float) -> No
         head.fill_(1.0)
         typical = (layer - layer.roll(1, 0)).square().mean((2, 3)).sum(1).mean()
         head.fill_(mean_distance / len(maps) / typical.item())
-
-
-def pretrain_judge(pool: Pool, stage: EncoderStage, path: Path, seed: int) -> JudgeNet:
-    """Train the judge to tell looks (held-out ones too: it only measures) and factors.
-
-    Args:
-        pool: drawn for `JUDGE_LOOKS`.
-        stage: steps, batch and rate.
-        path: state file; a state found there is taken up.
-        seed: of weights and draws.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(seeded(seed, 0, "demo.judge.weights").get_state())
-        judge = JudgeNet(JUDGE_LOOKS)
-    optimiser = torch.optim.AdamW(judge.parameters(), lr=stage.rate, weight_decay=1e-3)
-    trainee = Trainee({"judge": judge}, {"judge": optimiser})
-
-    def update(step: int) -> dict[str, float]:
-        random = seeded(seed, step, "demo.judge")
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(stage.rate, stage.rate / 100, step / stage.steps)
-        index = _indices(pool, stage.batch, random)
-        logits, factors = judge(pool.pictures(index))
-        look_loss = F.cross_entropy(logits, pool.looks[index])
-        factor_loss = F.mse_loss(factors, pool.factors(index))
-        optimiser.zero_grad(set_to_none=True)
-        (look_loss + 10 * factor_loss).backward()
-        optimiser.step()
-        return {"look": look_loss.item(), "factor": factor_loss.item()}
-
-    run_stage(trainee, path, stage.steps, update)
-    return judge.requires_grad_(False).eval()

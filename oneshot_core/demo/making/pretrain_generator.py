@@ -17,11 +17,15 @@ from ...networks import Discriminator, DiscriminatorConfig, Generator, Generator
 from ...tensors import Images, Latents, seeded
 from .faces import FACTORS, NUM_FACTORS, factors_from_latents
 from .pool import Z_DIM, Pool, respun_latents
-from .pretrain import SCALED_BACKEND, Muon, Trainee, average_into, cosine, run_stage
+from .pretrain import SCALED_BACKEND, Muon, Trainee, average_into, cosine, mixed_precision, run_stage
 
 CHANNELS = (128, 128, 128, 96, 48, 32)  # feature widths at 4, 8, ..., 128
+W_DIM = 64  # half of z's: a search that walks in all directions of w must find trained ones there
+_MAPPING_WIDTH = 192
 _MAPPING_RATE = 10.0  # the mapping's weights are stored 100 times larger; this is their extra learning rate
-_W_SIZE_WEIGHT = 0.01  # keeps the mean square of w near 1 while only the mapping trains
+_W_DEVIATION = 0.5  # of every coordinate of w over the latents, about that of large pretrained generators
+_SPREAD_WEIGHT = 0.03  # of the term that gives w that deviation in all directions
+_SPREAD_BATCH = 256
 _HUES = ("background", "clothes")
 _ONSET_WIDTH = 0.06  # a switch goes from absent to present within this much of its factor
 _ADVERSARIAL_MOMENTUM = 0.5
@@ -52,23 +56,23 @@ class SupervisedStage:
 class AdversarialStage:
     """The fine-tuning with a discriminator."""
 
-    steps: int = 700
+    steps: int = 1600
     alone_steps: int = 200  # at first only the discriminator learns
     batch: int = 8
-    generator_rate: float = 0.0003
+    generator_rate: float = 0.0004
     discriminator_rate: float = 0.02
     fooled_weight: float = 0.5
-    supervised_weight: float = 4.0
-    mixing: float = 0.4  # part of the pictures that are made from two latents
-    r1: float = 0.1
+    supervised_weight: float = 3.0
+    mixing: float = 0.5  # part of the pictures that are made from two latents
+    r1: float = 0.3
     r1_every: int = 16
     average: float = 0.99  # decay of the averaged generator per step
 
 
 SUPERVISED = (
     SupervisedStage(32, 1200, 16, 0.03, 0.008),
-    SupervisedStage(64, 1200, 12, 0.02, 0.006),
-    SupervisedStage(128, 2000, 8, 0.015, 0.0005),
+    SupervisedStage(64, 2000, 12, 0.02, 0.006),
+    SupervisedStage(128, 4000, 8, 0.015, 0.0005),
 )
 
 
@@ -79,7 +83,9 @@ ADVERSARIAL = AdversarialStage()
 def generator_config(size_px: int = 128, channels: tuple[int, ...] = CHANNELS) -> GeneratorConfig:
     """Describe the demo's generator at one stage of its growth."""
     levels = size_px.bit_length() - 2
-    return GeneratorConfig(size_px, channels[:levels], Z_DIM, Z_DIM, mapping_layers=4)
+    return GeneratorConfig(
+        size_px, channels[:levels], Z_DIM, W_DIM, mapping_layers=4, mapping_width=_MAPPING_WIDTH
+    )
 
 
 def fresh_generator(config: GeneratorConfig, seed: int) -> Generator:
@@ -113,7 +119,7 @@ def grow(small: Generator, large: Generator) -> None:
 def draw_images(generator: Generator, w: Latents, random: torch.Generator) -> Images:
     """Render with fresh noise in mixed precision; the fast form that all training here uses."""
     noise = [torch.randn(len(w), 1, *shape, generator=random) for shape in generator.noise_shapes()]
-    with ops.use_backend(SCALED_BACKEND), torch.autocast("cpu", torch.bfloat16):
+    with ops.use_backend(SCALED_BACKEND), mixed_precision():
         return generator.synthesize(w, noise).float()
 
 
@@ -173,6 +179,23 @@ def visible_facts(factors: Tensor) -> Tensor:
     return torch.cat(facts, dim=1)
 
 
+def uneven_spread(w: Latents) -> Tensor:
+    """Measure how far the covariance of w is from the same deviation in every direction.
+
+    Without it a few directions hold most of w's variance, and a latent search, whose optimiser takes steps of
+    one size along all, leaves what the generator was trained on.
+
+    Args:
+        w: [N, W], N well above W.
+
+    Returns:
+        Squared difference of covariance and identity per coordinate, in units of the wanted variance.
+    """
+    away = w - w.mean(0)
+    covariance = away.t() @ away / (len(w) * _W_DEVIATION**2)
+    return (covariance - torch.eye(w.shape[1])).square().sum() / w.shape[1]
+
+
 def pretrain_mapping(stage: MappingStage, path: Path, seed: int) -> MappingNetwork:
     """Train the mapping network so that `visible_facts` can be read off w by one linear layer.
 
@@ -184,7 +207,7 @@ def pretrain_mapping(stage: MappingStage, path: Path, seed: int) -> MappingNetwo
     mapping = fresh_generator(generator_config(16, (8, 8, 8)), seed).mapping
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(seeded(seed, 0, "demo.probe.weights").get_state())
-        probe = nn.Linear(Z_DIM, visible_facts(torch.zeros(1, NUM_FACTORS)).shape[1])
+        probe = nn.Linear(W_DIM, visible_facts(torch.zeros(1, NUM_FACTORS)).shape[1])
     groups = [
         {"params": list(mapping.parameters()), "scale": 1 / mapping.layers[0].lr_multiplier},
         {"params": list(probe.parameters()), "scale": 1.0},
@@ -199,9 +222,10 @@ def pretrain_mapping(stage: MappingStage, path: Path, seed: int) -> MappingNetwo
         w = mapping(latents, None)
         facts = F.mse_loss(probe(w), visible_facts(factors_from_latents(latents)))
         optimiser.zero_grad(set_to_none=True)
-        (facts + _W_SIZE_WEIGHT * (w.square().mean() - 1).square()).backward()
+        spread = uneven_spread(w)
+        (facts + _SPREAD_WEIGHT * spread).backward()
         optimiser.step()
-        return {"facts": facts.item(), "w": w.detach().square().mean().item()}
+        return {"facts": facts.item(), "spread": spread.item()}
 
     run_stage(trainee, path, stage.steps, update)
     return mapping
@@ -258,13 +282,16 @@ def pretrain_supervised(
         latents, targets = _choose(small, stage.batch, random)
         images = draw_images(generator, generator.map(latents), random)
         loss = picture_loss(images, targets)
+        others = torch.randn(_SPREAD_BATCH, Z_DIM, generator=random)
+        spread = uneven_spread(generator.mapping(others, None))
         generator.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + _SPREAD_WEIGHT * spread).backward()
         for optimiser in optimisers.values():
             _set_rate(optimiser, rate)
             optimiser.step()
         average_into(average, generator, min(stage.average, (step + 1) / (step + 10)))
-        return {"loss": loss.item(), "l1": (images.detach() - targets).abs().mean().item()}
+        l1 = (images.detach() - targets).abs().mean()
+        return {"loss": loss.item(), "l1": l1.item(), "spread": spread.item()}
 
     run_stage(trainee, path, stage.steps, update)
     return trainee
@@ -273,13 +300,18 @@ def pretrain_supervised(
 def _mixed(
     generator: Generator, latents: Latents, mixing: float, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Map latents, some mixed with a second one from a random layer on; also return which are not."""
+    """Map latents, some mixed with a second one; also return which are not.
+
+    Of the mixed ones half take the second from a random layer on, as StyleGAN mixes styles, and half lie
+    between the two in all layers, where a latent search passes through.
+    """
     w, other = generator.map(latents), generator.map(torch.randn(latents.shape, generator=random))
     layers = generator.config.num_layers
-    cut = torch.randint(1, layers, (len(w),), generator=random)
-    mixes = torch.rand(len(w), generator=random) < mixing
-    late = (torch.arange(layers)[None] >= cut[:, None]) & mixes[:, None]  # [N, L]
-    return torch.where(late[:, :, None], other, w), ~mixes
+    cut = torch.randint(1, layers, (len(w), 1), generator=random)
+    mixes, between = torch.rand(2, len(w), 1, generator=random)
+    late = torch.arange(layers)[None] >= cut
+    shares = torch.where(between < 0.5, 2 * between, late.float()) * (mixes < mixing)  # [N, L]
+    return torch.lerp(w, other, shares[:, :, None]), mixes[:, 0] >= mixing
 
 
 def _r1(discriminator: Discriminator, images: Images) -> Tensor:
@@ -305,7 +337,7 @@ class _Duel:
 
     def score(self, images: Images) -> Tensor:
         """Judge pictures in mixed precision: [N, 3, H, W] -> [N, 1]."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             return self.discriminator.score(images.contiguous(memory_format=torch.channels_last)).float()
 
     def set_rates(self, step: int) -> None:

@@ -63,7 +63,7 @@ class JudgeTraining:
         views = people.images[chosen.repeat(2), each.flatten()].float() / 127.5 - 1
         pixels = _jiggled(views, random).to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            early, late = self.task.maps(pixels)
+            early, _, late = self.task.maps(pixels)
         logits, factors = self.task.told(early.float(), late.float())
         places = F.normalize(late_places(late.float()), dim=1).view(2, plan.groups, plan.group, -1)
         return (

@@ -43,6 +43,7 @@ import torch
 from demo_measures import Scene, rendered
 from demo_verdict import report
 
+from oneshot_core.checkpoints import with_fresh_discriminator
 from oneshot_core.checkpoints.bundle import GeneratorBundle
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_recipe
 from oneshot_core.latent_files import load_latent, save_latent
@@ -77,7 +78,7 @@ LOOKS = (
 )
 PEOPLE = 2
 STEPS = 200  # of the default; the others get as much time
-SUPERVISED = "supervised bound"
+SUPERVISED, FRESH = "supervised bound", "fresh discriminator"
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     # Its crops of 128 px are an eighth of 1024 px; the same share here.
@@ -87,6 +88,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pixel search": {"search": {"weights": {"clip": 0.0}}},
     "schedule 1:3": {"method": {"schedule": {"reference": 1, "random": 3}}},
     "schedule 3:1": {"method": {"schedule": {"reference": 3, "random": 1}}},
+    FRESH: {},  # as for a checkpoint whose file has no discriminator
 }
 # Seconds of a step relative to the default's, one thread, by --calibrate; ablations keep the steps.
 COSTS: dict[str, float] = {"official": 1.0, "schedule 1:3": 1.0, "schedule 3:1": 1.0}
@@ -143,6 +145,8 @@ def found_latent(scene: Scene, recipe: Recipe, out: Path) -> tuple[Latent, float
 def adapted(scene: Scene, method: Method, out: Path) -> tuple[GeneratorBundle, dict[str, Any]]:
     """Search and adapt; return the adapted bundle, its curve and the seconds it took."""
     recipe, bundle = method.recipe(), demo_generator()
+    if method.name == FRESH:
+        bundle = with_fresh_discriminator(bundle, recipe.training.seed)
     latent, seconds = found_latent(scene, recipe, out)
     preset, _ = recipe.preset(bundle.size)
     curve = Curve(scene, method.steps)

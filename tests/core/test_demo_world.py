@@ -95,6 +95,19 @@ def test_perceptual_distance_orders_people(truth):
     assert 0.2 < far < 1.0
 
 
+@pytest.mark.parametrize("look", ["watercolour", "cel shading", "sepia photograph", "line art"])
+def test_perceptual_distance_ranks_the_own_truth_first(look, latents, truth):
+    """A search compares a plain picture with the target: the person must count beside the look."""
+    net, drawn = demo_encoders().perceptual, draw(factors_from_latents(latents), look)
+    collapsed = draw(target_factors("watercolour"), look).expand_as(truth)
+    with torch.no_grad():
+        own, collapse = net(truth, drawn), net(truth, collapsed)
+        others = torch.stack([net(truth, drawn.roll(shift, 0)) for shift in range(1, 6)])
+    assert own.mean() < others.mean() and own.mean() < collapse.mean()
+    if look != "line art":  # without colours it hardly knows people; they come third to strokes and paper
+        assert (own < others.min(0).values).float().mean() > 0.8
+
+
 def test_judge_tells_all_looks_and_describes(latents):
     judge = demo_judge()
     right = []

@@ -7,7 +7,7 @@ person in the own colours and in the target's, and a result is measured against 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,21 +18,28 @@ from torch import Tensor
 
 from oneshot_core.demo.making.entrance import open_encoder
 from oneshot_core.demo.making.faces import FACTORS, draw, factors_from_latents
-from oneshot_core.demo.making.judge import JudgeNet
 from oneshot_core.demo.making.truth import demo_judge
 from oneshot_core.demo.world import demo_generator
 from oneshot_core.features import ClipEncoder
 from oneshot_core.latents import z_from_seeds
-from oneshot_core.metrics import diversity, kernel_distance, own_truth_score, retrieval, travel
+from oneshot_core.metrics import (
+    by_channel,
+    diversity,
+    kernel_distance,
+    own_truth_score,
+    retrieval,
+    travel,
+)
 from oneshot_core.networks import Generator
-from oneshot_core.tensors import Images
+from oneshot_core.tensors import Images, seeded
 
 READER = Path(__file__).parent / "encoders" / "reader.safetensors"
-SAMPLES = 64  # latents, the same for all
-PEOPLE_SEED = 900_000  # of the people on target pictures; no sampled latent uses these
+SAMPLES = 64  # latents that are measured, the same for all
 SUBSETS, SUBSET = 10, 48  # of the kernel distance
+SOURCE, BOUND = "source", "supervised"
+ARMS = ("truth", BOUND, "half", "mean truth", "colour matching", SOURCE, "another's truth", "collapse")
 _PALETTE = ("background", "clothes")  # factors that may belong to the look
-_EARLY_WIDTH = 96  # mean and deviation of the judge's 48 early channels
+_OWN, _TARGETS = "own colours", "the target's colours"
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class Seen:
 
     Attributes:
         place: [N, C, 16, 16], the judge's middle map: what is where, and how it is drawn.
-        early: [N, 96], mean and deviation of its early map: strokes and grain, wherever they are.
+        grain: [N, 96], mean and deviation of its early map: strokes and grain, wherever they are.
         both: [N, D], the judge's features.
         read: [N, D], the reader's embedding, of length 1.
         unit: [N, C, 16, 16], the early map with channels of length 1, for distances of pictures.
     """
 
     place: Tensor
-    early: Tensor
+    grain: Tensor
     both: Tensor
     read: Tensor
     unit: Tensor
@@ -63,12 +70,13 @@ def reader() -> ClipEncoder:
 @torch.no_grad()
 def seen(images: Images) -> Seen:
     """Look at pictures, [N, 3, 128, 128]."""
-    judge: JudgeNet = demo_judge()
+    judge = demo_judge()
     parts = [judge.maps(part) for part in images.split(32)]
     early, place, late = (torch.cat(level) for level in zip(*parts, strict=True))
     both = judge.statistics(early, late)
     read = torch.cat([reader().encode_images(part) for part in images.split(32)])
-    return Seen(place, both[:, :_EARLY_WIDTH], both, read, F.normalize(F.avg_pool2d(early, 2), dim=1))
+    unit = F.normalize(F.avg_pool2d(early, 2), dim=1)
+    return Seen(place, both[:, : 2 * early.shape[1]], both, read, unit)
 
 
 @torch.no_grad()
@@ -83,7 +91,7 @@ class Scene:
 
     Args:
         look: of the drawing program.
-        person: 0, 1, ...
+        person: 0, 1, ...: who is on the target; every look has people of its own.
         samples: latents that are measured.
     """
 
@@ -91,25 +99,22 @@ class Scene:
         self.look, self.person = look, person
         dimensions = demo_generator().generator.config.z_dim
         self.z = z_from_seeds(range(samples), dimensions)
-        self.factors = factors_from_latents(self.z)
-        self.model = factors_from_latents(z_from_seeds([PEOPLE_SEED + person], dimensions))
+        self._others = z_from_seeds(range(samples, 2 * samples), dimensions)
+        draws = seeded(person, 0, f"referee.target.{look}")
+        self.model = factors_from_latents(torch.randn(1, dimensions, generator=draws))
         self.target = draw(self.model, look, seed=0)
 
     @cached_property
     def truths(self) -> Mapping[str, Images]:
         """The right pictures by reading."""
-        palette = self.factors.clone()
-        for column, factor in enumerate(FACTORS):
-            if factor.name in _PALETTE:
-                palette[:, column] = self.model[:, column]
-        readings = {"own colours": self.factors, "the target's": palette}
-        return {name: self._draw(factors) for name, factors in readings.items()}
+        return {name: self.drawn(self.z, name) for name in (_OWN, _TARGETS)}
 
-    def drawn(self, z: Tensor) -> Images:
+    def drawn(self, z: Tensor, reading: str = _OWN) -> Images:
         """Draw the people of some latents in the scene's look."""
-        return self._draw(factors_from_latents(z))
-
-    def _draw(self, factors: Tensor) -> Images:
+        factors = factors_from_latents(z)
+        if reading == _TARGETS:
+            columns = [column for column, factor in enumerate(FACTORS) if factor.name in _PALETTE]
+            factors[:, columns] = self.model[:, columns]
         return torch.cat([draw(part, self.look, seed=0) for part in factors.split(32)])
 
     @cached_property
@@ -122,20 +127,25 @@ class Scene:
         return {name: seen(images) for name, images in self.truths.items()}
 
     @cached_property
+    def _seen_others(self) -> Mapping[str, Seen]:
+        return {name: seen(self.drawn(self._others, name)) for name in (_OWN, _TARGETS)}
+
+    @cached_property
     def _seen_source(self) -> Seen:
         return seen(self.source)
 
     def arms(self) -> dict[str, Images]:
         """Pictures that no training made, between which a measure must put every result."""
-        truth = self.truths["own colours"]
-        mean, spread = (_by_channel(self.target, part) for part in (torch.mean, torch.std))
-        own_mean, own_spread = (_by_channel(self.source, part) for part in (torch.mean, torch.std))
+        truth = self.truths[_OWN]
+        mean, spread = (_over_pictures(self.target, part) for part in (torch.mean, torch.std))
+        own_mean, own_spread = (_over_pictures(self.source, part) for part in (torch.mean, torch.std))
         matched = ((self.source - own_mean) / own_spread * spread + mean).clamp(-1, 1)
         return {
             "truth": truth,
             "half": (self.source + truth) / 2,
+            "mean truth": truth.mean(0, keepdim=True).expand_as(truth),
             "colour matching": matched,
-            "source": self.source,
+            SOURCE: self.source,
             "another's truth": truth.roll(1, 0),
             "collapse": self.target.expand_as(truth),
         }
@@ -145,38 +155,36 @@ class Scene:
         made, source = seen(images), self._seen_source
         scores = {name: own_truth_score(made.place, one.place) for name, one in self._seen_truths.items()}
         reading = max(scores, key=lambda name: scores[name])
-        truth = self._seen_truths[reading]
+        truth, others = self._seen_truths[reading], self._seen_others[reading]
         gone, grain = (
             travel(source.read, made.read, truth.read),
-            travel(source.early, made.early, truth.early),
+            travel(source.grain, made.grain, truth.grain),
         )
-        scale = torch.cat([source.both, truth.both]).std(0) + 1e-3
-        distances = [
-            kernel_distance(one.both / scale, truth.both / scale, SUBSETS, min(SUBSET, len(images)))[0]
-            for one in (made, source)
-        ]
+        pool = torch.cat([source.both, others.both])
+        middle, scale = pool.mean(0), pool.std(0) + 1e-3
+        far, near = (
+            kernel_distance((x.both - middle) / scale, (others.both - middle) / scale, SUBSETS, SUBSET)[0]
+            for x in (source, made)
+        )
         model = reader().encode_images(self.target)
         return {
             "own_truth": scores[reading],
             "reading": reading,
-            "retrieval": retrieval(made.place, truth.place),
+            "retrieval": retrieval(*by_channel(made.place, truth.place)),
             "along": gone.along,
             "off": gone.off,
             "own": gone.own,
             "texture_along": grain.along,
             "texture_off": grain.off,
-            "gap_closed": 1 - distances[0] / distances[1],
+            "gap_closed": 1 - near / far,
             "diversity": _spread(made) / _spread(truth),
-            "clip_i": float((made.read @ model.t()).mean()),
-            "clip_i_of_truth": float((truth.read @ model.t()).mean()),
+            "clip_i": float((made.read @ model.t()).mean() / (truth.read @ model.t()).mean()),
         }
 
 
-def _by_channel(images: Images, reduce: object) -> Tensor:
+def _over_pictures(images: Images, reduce: Callable[..., Tensor]) -> Tensor:
     """Reduce each channel over pictures and places, [1, 3, 1, 1]."""
-    assert callable(reduce)
-    found: Tensor = reduce(images.transpose(0, 1).flatten(1), dim=1)
-    return found.view(1, 3, 1, 1)
+    return reduce(images.transpose(0, 1).flatten(1), dim=1).view(1, 3, 1, 1)
 
 
 def _spread(pictures: Seen) -> float:

@@ -5,14 +5,15 @@ look. Per look, person on the target and method this adapts the demo generator t
 latents:
 
 - own_truth (primary): 1 - mean distance to the own truth / mean distance between truths, in the judge's
-  middle map, each channel by its deviation: 1 for the truth, about 0 for one picture repeated;
-- retrieval: share of pictures whose nearest truth among 64 is their own, in the same map;
+  middle map, each channel by its deviation: 1 for the truth, 0 for the truth of one person repeated, 0.5 for
+  the mean of all truths;
+- retrieval: share of pictures whose nearest truth among 64 is their own, in the same map: the guard;
 - along, off, own: how far the mean has travelled from source to truth in a reader's embedding, how far off
   that way, and retrieval less the means; the reader is a CLIP that no method trains with;
 - texture_along, texture_off: the same in the judge's early statistics, strokes and grain wherever they are;
-- gap_closed: 1 - KID(adapted, truth) / KID(source, truth), 10 subsets of 48;
+- gap_closed: 1 - KID(adapted, truth) / KID(source, truth) to the truth of 64 other latents, 10 subsets of 48;
 - diversity: mean distance of two pictures in the judge's early map, of the truth's;
-- clip_i: the reader's cosine with the target, beside it the truth's own.
+- clip_i: the reader's cosine with the target, of the truth's own.
 
 A look that keeps a person's colours has two truths for one target (`demo_measures`); the nearer one counts.
 
@@ -20,9 +21,9 @@ A look that keeps a person's colours has two truths for one target (`demo_measur
     python benchmarks/demo_world.py --out out/referee --report          # the tables only
     python benchmarks/demo_world.py --out out/tuning --tuning --variants-file FILE
 
-Rows are appended to OUT/rows.jsonl; a row that is there is not computed again, so an interrupted run goes
-on. The rule by which methods are compared stands in `demo_verdict.py`; it was written before the first run.
-Settings are chosen on `TUNING_LOOKS`, which are never reported.
+Rows are appended to OUT/rows.jsonl; one that is there, of the same settings and assets, is not computed
+again, so an interrupted run goes on. The rule by which methods are compared stands in `demo_verdict.py`; it
+was written before the first run. Settings are chosen on `TUNING_LOOKS`, which are never reported.
 """
 
 from __future__ import annotations
@@ -31,21 +32,24 @@ import argparse
 import copy
 import hashlib
 import json
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from demo_measures import Scene, rendered
+from demo_measures import BOUND, READER, SAMPLES, Scene, rendered
 from demo_verdict import report
 
 from oneshot_core.checkpoints import with_fresh_discriminator
 from oneshot_core.checkpoints.bundle import GeneratorBundle
-from oneshot_core.demo.world import demo_encoders, demo_generator, demo_recipe
+from oneshot_core.demo.making.faces import HELD_OUT_LOOKS, TRAINING_LOOKS
+from oneshot_core.demo.world import ASSETS, demo_encoders, demo_generator, demo_recipe
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.latents import Latent
 from oneshot_core.networks import Generator
@@ -58,62 +62,78 @@ from oneshot_core.training import adapt
 from oneshot_core.training.callbacks import Callback
 from oneshot_core.training.state import TrainState
 
-# The looks of the five shipped targets, and one more that earlier versions were tuned on.
+# The looks of the five shipped targets, and one more that earlier settings were chosen on.
 TUNING_LOOKS = (
     "watercolour", "pencil sketch", "stained glass", "oil painting", "blueprint", "sepia photograph"
 )  # fmt: skip
-# All others, in the order in which they are defined; a look counts where the judge finds people in the
-# unchanged source (`demo_verdict.INCLUSION`).
-LOOKS = (
-    "neon",
-    "halftone",
-    "ink",
-    "pastel",
-    "mosaic",
-    "comic",
-    "woodcut",
-    "pop art",
-    "cel shading",
-    "line art",
-)
+LOOKS = tuple(look for look in (*TRAINING_LOOKS, *HELD_OUT_LOOKS) if look not in TUNING_LOOKS)
 PEOPLE = 2
-STEPS = 200  # of the default; the others get as much time
-SUPERVISED, FRESH = "supervised bound", "fresh discriminator"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # Its crops of 128 px are an eighth of 1024 px; the same share here.
-    "official": {"method": {"profile": "official", "ema_half_life": STEPS / 8, "crop_px": 16}},
-    "no semantic": {"method": {"weights": {"semantic": 0.0}}},
-    "no patch": {"method": {"weights": {"patch": 0.0}}},
-    "pixel search": {"search": {"weights": {"clip": 0.0}}},
-    "schedule 1:3": {"method": {"schedule": {"reference": 1, "random": 3}}},
-    "schedule 3:1": {"method": {"schedule": {"reference": 3, "random": 1}}},
-    FRESH: {},  # as for a checkpoint whose file has no discriminator
-}
-# Seconds of a step relative to the default's, one thread, by --calibrate; ablations keep the steps.
-COSTS: dict[str, float] = {"official": 1.0, "schedule 1:3": 1.0, "schedule 3:1": 1.0}
+STEPS = 200  # of the default
 _CALIBRATION_STEPS = 16
+_SEEDS_PER_LOOK = 100
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: changes of the demo's recipe and a number of steps."""
+    """What is compared.
+
+    Attributes:
+        name: in the tables.
+        changes: of the demo's recipe.
+        cost: seconds of a step relative to the default's (--calibrate); a method whose steps cost more does
+            fewer. Ablations keep the steps: a term that is left out must not buy others.
+        fresh: start with an untrained discriminator, as for a checkpoint whose file has none.
+        steps: of the default.
+    """
 
     name: str
-    changes: Mapping[str, Any]
-    steps: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+    fresh: bool = False
+    steps: int = STEPS
 
-    def recipe(self) -> Recipe:
-        """The recipe; the training's seed is the same for all methods, people and looks."""
-        length = {"training": {"steps": self.steps, "seed": 0}}
-        return Recipe.of(length, Recipe.of(self.changes, demo_recipe()))
+    def recipe(self, seed: int = 0) -> Recipe:
+        """The recipe of a run; the seed is that of the pair, the same for all methods."""
+        steps = max(1, round(self.steps / self.cost))
+        changes = dict(self.changes)
+        if "training" in changes:
+            raise SystemExit(
+                f"{self.name}: steps and seed are the referee's; leave training out of a variant"
+            )
+        if changes.get("method", {}).get("profile") == "official":  # which has a constant average
+            changes["method"] = {"ema_half_life": steps / 8, "crop_px": 16, **changes["method"]}
+        run = {"training": {"steps": steps, "seed": seed}, "search": {"seed": seed}}
+        return Recipe.of(run, Recipe.of(changes, demo_recipe()))
+
+
+METHODS = (
+    Method("default"),
+    # The published code's accidents, with the demo's settings, and its own settings too.
+    Method("official profile", {"method": {"profile": "official"}}),
+    Method(
+        "as published",
+        {
+            "method": {
+                "profile": "official", "learning_rate": 0.002, "discriminator_rate": None,
+                "schedule": {"reference": 1, "random": 3}, "weights": {"adversarial": 1.0, "patch": 1.0},
+            },
+            "search": {"weights": {"deviation": 0.01}},
+        },
+    ),
+    Method("no semantic", {"method": {"weights": {"semantic": 0.0}}}),
+    Method("no patch", {"method": {"weights": {"patch": 0.0}}}),
+    Method("pixel search", {"search": {"weights": {"clip": 0.0}}}),
+    Method("schedule 1:3", {"method": {"schedule": {"reference": 1, "random": 3}}}),
+    Method("schedule 3:1", {"method": {"schedule": {"reference": 3, "random": 1}}}),
+)  # fmt: skip
+APART = (Method("fresh discriminator", fresh=True),)  # not compared, only shown, when asked for by name
 
 
 class Curve(Callback):
     """Measure the run at a quarter and at half of its steps."""
 
     def __init__(self, scene: Scene, steps: int) -> None:
-        self.scene, self.at = scene, {steps // 4, steps // 2}
+        self.scene, self.at = scene, {steps // 4, steps // 2} - {0}
         self.points: dict[int, dict[str, Any]] = {}
         self.seconds = 0.0
 
@@ -125,18 +145,43 @@ class Curve(Callback):
             self.seconds += time.monotonic() - began
 
 
+@lru_cache(maxsize=1)
+def assets_print() -> str:
+    """Fingerprint of everything that is not a setting: the demo's networks, judge and reader."""
+    digest = hashlib.sha256()
+    for path in sorted([*ASSETS.glob("*.safetensors"), READER]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(*parts: object) -> str:
+    """Name what determines a result."""
+    text = json.dumps([assets_print(), SAMPLES, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pair_seed(look: str, person: int) -> int:
+    """Seed of all draws of a pair, the same for all methods."""
+    return (TRAINING_LOOKS + HELD_OUT_LOOKS).index(look) * _SEEDS_PER_LOOK + person
+
+
+def method_key(look: str, person: int, method: Method) -> str:
+    """Name what determines a row of a method."""
+    return key_of(look, person, method.recipe(pair_seed(look, person)).values(), method.fresh)
+
+
 def found_latent(scene: Scene, recipe: Recipe, out: Path) -> tuple[Latent, float]:
     """Search the reference latent, or take what another method of the same search has found."""
     config = recipe.search_config()
-    settings = hashlib.sha256(json.dumps(config.describe(), sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{scene.look}-{scene.person}-{settings}".replace(" ", "_")
-    path, note = out / "latents" / f"{name}.safetensors", out / "latents" / f"{name}.json"
+    name = f"{scene.look}-{scene.person}-{key_of(scene.look, scene.person, config.describe())}"
+    path = out / "latents" / f"{name.replace(' ', '_')}.safetensors"
+    note = path.with_suffix(".json")
     if not note.is_file():
         began = time.monotonic()
         found = search_latent(demo_generator(), demo_encoders(), scene.target, config)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_latent(found.latent, path)
-        save_png(found.reconstruction, path.with_suffix(".png"))
+        save_png(torch.cat([scene.target, found.reconstruction], dim=3), path.with_suffix(".png"))
         note.write_text(json.dumps({"seconds": time.monotonic() - began}), encoding="utf-8")
     seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
     return load_latent(path, demo_generator().num_layers), float(seconds)
@@ -144,21 +189,22 @@ def found_latent(scene: Scene, recipe: Recipe, out: Path) -> tuple[Latent, float
 
 def adapted(scene: Scene, method: Method, out: Path) -> tuple[GeneratorBundle, dict[str, Any]]:
     """Search and adapt; return the adapted bundle, its curve and the seconds it took."""
-    recipe, bundle = method.recipe(), demo_generator()
-    if method.name == FRESH:
-        bundle = with_fresh_discriminator(bundle, recipe.training.seed)
+    seed, bundle = pair_seed(scene.look, scene.person), demo_generator()
+    recipe = method.recipe(seed)
+    if method.fresh:
+        bundle = with_fresh_discriminator(bundle, seed)
     latent, seconds = found_latent(scene, recipe, out)
     preset, _ = recipe.preset(bundle.size)
-    curve = Curve(scene, method.steps)
+    curve = Curve(scene, recipe.training.steps)
     began = time.monotonic()
     aim = Aim(scene.target, latent)
     result = adapt(bundle, demo_encoders(), aim, preset, recipe.train_config(), callbacks=[curve])
     seconds += time.monotonic() - began - curve.seconds
-    return result.bundle, {"curve": curve.points, "seconds": seconds}
+    return result.bundle, {"curve": curve.points, "seconds": seconds, "steps": recipe.training.steps}
 
 
 def supervised(scene: Scene, steps: int = 200, batch: int = 4, rate: float = 0.003) -> Generator:
-    """Train the generator on the truth itself: what the network could do at best, not a method."""
+    """Train the generator on the truth itself: what a teacher would reach in so many steps, not a method."""
     generator = copy.deepcopy(demo_generator().generator).requires_grad_(True)
     generator.mapping.requires_grad_(False)
     optimiser = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], rate, (0.0, 0.99))
@@ -171,88 +217,147 @@ def supervised(scene: Scene, steps: int = 200, batch: int = 4, rate: float = 0.0
     return generator.requires_grad_(False)
 
 
-Work = tuple[str, int, tuple[Method, ...], Path, bool]
+@dataclass(frozen=True)
+class Work:
+    """The missing rows of one look and person."""
+
+    look: str
+    person: int
+    methods: tuple[Method, ...]
+    arms: bool
+    out: Path
 
 
-def run_pair(work: Work) -> None:
-    """Compute the missing rows of one look and person, keep sample pictures, append the rows."""
-    look, person, methods, out, with_arms = work
-    torch.set_num_threads(1)
-    scene = Scene(look, person)
+class Table:
+    """The file of rows, and the sample pictures beside it."""
 
-    def tell(name: str, images: Any, more: Mapping[str, Any], steps: int) -> None:
-        row = {
-            "look": look,
-            "person": person,
-            "variant": name,
-            "steps": steps,
-            **scene.measure(images),
-            **more,
-        }
-        file_name = f"{look}-{person}-{name}-{steps}".replace(" ", "_").replace(":", "_")
-        save_png(torch.cat(list(images[:8]), dim=2)[None], out / "samples" / f"{file_name}.png")
-        with open(out / "rows.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{look:16} {person} {name:20} truth {row['own_truth']:.3f} retrieval {row['retrieval']:.2f} "
-            f"along {row['along']:.2f} texture {row['texture_along']:.2f} ({row.get('seconds', 0):.0f} s)",
-            flush=True,
+    def __init__(self, scene: Scene, out: Path) -> None:
+        self.scene, self.out = scene, out
+
+    def add(self, name: str, key: str, images: Any, more: Mapping[str, Any]) -> None:
+        """Measure pictures and append their row."""
+        row = {**self.scene.measure(images), **more}
+        picture = f"{self.scene.look}-{self.scene.person}-{name}-{key[:6]}.png".replace(" ", "_").replace(
+            ":", "_"
         )
+        save_png(torch.cat(list(images[:8]), dim=2)[None], self.out / "samples" / picture)
+        self.append(name, key, row)
+        print(
+            f"{self.scene.look:16} {self.scene.person} {name:18} truth {row['own_truth']:.3f} "
+            f"retrieval {row['retrieval']:.2f} along {row['along']:.2f} texture {row['texture_along']:.2f} "
+            f"({row.get('seconds', 0):.0f} s)",
+            flush=True,
+        )  # fmt: skip
 
-    if with_arms:
+    def append(self, name: str, key: str, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        whole = {"look": self.scene.look, "person": self.scene.person, "variant": name, "key": key, **row}
+        with open(self.out / "rows.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(whole) + "\n")
+
+
+def run_pair(work: Work) -> list[str]:
+    """Compute the missing rows of a pair; returns what went wrong."""
+    torch.set_num_threads(1)
+    scene = Scene(work.look, work.person)
+    table, faults = Table(scene, work.out), []
+    if work.arms:
+        key = key_of(work.look, work.person)
         for name, images in scene.arms().items():
-            tell(name, images, {}, 0)
-        tell(SUPERVISED, rendered(supervised(scene), scene.z), {}, 0)
+            table.add(name, key, images, {})
+        table.add(BOUND, key, rendered(supervised(scene), scene.z), {})
+    for method in work.methods:
+        key = method_key(work.look, work.person, method)
+        try:
+            bundle, more = adapted(scene, method, work.out)
+        except (FloatingPointError, ValueError) as error:  # a run that breaks is a result of its method
+            table.append(method.name, key, {"failed": str(error)})
+            faults.append(f"{work.look} {work.person} {method.name}: {error}")
+            continue
+        table.add(method.name, key, rendered(bundle.generator, scene.z), more)
+    return faults
+
+
+def read_rows(out: Path) -> dict[tuple[str, int, str, str], dict[str, Any]]:
+    """Read what has been computed, by look, person, name and key; a cut-off line counts as nothing."""
+    file, rows = out / "rows.jsonl", {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["look"], row["person"], row["variant"], row["key"]] = row
+    return rows
+
+
+def pairs(looks: Sequence[str], people: int) -> list[tuple[str, int]]:
+    """Looks times people; all looks before the next person."""
+    return [(look, person) for person in range(people) for look in looks]
+
+
+def compute(
+    looks: Sequence[str], people: int, methods: Sequence[Method], arms: bool, out: Path, jobs: int
+) -> None:
+    """Compute what is missing."""
+    rows, todo = read_rows(out), []
+    for look, person in pairs(looks, people):
+        lacking = tuple(
+            one for one in methods if (look, person, one.name, method_key(look, person, one)) not in rows
+        )
+        without = arms and (look, person, BOUND, key_of(look, person)) not in rows
+        if lacking or without:
+            todo.append(Work(look, person, lacking, without, out))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(run_pair, work) for work in todo]):
+            for fault in done.result():
+                print(f"failed: {fault}", flush=True)
+
+
+def chosen_rows(
+    looks: Sequence[str], people: int, methods: Sequence[Method], out: Path
+) -> list[dict[str, Any]]:
+    """The rows that a report is about: of these looks and people, these settings and the present assets."""
+    rows, chosen = read_rows(out), []
+    for look, person in pairs(looks, people):
+        keys = {one.name: method_key(look, person, one) for one in methods}
+        for (a_look, a_person, name, key), row in rows.items():
+            if (a_look, a_person) == (look, person) and key == keys.get(name, key_of(look, person)):
+                chosen.append(row)
+    return chosen
+
+
+def chosen_methods(file: Path | None, names: Sequence[str], steps: int) -> list[Method]:
+    """The methods that are asked for, checked."""
+    known = {one.name: one for one in (*METHODS, *APART)}
+    wanted = list(names) or [one.name for one in METHODS]
+    if file:
+        known = {name: Method(name, changes) for name, changes in json.loads(file.read_text("utf-8")).items()}
+        wanted = list(names) or list(known)
+    if unknown := sorted(set(wanted) - set(known)):
+        raise SystemExit(f"there are no methods {unknown}; there are: {', '.join(known)}")
+    methods = [replace(known[name], steps=steps) for name in wanted]
     for method in methods:
-        bundle, more = adapted(scene, method, out)
-        tell(method.name, rendered(bundle.generator, scene.z), more, method.steps)
+        method.recipe().check(demo_generator())
+    return methods
 
 
-def read_rows(out: Path) -> list[dict[str, Any]]:
-    """Read what has been computed."""
-    file = out / "rows.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in lines]
-
-
-def missing(options: argparse.Namespace, methods: Sequence[Method]) -> Iterator[Work]:
-    """List what is not there yet; every person of all looks before the next person."""
-    rows = [(row["look"], row["person"], row["variant"], row["steps"]) for row in read_rows(options.out)]
-    for person in range(options.people):
-        for look in options.looks:
-            todo = tuple(one for one in methods if (look, person, one.name, one.steps) not in rows)
-            arms = (look, person, SUPERVISED, 0) not in rows and not options.no_arms
-            if todo or arms:
-                yield look, person, todo, options.out, arms
-
-
-def chosen_methods(options: argparse.Namespace) -> list[Method]:
-    """Build the methods that are asked for."""
-    known = VARIANTS
-    if options.variants_file:
-        known = json.loads(options.variants_file.read_text(encoding="utf-8"))
-    names = options.variants or list(known)
-    if unknown := sorted(set(names) - set(known)):
-        raise SystemExit(f"unknown variants {unknown}; choose among {sorted(known)}")
-    return [Method(name, known[name], round(options.steps / COSTS.get(name, 1.0))) for name in names]
-
-
-def calibrate(methods: Sequence[Method], report: Callable[[str], None] = print) -> None:
-    """Time steps of every method, one thread, alternating, so that equal time becomes fixed step counts."""
+def calibrate(methods: Sequence[Method]) -> None:
+    """Time steps of every method, one thread, alternating."""
     torch.set_num_threads(1)
     scene = Scene(TUNING_LOOKS[0], 0, samples=2)
     bundle, encoders, seconds = demo_generator(), demo_encoders(), dict[str, list[float]]()
     latent = Latent("w", bundle.mean_latent[None], bundle.family, {})
     for _ in range(3):
         for method in methods:
-            recipe = Method(method.name, method.changes, _CALIBRATION_STEPS).recipe()
+            recipe = replace(method, steps=_CALIBRATION_STEPS, cost=1.0).recipe()
             preset, _ = recipe.preset(bundle.size)
             began = time.monotonic()
             adapt(bundle, encoders, Aim(scene.target, latent), preset, recipe.train_config())
             seconds.setdefault(method.name, []).append((time.monotonic() - began) / _CALIBRATION_STEPS)
     base = sorted(seconds[methods[0].name])[1]
     for name, found in seconds.items():
-        report(f"{name}: {sorted(found)[1]:.3f} s a step, {sorted(found)[1] / base:.2f} of {methods[0].name}")
+        print(f"{name}: {sorted(found)[1]:.3f} s a step, {sorted(found)[1] / base:.2f} of {methods[0].name}")
 
 
 def main() -> None:
@@ -262,9 +367,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--looks", nargs="+", help="default: those that are reported")
+    parser.add_argument("--looks", nargs="+", choices=(*TRAINING_LOOKS, *HELD_OUT_LOOKS))
     parser.add_argument("--tuning", action="store_true", help="the looks that settings are chosen on")
-    parser.add_argument("--variants", nargs="+", help="default: all")
+    parser.add_argument("--variants", nargs="+", default=[], help="default: all that are compared")
     parser.add_argument("--variants-file", type=Path, help='JSON {"name": changes of the recipe, ...}')
     parser.add_argument("--people", type=int, default=PEOPLE, help="targets per look")
     parser.add_argument("--no-arms", action="store_true", help="leave the untrained arms out")
@@ -272,19 +377,16 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--calibrate", action="store_true", help="only time a step of each variant")
     options = parser.parse_args()
-    options.looks = options.looks or list(TUNING_LOOKS if options.tuning else LOOKS)
-    methods = chosen_methods(options)
+    looks = options.looks or (TUNING_LOOKS if options.tuning else LOOKS)
+    methods = chosen_methods(options.variants_file, options.variants, options.steps)
     if options.calibrate:
         calibrate(methods)
         return
     if not options.report:
         options.out.mkdir(parents=True, exist_ok=True)
-        os.environ["OMP_NUM_THREADS"] = "1"
-        work = list(missing(options, methods))
-        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-            for _ in pool.imap_unordered(run_pair, work):
-                pass
-    print(report(read_rows(options.out), [method.name for method in methods]))
+        compute(looks, options.people, methods, not options.no_arms, options.out, options.jobs)
+    rows = chosen_rows(looks, options.people, methods, options.out)
+    print(report(rows, [one.name for one in methods], len(looks) * options.people))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Features are what a network that took no part in the adaptation sees: the judge 
 CLIP. Where the right pictures are known ("truth": the same latents in the target's look), own-truth score,
 retrieval and travel use them; kernel distance and diversity need no pairs.
 
-Source: baselines.md section 5; KID (arXiv 1801.01401); intra-cluster LPIPS of few-shot GAN adaptation
+Source: KID (arXiv 1801.01401); intra-cluster LPIPS of few-shot GAN adaptation
 (arXiv 2104.06820), which with one target is a mean over all pairs.
 """
 
@@ -24,21 +24,33 @@ EXACT_FLIPS = 16  # pairs up to which a sign-flip test tries every sign; beyond,
 DRAWS = 20_000
 
 
+def by_channel(made: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide both by how much each channel differs between truths, place by place.
+
+    A channel that hardly varies between people must not drown, whatever others do across a picture.
+
+    Args:
+        made: [N, C, ...] features or maps of the adapted pictures, N at least 2.
+        truth: the same of the truth, in the same order.
+    """
+    _check_pairs(made, truth)
+    deviation = (truth - truth.mean(0)).transpose(0, 1).flatten(1).square().mean(1).sqrt().clamp(min=1e-6)
+    scale = deviation.reshape(1, -1, *[1] * (truth.ndim - 2))
+    return made / scale, truth / scale
+
+
 def own_truth_score(made: Tensor, truth: Tensor) -> float:
     """How near each picture is to its own truth, on the scale of the distance between truths of two latents.
 
     Args:
-        made: [N, ...] features or maps of the adapted pictures, N at least 2.
+        made: [N, C, ...] features or maps of the adapted pictures, N at least 2.
         truth: the same of the truth, in the same order.
 
     Returns:
-        1 where all are equal, about 0 for a generator that always draws one picture, below for worse.
+        1 where all are equal; about 0 for a generator that always draws the truth of one latent, and 0.5 for
+        one that draws the mean of all truths; below for worse.
     """
-    _check_pairs(made, truth)
-    # Per channel: a channel that hardly varies between truths must not drown in one that does.
-    channels = truth.movedim(1, -1).flatten(0, -2)
-    scale = channels.std(0).clamp(min=1e-6).reshape(1, -1, *[1] * (truth.ndim - 2))
-    a, t = (made / scale).flatten(1).double(), (truth / scale).flatten(1).double()
+    a, t = (x.flatten(1).double() for x in by_channel(made, truth))
     between = torch.cdist(t, t).square()
     count = len(t)
     return 1 - float((a - t).square().sum(1).mean() / (between.sum() / (count * (count - 1))))
@@ -80,8 +92,6 @@ def travel(source: Tensor, made: Tensor, truth: Tensor) -> Travel:
         source: [N, D] features of the source's pictures, such as those of a CLIP that no method trained with.
         made: of the adapted pictures, same latents.
         truth: of the truth, same latents.
-
-    Source: demo_world.md section 3, whose order was the eye's.
     """
     _check_pairs(made, truth)
     _check_pairs(source, truth)
@@ -142,9 +152,6 @@ def diversity(
     chosen = torch.tensor(some[:: max(1, len(some) // pairs)])
     parts = [distance(images[part[:, 0]], images[part[:, 1]]).flatten() for part in chosen.split(block)]
     return float(torch.cat(parts).mean())
-
-
-# Comparing methods ---------------------------------------------------------------------------------------
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:

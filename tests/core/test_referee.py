@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from demo_verdict import COLUMNS, included, report, verdict, verdicts
 
-LOOKS = ("ink", "comic", "pop art", "woodcut")
+LOOKS = ("neon", "ink", "comic", "mosaic", "woodcut", "pop art")
 
 
 def row(look: str, person: int, variant: str, own_truth: float, kept: float = 1.0) -> dict[str, Any]:
@@ -22,19 +22,23 @@ def row(look: str, person: int, variant: str, own_truth: float, kept: float = 1.
 
 
 def rows(difference: float, kept: float = 1.0) -> list[dict[str, Any]]:
-    """Eight pairs; "other" is lower by about `difference` than "default"."""
+    """Twelve pairs of six looks; "other" is lower by about `difference` than "default"."""
     found = []
     for number, look in enumerate(LOOKS):
         for person in range(2):
             best = 0.4 + 0.05 * number + 0.01 * person
-            found += [row(look, person, "default", best), row(look, person, "source", 0.1)]
+            found += [row(look, person, name, score) for name, score in ARM_SCORES.items()]
+            found.append(row(look, person, "default", best))
             found.append(row(look, person, "other", best - difference * (1 + 0.1 * number), kept))
     return found
 
 
-def cells(table: str, first: str) -> list[str]:
-    line = next(line for line in table.splitlines() if line.startswith(f"| {first} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+ARM_SCORES = {"source": 0.1, "half": 0.6, "collapse": 0.0}
+
+
+def cells(table: str, first: str, at: int = 0) -> list[str]:
+    lines = [line for line in table.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in lines[at].strip("|").split("|")]
 
 
 @pytest.mark.parametrize(
@@ -49,41 +53,52 @@ def cells(table: str, first: str) -> list[str]:
 )
 def test_better_is_nearer_without_losing_people(difference: float, kept: float, said: str) -> None:
     found = cells(verdicts(rows(difference, kept), "default", ["other"]), "other")
-    assert found[1] == "8" and found[-1] == said
-    assert float(found[2]) == pytest.approx(1.15 * difference, abs=1e-3)
-    assert float(found[4]) == pytest.approx(2 / 2**8, abs=1e-3)  # all of eight on one side
+    assert found[1] == "12" and found[-1] == said
+    assert float(found[2]) == pytest.approx(1.25 * difference, abs=1e-3)
 
 
-def test_few_or_mixed_pairs_are_undecided() -> None:
-    mixed = [one for one in rows(0.1) if one["person"] == 0]
-    assert cells(verdicts(mixed, "default", ["other"]), "other")[-1] == "undecided"  # 2 of 16 at best
+def test_the_people_of_a_look_are_one_piece_of_evidence() -> None:
+    found = cells(verdicts(rows(0.1), "default", ["other"]), "other")
+    assert float(found[4]) == pytest.approx(2 / 2**6, abs=1e-3)  # six looks on one side, not twelve pairs
+    few = [one for one in rows(0.1) if one["look"] in LOOKS[:4]]
+    assert cells(verdicts(few, "default", ["other"]), "other")[-1] == "undecided"
     assert verdict(0.0, 0.0, 0.001) == "undecided"
 
 
 def test_p_values_are_adjusted_for_the_number_of_variants() -> None:
     both = rows(0.1) + [{**one, "variant": "third"} for one in rows(0.1) if one["variant"] == "other"]
-    assert float(cells(verdicts(both, "default", ["other", "third"]), "other")[4]) == pytest.approx(
-        4 / 2**8, abs=1e-3
-    )
+    found = cells(verdicts(both, "default", ["other", "third"]), "other")
+    assert float(found[4]) == pytest.approx(4 / 2**6, abs=1e-3) and found[-1] == "undecided"
 
 
-def test_looks_in_which_the_judge_finds_nobody_do_not_count() -> None:
-    blind = [
-        {**one, "retrieval": 0.4} if (one["variant"], one["look"]) == ("source", "ink") else one
-        for one in rows(0.1)
-    ]
-    assert included(blind) == ["comic", "pop art", "woodcut"]
-    told = report(blind, ["default", "other"])
-    assert "Left out by the rule: ink." in told and cells(told, "default")[1] == "6"
+@pytest.mark.parametrize(
+    ("arm", "change"),
+    [("source", {"retrieval": 0.4}), ("half", {"own_truth": -0.1}), ("source", {"own_truth": 0.7})],
+)
+def test_looks_that_the_measure_cannot_see_do_not_count(arm: str, change: dict[str, float]) -> None:
+    blind = [{**one, **change} if (one["variant"], one["look"]) == (arm, "ink") else one for one in rows(0.1)]
+    assert included(blind) == [look for look in LOOKS if look != "ink"]
+    told = report(blind, ["default", "other"], 12)
+    assert "Left out by the rule: ink." in told
+    assert cells(told, "default")[1] == "4" and cells(told, "default", 1)[1] == "6"  # held out, known
     assert included([one for one in rows(0.1) if one["variant"] != "source"]) == list(LOOKS)
 
 
 def test_the_report_shows_means_looks_and_curves() -> None:
     some = rows(0.1)
     for one in some:
-        if one["variant"] != "source":
+        if one["variant"] in ("default", "other"):
             one["curve"] = {"10": {**one, "own_truth": 0.2}, "5": {**one, "own_truth": 0.1}}
-    told = report(some, ["default", "other"])
-    assert cells(told, "source")[1:3] == ["8", "0.100"] and cells(told, "source")[-1] == "3"
-    assert cells(told, "woodcut")[1] == "0.56 / 1.00"
-    assert "| default | 0.100 / 1.000 | 0.200 / 1.000 | 0.480 / 1.000 |" in told  # in order of steps
+    told = report(some, ["default", "other"], 12)
+    assert cells(told, "source")[1:3] == ["4", "0.100"] and cells(told, "default")[-1] == "3"
+    assert cells(told, "woodcut")[1] in ("0.60 / 1.00", "0.61 / 1.00")  # 0.605
+    assert "| default | 0.100 / 1.000 | 0.200 / 1.000 | 0.530 / 1.000 |" in told  # in order of steps
+    assert "better" in told.splitlines()[-1]
+
+
+def test_without_all_rows_there_is_no_verdict_and_a_failed_run_counts_as_nothing() -> None:
+    some = [one for one in rows(0.1) if (one["variant"], one["look"], one["person"]) != ("other", "ink", 1)]
+    assert "no verdict: other lacks 1 of 12 runs" in report(some, ["default", "other"], 12)
+    broken = {"look": "ink", "person": 1, "variant": "other", "key": "", "failed": "NaN"}
+    told = report([*some, broken], ["default", "other"], 12)
+    assert "| other | 8, 1 failed |" in told and "no verdict" not in told

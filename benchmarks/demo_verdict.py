@@ -4,8 +4,8 @@ The rule, written before the first run:
 
 - A look counts when the measure can see there, by the untrained arms (means over the people):
   own_truth of "half" is above that of "source" and of "collapse", and half of the source's people are found.
-- A comparison is the paired difference default - variant of own_truth over looks and people. The two people of
-  a look are not independent: differences are averaged per look, the test flips signs of looks, the interval
+- A comparison is the paired difference default - variant of own_truth over looks and people. The people of
+  one look are not independent: differences are averaged per look, the test flips signs of looks, the interval
   is a bootstrap that draws whole looks. p values are adjusted by Holm over all variants of the table.
 - The default is "better" when the adjusted p is below 0.05, the mean difference above 0 and its mean
   retrieval not lower by more than 0.05; "worse" when the variant is better by the same rule; else

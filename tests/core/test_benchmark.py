@@ -31,16 +31,18 @@ def test_rows_are_computed_once_and_laid_out(tmp_path: Path) -> None:
     told = run(tmp_path, *words)
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     rows = {row["variant"]: row for row in map(json.loads, lines)}
-    order = ("truth", "supervised bound", "half", "source", "another's truth")
-    scores = [rows[name]["own_truth"] for name in order]
+    scores = [rows[name]["own_truth"] for name in ("truth", "half", "source", "another's truth")]
     assert scores == sorted(scores, reverse=True) and scores[0] == pytest.approx(1)
+    assert rows["supervised"]["own_truth"] > scores[2] and rows["mean truth"]["retrieval"] < 0.1
     assert rows["truth"]["along"] == pytest.approx(1) and rows["collapse"]["diversity"] == 0
     for name in changes:  # four steps change little
         assert abs(rows[name]["own_truth"] - rows["source"]["own_truth"]) < 0.15
         assert sorted(rows[name]["curve"]) == ["1", "2"] and rows[name]["seconds"] > 0
-    assert "| short search less |" in told and "| line art |" in told
+    assert "| short search less |" in told and "| line art |" in told and "no verdict" not in told
     again = run(tmp_path, *words)
     assert (tmp_path / "rows.jsonl").read_text().splitlines() == lines
     assert again.splitlines()[-1] == told.splitlines()[-1]
-    run(tmp_path, *words[:2], "--looks", "woodcut", *words[4:], "--variants", "shorter", "--no-arms")
+    changes["shorter"]["search"]["steps"] = 3  # another setting under the same name is another row
+    (tmp_path / "variants.json").write_text(json.dumps(changes))
+    run(tmp_path, *words, "--variants", "shorter", "--no-arms")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(lines) + 1

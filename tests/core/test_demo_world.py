@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oneshot_core.demo.making.faces import HELD_OUT_LOOKS, TRAINING_LOOKS, draw, factors_from_latents
+from oneshot_core.demo.making.faces import (
+    FACTORS,
+    HELD_OUT_LOOKS,
+    TRAINING_LOOKS,
+    draw,
+    factors_from_latents,
+)
 from oneshot_core.demo.making.pretrain_encoders import CLIP_LOOKS, look_prompts
 from oneshot_core.demo.making.truth import demo_judge, target_factors
 from oneshot_core.demo.world import (
@@ -58,6 +64,25 @@ def test_generator_draws_the_person_of_the_latent(sampled, truth):
     )
     assert own.mean() < 0.4 * others.mean()
     assert (own < others.min(0).values).float().mean() > 0.9
+
+
+def test_generator_draws_curls_glasses_hats_and_beards():
+    """As the judge reads them, against what it reads off the drawn portraits."""
+    z = torch.randn(40, 128, generator=seeded(21, 0, "test.world"))
+    generator, judge = demo_generator().generator, demo_judge()
+    with torch.no_grad():
+        made = judge(generator.synthesize(generator.map(z), generator.constant_noise()))[1]
+        drawn = judge(draw(factors_from_latents(z)))[1]
+    explained = 1 - (made - drawn).square().mean(0) / drawn.var(0)
+    found = {factor.name: float(value) for factor, value in zip(FACTORS, explained, strict=True)}
+    assert min(found[name] for name in ("hair_curl", "glasses", "hat", "beard")) > 0.6
+    assert explained.mean() > 0.85
+
+
+def test_w_spreads_over_many_directions():
+    w = demo_generator().generator.map_single(torch.randn(2000, 128, generator=seeded(22, 0, "test.world")))
+    power = torch.linalg.svdvals((w - w.mean(0)).double()).square()
+    assert power.sum().square() / power.square().sum() > w.shape[1] / 3  # the participation ratio
 
 
 def test_discriminator_tells_blurred_faces(truth):

@@ -56,12 +56,12 @@ class SupervisedStage:
 class AdversarialStage:
     """The fine-tuning with a discriminator."""
 
-    steps: int = 1600
+    steps: int = 1300
     alone_steps: int = 200  # at first only the discriminator learns
     batch: int = 8
     generator_rate: float = 0.0004
     discriminator_rate: float = 0.02
-    fooled_weight: float = 0.5
+    fooled_weight: float = 1.0
     supervised_weight: float = 3.0
     mixing: float = 0.5  # part of the pictures that are made from two latents
     r1: float = 0.3

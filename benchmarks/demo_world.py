@@ -62,7 +62,7 @@ from oneshot_core.training import adapt
 from oneshot_core.training.callbacks import Callback
 from oneshot_core.training.state import TrainState
 
-# The looks of the five shipped targets, and one more that earlier settings were chosen on.
+# All settings of the demo were chosen on these looks, earlier ones too.
 TUNING_LOOKS = (
     "watercolour", "pencil sketch", "stained glass", "oil painting", "blueprint", "sepia photograph"
 )  # fmt: skip

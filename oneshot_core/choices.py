@@ -11,7 +11,10 @@ PERCEPTUAL_NETS = (DEMO, "alex", "vgg", "squeeze")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NOISE_MODES = ("const", "none", "random")
 # Looks of the shipped target pictures.
-TARGET_LOOKS = ("watercolour", "stained glass", "pencil sketch", "oil painting", "blueprint")
+TARGET_LOOKS = (
+    "watercolour", "stained glass", "comic", "cel shading", "line art", "pencil sketch", "oil painting",
+    "blueprint",
+)  # fmt: skip
 # What is done where nothing is said. The method trains 2000 steps and shows pictures of step 700.
 STEPS, SEARCH_STEPS, SEARCH_RATE = 1000, 1000, 0.01
 DEMO_TARGET = f"{DEMO}:"  # before a look: the shipped picture of it

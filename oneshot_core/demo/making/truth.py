@@ -15,7 +15,7 @@ from .pool import Z_DIM
 
 TARGET_SEED = 0  # of the papers; the people have seeds of their own
 TARGET_DRAWS = 256  # latents among which a target's person is looked for
-TARGET_CHOICE = {"watercolour": 5}  # of those that serve, which one; the first where none is named
+TARGET_CHOICE = {"watercolour": 5, "comic": 2, "cel shading": 2, "line art": 4}
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
 from oneshot_core.training.memory import editing_bytes, search_bytes, training_bytes
 
-AIM = Aim(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128))
+AIM = Aim(torch.zeros(1, 3, 128, 128), demo_generator().mean_latent[None])
 SIZE = 64  # of the tiny generator, for what does not depend on how much is counted
 TINY_AIM = Aim(torch.zeros(1, 3, SIZE, SIZE), tiny_bundle(SIZE).mean_latent[None])
 MEASURE = """

@@ -17,6 +17,7 @@ ADAPT = {  # input of the node: entry of the recipe
     "learning_rate": "method.learning_rate",
     "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
+    "trained_parts": "method.trained_parts",
     "batch": "method.batch",
     "mixing": "method.mixing",
     "crop_px": "method.crop_px",
@@ -36,7 +37,8 @@ SEARCH = {
     "learning_rate": "search.learning_rate",
     **{f"{term}_weight": f"search.weights.{term}" for term in SEARCH_TERMS},
 }
-AUTOMATIC = ("crop_px", "discriminator_rate", "ema_half_life")  # 0 leaves the choice to the method
+# Where 0 or no text leaves the choice to the method.
+AUTOMATIC = ("crop_px", "discriminator_rate", "ema_half_life", "trained_parts")
 
 
 def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str]) -> Any:

@@ -250,6 +250,20 @@ def _advanced_inputs() -> list[io.Input]:
             MOST_STEPS,
             EVERY,
         ),
+        *_what_is_trained(),
+    ]
+
+
+def _what_is_trained() -> list[io.Input]:
+    return [
+        advanced(
+            io.String,
+            "trained_parts",
+            default="",
+            tooltip="Parts of the generator that are trained, separated by commas: constant, affine, "
+            "convolution, noise, rgb, mapping. Empty: all but rgb and mapping, as published. Without noise "
+            "looks cannot come as grain; with rgb colours change more freely.",
+        ),
         advanced(
             io.Boolean,
             "train_again",

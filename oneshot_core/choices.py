@@ -10,6 +10,9 @@ PRECISIONS = ("float32", "bfloat16")
 PERCEPTUAL_NETS = (DEMO, "alex", "vgg", "squeeze")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NOISE_MODES = ("const", "none", "random")
+# Parts of a generator that a method may train; mapping: what a latent means, rgb: colours. Affine layers
+# apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
+PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb")
 # Looks of the shipped target pictures.
 TARGET_LOOKS = (
     "watercolour", "stained glass", "comic", "cel shading", "line art", "pencil sketch", "oil painting",

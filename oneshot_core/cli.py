@@ -259,6 +259,13 @@ def _method(parser: argparse.ArgumentParser) -> None:
     _option(method, "--discriminator-rate", "of the discriminator's Adam (the same)", type=RATE, metavar="R")
     _option(
         method,
+        "--trained-parts",
+        "parts of the generator, with commas, among mapping, constant, affine, convolution, noise, rgb "
+        "(constant,affine,convolution,noise)",
+        metavar="PARTS",
+    )
+    _option(
+        method,
         "--ema-half-life",
         "half-life of the weights' average in steps (312.5, at most an eighth of the steps done)",
         type=number(above=0),

@@ -20,6 +20,7 @@ from .choices import (
     DEMO,
     DEMO_TARGET,
     FITS,
+    PARTS,
     PRECISIONS,
     PRESETS,
     PROFILES,
@@ -110,6 +111,7 @@ class MethodRecipe:
         discriminator_rate: that of the discriminator; None: the same.
         ema_half_life: of the weights' moving average, in steps; None: as published, and with the default
             profile never more than an eighth of the steps done.
+        trained_parts: of the generator, among `PARTS`, separated by commas; None: as the method does.
     """
 
     preset: str = "oneshot_clip"
@@ -122,6 +124,17 @@ class MethodRecipe:
     learning_rate: float | None = None
     discriminator_rate: float | None = None
     ema_half_life: float | None = None
+    trained_parts: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that are named to be trained, in the order of `PARTS`; empty: as the method does."""
+        named = [part.strip() for part in (self.trained_parts or "").split(",")]
+        unknown = [part for part in named if part not in PARTS]
+        if unknown and self.trained_parts is not None:
+            allowed = ", ".join(PARTS)
+            raise RecipeError(f"trained_parts are one or more of {allowed}, with commas; got {unknown[0]!r}")
+        return tuple(part for part in PARTS if part in named)
 
 
 @dataclass(frozen=True)
@@ -182,6 +195,7 @@ class Recipe:
             if number is not None:
                 check_number(number, name, low, high)
         method = self.method
+        _ = method.parts
         for rate in (self.search.learning_rate, method.learning_rate, method.discriminator_rate):
             if rate is not None:
                 check_number(rate, "learning_rate", above=0, high=MOST_RATE)
@@ -276,6 +290,7 @@ class Recipe:
             ValueError: a term, kind of step or value that the method does not know.
         """
         from .objective import PROFILES as TABLE
+        from .objective.plans import Trainable
         from .objective.presets import PRESETS as METHODS
         from .objective.presets import with_half_life
 
@@ -288,6 +303,8 @@ class Recipe:
         if method.discriminator_rate is not None and preset.discriminator is not None:
             other = replace(preset.discriminator, learning_rate=method.discriminator_rate)
             preset = replace(preset, discriminator=other)
+        if method.parts:
+            preset = replace(preset, trainable=Trainable(method.parts))
         if method.ema_half_life is not None:
             preset = with_half_life(preset, method.ema_half_life)
         if method.crop_px is not None:

@@ -39,6 +39,7 @@ ENTRIES = {
     "learning_rate": "method.learning_rate",
     "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
+    "trained_parts": "method.trained_parts",
     "steps": "training.steps",
     "seed": "training.seed",
     "precision": "training.precision",

@@ -5,10 +5,11 @@ latents come from, `plans.py` what a method consists of, `presets.py` the method
 `search_latent()` never ask which method they run.
 """
 
+from ..choices import PARTS
 from .aim import Aim, AimFeatures
 from .batches import Batch, Prior, Reference
 from .contract import MAIN, Needs, Objective, StepContext, StepDraws, Term, View, WeightedTerm
-from .plans import PARTS, DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, StepKind, Trainable
+from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, StepKind, Trainable
 from .profile import DEFAULT, OFFICIAL, PROFILES, Profile
 
 __all__ = [

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..choices import PARTS
 from ..networks import Generator
 from ..ranges import MOST_RATE, check_number
 from .batches import Batch
 from .contract import MAIN, Needs, Objective
 from .profile import DEFAULT, Profile
 
-# Affine layers apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
-PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb")
 STARTS = ("average", "raw")  # `g_ema` and `g` of rosinality's files (Q22)
 SMALL = ("refuse", "image")
 

@@ -19,7 +19,7 @@ from oneshot_core.demo.world import demo_recipe
 from oneshot_core.objective import PROFILES
 from oneshot_core.objective.presets import PRESETS, oneshot_clip
 from oneshot_core.pictures import FITS
-from oneshot_core.recipe import FORMAT, Recipe
+from oneshot_core.recipe import FORMAT, Recipe, RecipeError
 from oneshot_core.training import PRECISIONS
 
 INPUTS = {
@@ -146,3 +146,14 @@ def test_asking_for_defaults_imports_no_torch() -> None:
     program = "import sys, oneshot_core; oneshot_core.Recipe().values(); assert 'torch' not in sys.modules"
     folder = Path(oneshot_core.__file__).parents[1]
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+
+
+def test_the_trained_parts_are_the_methods_or_those_that_are_named() -> None:
+    published = ("constant", "affine", "convolution", "noise")
+    assert Recipe().preset(128)[0].trainable.parts == published
+    named = Recipe.of({"method": {"trained_parts": "rgb, affine,convolution"}})
+    assert named.preset(128)[0].trainable.parts == ("affine", "convolution", "rgb")
+    assert Recipe.of(named.values()) == named
+    for text in ("", "rgb,", "colours", "rgb;noise"):
+        with pytest.raises(RecipeError, match="trained_parts are one or more of mapping, constant"):
+            Recipe.of({"method": {"trained_parts": text}})

@@ -25,6 +25,7 @@ SETTINGS = {  # as the nodes below have them
         "weights": {"patch": 0.5, "adversarial": 4.0},
         "discriminator_rate": 0.01,
         "mixing": 0.5,
+        "trained_parts": "constant,affine,convolution,rgb",
     },
     "training": {"steps": 4, "seed": 7, "snapshot_every": 2},
 }

@@ -31,9 +31,10 @@ def test_rows_are_computed_once_and_laid_out(tmp_path: Path) -> None:
     told = run(tmp_path, *words)
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     rows = {row["variant"]: row for row in map(json.loads, lines)}
-    scores = [rows[name]["own_truth"] for name in ("truth", "half", "source", "another's truth")]
-    assert scores == sorted(scores, reverse=True) and scores[0] == pytest.approx(1)
-    assert rows["supervised"]["own_truth"] > scores[2] and rows["mean truth"]["retrieval"] < 0.1
+    scores = {name: row["own_truth"] for name, row in rows.items()}
+    assert scores["truth"] == pytest.approx(1) and scores["mean truth"] == pytest.approx(0.5, abs=0.03)
+    assert min(scores["half"], scores["supervised"]) > max(scores["source"], scores["collapse"])
+    assert abs(scores["another's truth"]) < 0.1 and rows["mean truth"]["retrieval"] < 0.1
     assert rows["truth"]["along"] == pytest.approx(1) and rows["collapse"]["diversity"] == 0
     for name in changes:  # four steps change little
         assert abs(rows[name]["own_truth"] - rows["source"]["own_truth"]) < 0.15

@@ -19,7 +19,7 @@ from oneshot_core.demo.world import TARGET_LOOKS, demo_generator, demo_recipe
 
 ROOT = Path(cli.__file__).parent.parent
 STEPS, SEARCH_STEPS = demo_recipe().training.steps, demo_recipe().search.steps
-MINUTES = 3
+MINUTES = 4  # of a processor without AVX-512, beside other work
 GAIN_OF_TWO_CORES = 1.5  # measured: 195 s of CPU time by one thread, 130 s of wall time by two
 
 
@@ -57,7 +57,7 @@ def test_the_targets_are_named(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_demo_fits_into_three_minutes_of_two_cores(tmp_path):
+def test_the_whole_demo_fits_into_four_minutes_of_two_cores(tmp_path):
     """Measured as CPU time of one thread, which hardly depends on what else the machine does.
 
     Several threads burn CPU time waiting for each other, most of it where they do not run together.

@@ -51,8 +51,11 @@ def test_graph_command_and_plan_give_one_generator(
         drop=("6", "7", "8"),
         LoadStyleGAN=DEMO,
         CLIPLatentSearch={"seed": 5, "fit": fit},
-        OneShotAdapt={"seed": 7, "fit": fit, "patch_weight": 0.5, "mixing": 0.5},
-    )
+        OneShotAdapt={
+            "seed": 7, "fit": fit, "patch_weight": 0.5, "mixing": 0.5,
+            "trained_parts": "constant,affine,convolution,rgb",
+        },
+    )  # fmt: skip
     graph["3"] = {"class_type": "LoadImage", "inputs": {"image": target.name}}
     graph["31"] = {"class_type": "LoadImageMask", "inputs": {"image": mask.name, "channel": "red"}}
     for key in ("4", "5"):

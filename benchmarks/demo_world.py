@@ -5,8 +5,8 @@ look. Per look, person on the target and method this adapts the demo generator t
 latents:
 
 - own_truth (primary): 1 - mean distance to the own truth / mean distance between truths, in the judge's
-  middle map, each channel by its deviation: 1 for the truth, 0 for the truth of one person repeated, 0.5 for
-  the mean of all truths;
+  middle map, each channel by its deviation: 1 for the truth, 0 for the truth of one person repeated, and at
+  most 0.5 for any one picture, which retrieval then finds out;
 - retrieval: share of pictures whose nearest truth among 64 is their own, in the same map: the guard;
 - along, off, own: how far the mean has travelled from source to truth in a reader's embedding, how far off
   that way, and retrieval less the means; the reader is a CLIP that no method trains with;

@@ -47,8 +47,8 @@ def own_truth_score(made: Tensor, truth: Tensor) -> float:
         truth: the same of the truth, in the same order.
 
     Returns:
-        1 where all are equal; about 0 for a generator that always draws the truth of one latent, and 0.5 for
-        one that draws the mean of all truths; below for worse.
+        1 where all are equal; about 0 for a generator that always draws the truth of one latent, and at most
+        0.5 (features that are the mean of the truths') for any that always draws the same; below for worse.
     """
     a, t = (x.flatten(1).double() for x in by_channel(made, truth))
     between = torch.cdist(t, t).square()

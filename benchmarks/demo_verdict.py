@@ -9,7 +9,7 @@ The rule, written before the first run:
   is a bootstrap that draws whole looks. p values are adjusted by Holm over all variants of the table.
 - The default is "better" when the adjusted p is below 0.05, the mean difference above 0 and its mean
   retrieval not lower by more than 0.05; "worse" when the variant is better by the same rule; else
-  "undecided". With seven variants nothing can be decided by fewer than nine looks.
+  "undecided". With six variants nothing can be decided by fewer than eight looks.
 - A run that fails counts as own_truth 0 and retrieval 0. Without all rows there is no verdict.
 """
 

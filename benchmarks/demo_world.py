@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_measures import BOUND, READER, SAMPLES, Scene, rendered
+from demo_measures import ARMS, BOUND, READER, SAMPLES, Scene, rendered
 from demo_verdict import report
 
 from oneshot_core.checkpoints import with_fresh_discriminator
@@ -323,10 +323,10 @@ def chosen_rows(
     """The rows that a report is about: of these looks and people, these settings and the present assets."""
     rows, chosen = read_rows(out), []
     for look, person in pairs(looks, people):
-        keys = {one.name: method_key(look, person, one) for one in methods}
-        for (a_look, a_person, name, key), row in rows.items():
-            if (a_look, a_person) == (look, person) and key == keys.get(name, key_of(look, person)):
-                chosen.append(row)
+        keys = dict.fromkeys(ARMS, key_of(look, person))
+        keys |= {one.name: method_key(look, person, one) for one in methods}
+        places = [(look, person, name, key) for name, key in keys.items()]
+        chosen += [rows[place] for place in places if place in rows]
     return chosen
 
 

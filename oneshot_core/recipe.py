@@ -126,15 +126,17 @@ class MethodRecipe:
     ema_half_life: float | None = None
     trained_parts: str | None = None
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts that are named to be trained, in the order of `PARTS`; empty: as the method does."""
-        named = [part.strip() for part in (self.trained_parts or "").split(",")]
-        unknown = [part for part in named if part not in PARTS]
-        if unknown and self.trained_parts is not None:
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown:
             allowed = ", ".join(PARTS)
             raise RecipeError(f"trained_parts are one or more of {allowed}, with commas; got {unknown[0]!r}")
-        return tuple(part for part in PARTS if part in named)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that are named to be trained, as they are written; empty: as the method does."""
+        named = [] if self.trained_parts is None else self.trained_parts.split(",")
+        return tuple(part.strip() for part in named)
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,6 @@ class Recipe:
             if number is not None:
                 check_number(number, name, low, high)
         method = self.method
-        _ = method.parts
         for rate in (self.search.learning_rate, method.learning_rate, method.discriminator_rate):
             if rate is not None:
                 check_number(rate, "learning_rate", above=0, high=MOST_RATE)
@@ -304,7 +305,9 @@ class Recipe:
             other = replace(preset.discriminator, learning_rate=method.discriminator_rate)
             preset = replace(preset, discriminator=other)
         if method.parts:
-            preset = replace(preset, trainable=Trainable(method.parts))
+            # In one order, so that equal sets have equal keys.
+            named = tuple(part for part in PARTS if part in method.parts)
+            preset = replace(preset, trainable=Trainable(named))
         if method.ema_half_life is not None:
             preset = with_half_life(preset, method.ema_half_life)
         if method.crop_px is not None:

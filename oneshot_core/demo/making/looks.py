@@ -400,5 +400,5 @@ LOOKS_IN_COLOUR = frozenset(  # they keep the colours of the person
 )
 LOOKS_WITH_BACKGROUND = frozenset(("plain", "watercolour", "pastel", "mosaic"))  # they keep its colour
 TRAINING_LOOKS: tuple[str, ...] = tuple(_TRAINING)
-HELD_OUT_LOOKS: tuple[str, ...] = tuple(_HELD_OUT)  # for evaluation; no network of the demo world sees them
+HELD_OUT_LOOKS: tuple[str, ...] = tuple(_HELD_OUT)  # for evaluation; of the networks only the judge sees some
 LOOKS: dict[str, Look] = {"plain": plain, **_TRAINING, **_HELD_OUT}

@@ -178,11 +178,22 @@ def modulated_conv2d(
 
     Source: StyleGAN2 paper section 2.2, equations 1 to 3; demodulation epsilon 1e-8 on the scaled weights.
     """
+    # Which form is faster on a CPU depends on the layout (performance.md 2); both are the same function.
+    form = _scaled_activations if _channels_last(x) or _channels_last(weight) else _scaled_weights
+    return form(x, weight, style, kernel, demodulate, up)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _scaled_weights(
+    x: Tensor, weight: Tensor, style: Tensor, kernel: Tensor | None, demodulate: bool, up: int
+) -> Tensor:
+    """Scale the weights per sample, the paper's form, and convolve the batch as groups."""
     n, i, h, w = x.shape
     o, _, k, _ = weight.shape
-    # [N, O, I, k, k]: weights per sample, the paper's form. Scaled activations are faster for some shapes and
-    # slower for others on a CPU (performance.md 2).
-    scaled = weight.unsqueeze(0) * style.reshape(n, 1, i, 1, 1)
+    scaled = weight.unsqueeze(0) * style.reshape(n, 1, i, 1, 1)  # [N, O, I, k, k]
     if demodulate:
         scaled = scaled * torch.rsqrt(scaled.square().sum((2, 3, 4), keepdim=True) + DEMODULATION_EPS)
     # The batch as groups of one convolution, so that each sample meets its own weights.
@@ -196,3 +207,25 @@ def modulated_conv2d(
     out = out.reshape(n, o, 2 * h + 1, 2 * w + 1)
     # 4 taps take 3 of 2H + 1 values, 2 pads give 2 back: 2H.
     return upfirdn2d(out, kernel, pad=(1, 1))
+
+
+def _scaled_activations(
+    x: Tensor, weight: Tensor, style: Tensor, kernel: Tensor | None, demodulate: bool, up: int
+) -> Tensor:
+    """Scale what goes in and what comes out; the samples share an ordinary convolution.
+
+    Source: StyleGAN2 paper appendix B says that both forms are equal; NVlabs/stylegan2-ada-pytorch
+    training/networks.py has this one as fused_modconv=False.
+    """
+    n, i = style.shape
+    x = x * style.to(x.dtype).reshape(n, i, 1, 1)
+    if up == 1:
+        x = F.conv2d(x, weight, padding=weight.shape[2] // 2)
+    else:
+        assert kernel is not None and up == 2 and weight.shape[2] == 3
+        x = upfirdn2d(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), kernel, pad=(1, 1))
+    if not demodulate:
+        return x
+    # No matrix product: autocast would round this sum, which stays in float32.
+    squares = (weight.square().sum((2, 3)) * style.square().unsqueeze(1)).sum(2)  # [N, O]
+    return x * torch.rsqrt(squares + DEMODULATION_EPS).to(x.dtype).reshape(n, -1, 1, 1)

@@ -164,6 +164,27 @@ def test_length_first_order_changes_no_feature():
     torch.testing.assert_close(encoder.encode_images(images), before, rtol=0, atol=1e-12)
 
 
+def test_a_resnet_without_its_normalisations_gives_the_same_features(tmp_path, no_network):
+    vision = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}
+    config = CONFIG | {"vision_cfg": vision, "quick_gelu": False}
+    model = build_clip(config, seed=2)
+    for name, value in model.state_dict().items():  # as trained ones: neither unit scale nor mean 0
+        if name.endswith((".running_var", ".bn3.weight")):
+            value.uniform_(0.5, 2, generator=torch.Generator().manual_seed(len(name)))
+        elif name.endswith(".running_mean"):
+            value.normal_(generator=torch.Generator().manual_seed(len(name)))
+    model.eval()
+    save_file(model.state_dict(), tmp_path / "clip.safetensors")
+    encoder = load_clip("mine", tmp_path / "clip.safetensors", config)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in encoder.modules())
+    images = pictures().requires_grad_()
+    wanted = F.normalize(model.encode_image(ClipPreprocess(32)(images), normalize=False), dim=-1)
+    found = encoder.encode_images(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(one[:, 0].sum(), images)[0] for one in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_no_projection_of_a_frozen_clip_is_a_batched_product():
     encoder = ClipEncoder(build_clip(CONFIG))
     images = pictures().requires_grad_()

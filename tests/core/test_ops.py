@@ -116,10 +116,15 @@ def literal_modulated_conv2d(x, weight, style, demodulate, up):
     return torch.stack(images)
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize(("up", "k"), [(1, 3), (1, 1), (2, 3)])
-def test_modulated_conv2d_equals_one_sample_at_a_time(up, k, demodulate):
+def test_modulated_conv2d_equals_one_sample_at_a_time(up, k, demodulate, layout):
     x, weight, style = drawn(3, 4, 5, 5), drawn(2, 4, k, k, what="weight"), drawn(3, 4, what="style")
+    x, weight = x.to(memory_format=layout), weight.to(memory_format=layout)
     kernel = ops.blur_kernel(gain=4.0) if up == 2 else None
     found = ops.modulated_conv2d(x, weight, style, kernel, demodulate=demodulate, up=up)
     assert found.shape == (3, 2, 5 * up, 5 * up)
@@ -132,10 +137,11 @@ def test_demodulation_undoes_the_scale_of_a_style():
     assert (once - tenfold).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("up", [1, 2])
-def test_modulated_conv2d_is_twice_differentiable(up):
-    inputs = (drawn(2, 2, 3, 3), drawn(2, 2, 3, 3, what="weight"), drawn(2, 2, what="style"))
-    inputs = tuple(value.requires_grad_(True) for value in inputs)
+def test_modulated_conv2d_is_twice_differentiable(up, layout):
+    x, weight = (drawn(2, 2, 3, 3, what=what).to(memory_format=layout) for what in ("x", "weight"))
+    inputs = tuple(value.requires_grad_(True) for value in (x, weight, drawn(2, 2, what="style")))
     kernel = ops.blur_kernel(gain=4.0) if up == 2 else None
     apply = lambda *values: ops.modulated_conv2d(*values, kernel, up=up)  # noqa: E731
     assert gradcheck(apply, inputs) and gradgradcheck(apply, inputs)

@@ -1,0 +1,67 @@
+"""Image towers of open_clip in the form that computes the same fastest, once their weights are frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_RESNET_PARTS = ("ModifiedResNet", "Bottleneck")  # modules with pairs conv1 and bn1, and so on
+
+
+def tower_weight(tower: Any) -> Tensor:
+    """Return a weight that the image tower multiplies with: its dtype is the tower's."""
+    weights: list[Tensor] = list(tower.parameters())
+    return next((weight for weight in weights if weight.ndim == 4), weights[0])
+
+
+def run_length_first(tower: Any) -> None:
+    """Let the image tower run in (length, batch, width) order, where every projection's input is contiguous.
+
+    In (batch, length, width) order `nn.MultiheadAttention` transposes into a view, and torch runs a frozen
+    projection of a non-contiguous 3-D input as a batched product with an expanded weight. Measured with
+    open_clip 3.3, ViT-B/32, forward and backward of 8 pictures on one core: 24 bmm against none, 12 % slower.
+    """
+    transformer = getattr(tower, "transformer", None)
+    blocks = list(getattr(transformer, "resblocks", ()))
+    plain = all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
+    if transformer is None or not plain or not getattr(transformer, "batch_first", False):
+        return
+    transformer.batch_first = False
+    for block in blocks:
+        block.attn.batch_first = False
+
+
+def fold_batch_norm(tower: Any) -> None:
+    """Make one convolution of each convolution and batch normalisation of open_clip's ResNets.
+
+    A frozen encoder's statistics are constants. The demo's CLIP took 0.8 of the time for it on one core,
+    forward and backward, channels last in float32.
+    """
+    # By module too: timm's parts have the same names and another order.
+    for part in [
+        module
+        for module in tower.modules()
+        if type(module).__name__ in _RESNET_PARTS and "open_clip" in type(module).__module__
+    ]:
+        for number in "123":
+            _fold_pair(part, f"conv{number}", f"bn{number}")
+        if getattr(part, "downsample", None) is not None:
+            _fold_pair(part.downsample, "0", "1")
+
+
+def _fold_pair(parent: Any, conv: str, norm: str) -> None:
+    parts = parent.get_submodule(conv).eval(), parent.get_submodule(norm).eval()
+    setattr(parent, conv, fuse_conv_bn_eval(*parts).requires_grad_(False))
+    setattr(parent, norm, nn.Identity())
+
+
+def layout_of(tower: Any) -> torch.memory_format:
+    """The memory format for pictures and weights: a ResNet's pooling is several times faster channels last.
+
+    A vision transformer's one convolution, which makes patches, does not matter.
+    """
+    convolutions = sum(isinstance(part, nn.Conv2d) for part in tower.modules())
+    return torch.channels_last if convolutions > 1 else torch.contiguous_format

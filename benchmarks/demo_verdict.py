@@ -33,13 +33,13 @@ COLUMNS = (
 Rows = Sequence[dict[str, Any]]
 
 
-def report(rows: Rows, variants: Sequence[str], pairs: int) -> str:
+def report(rows: Rows, variants: Sequence[str], people: int) -> str:
     """Lay everything out as Markdown.
 
     Args:
         rows: of the wanted looks, people, methods and arms.
         variants: names of the methods; the first is compared with the others.
-        pairs: how many looks times people there should be.
+        people: how many there should be per look.
     """
     rows = [{"own_truth": 0.0, "retrieval": 0.0, **row} if "failed" in row else row for row in rows]
     counted = included(rows)
@@ -56,7 +56,8 @@ def report(rows: Rows, variants: Sequence[str], pairs: int) -> str:
             parts += [f"{title}:", means(of_kind, [*variants, *ARMS])]
     parts += [by_look(some, variants), curves(some, variants)]
     if len(variants) > 1:
-        lacking = {name: pairs - sum(row["variant"] == name for row in rows) for name in variants}
+        pairs = len(counted) * people
+        lacking = {name: pairs - sum(row["variant"] == name for row in some) for name in variants}
         incomplete = {name: count for name, count in lacking.items() if count}
         told = ", ".join(f"{name} lacks {count}" for name, count in incomplete.items())
         parts.append(

@@ -173,7 +173,7 @@ def _inputs() -> list[io.Input]:
             min=1,
             max=MOST_STEPS,
             tooltip="Optimiser rounds. The method trains 2000 and shows pictures of step 700; the look grows "
-            "with the steps, the content slowly fades. The demo is content with 300, see the help.",
+            "with the steps, the content slowly fades. The demo is content with 200, see the help.",
         ),
         seed_input("Decides every random draw of the run; CPU results repeat bit for bit."),
         io.Int.Input(

@@ -24,6 +24,7 @@ from oneshot_core.features import (
     clip,
     load_clip,
 )
+from oneshot_core.features.towers import FirstQueryPool
 from oneshot_core.features.weights import clip_source
 
 CONFIG = {
@@ -164,7 +165,7 @@ def test_length_first_order_changes_no_feature():
     torch.testing.assert_close(encoder.encode_images(images), before, rtol=0, atol=1e-12)
 
 
-def test_a_resnet_without_its_normalisations_gives_the_same_features(tmp_path, no_network):
+def test_a_simplified_resnet_gives_the_same_features(tmp_path, no_network):
     vision = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}
     config = CONFIG | {"vision_cfg": vision, "quick_gelu": False}
     model = build_clip(config, seed=2)
@@ -183,6 +184,21 @@ def test_a_resnet_without_its_normalisations_gives_the_same_features(tmp_path, n
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     ours, theirs = (torch.autograd.grad(one[:, 0].sum(), images)[0] for one in (found, wanted))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_sharp_attention_gives_no_gradient_that_a_processor_is_slow_with():
+    """Below 1e-38 float32 loses its leading one, and products of such numbers took ten times as long."""
+    pool = open_clip.modified_resnet.AttentionPool2d(2, 64, 4, 16).requires_grad_(False)
+    with torch.no_grad():
+        pool.q_proj.weight *= 2_000
+    images = pictures(4, 2)[:, :1].repeat(1, 64, 1, 1).requires_grad_()
+    ours = FirstQueryPool(pool)
+    torch.testing.assert_close(ours(images), pool(images), rtol=1e-4, atol=1e-4)
+    keys: list[torch.Tensor] = []
+    ours.k_proj.register_full_backward_hook(lambda layer, before, after: keys.append(after[0]))
+    ours(images).sum().backward()
+    tiny = torch.finfo(torch.float32).tiny
+    assert not ((keys[0] != 0) & (keys[0].abs() < tiny)).any() and (keys[0] == 0).any()
 
 
 def test_no_projection_of_a_frozen_clip_is_a_batched_product():

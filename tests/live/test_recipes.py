@@ -20,7 +20,7 @@ Workflow = Callable[..., dict[str, Any]]
 SETTINGS = {  # as the nodes below have them
     "search": {"steps": 3, "learning_rate": 0.05, "seed": 5, "weights": {"deviation": 3.0}},
     "method": {
-        "learning_rate": 0.003,
+        "learning_rate": 0.008,
         "schedule": {"reference": 1, "random": 1},
         "weights": {"patch": 0.5, "adversarial": 4.0},
         "discriminator_rate": 0.01,

@@ -10,7 +10,8 @@ A variant is a precision and, after "+", what else is changed:
 
 - float32: TF32 off everywhere; tf32: TF32 wherever torch can use it; bfloat16: forward passes under autocast,
   the rest in TF32;
-- +channels_last: networks in that memory format; +benchmark: cuDNN tries its algorithms out.
+- +channels_last, +contiguous: networks in that memory format, else in the one that training takes on the
+  device; +benchmark: cuDNN tries its algorithms out.
 
 Every kind of step is warmed up first. On a GPU times are CUDA events; on a CPU each case has a process of its
 own, so that its peak memory (resident set) is its own. Times are medians, with least and most in brackets.
@@ -37,11 +38,12 @@ from typing import Any
 from speed_report import KINDS, Report, table
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-EXTRAS = ("channels_last", "benchmark")
+LAYOUTS = ("channels_last", "contiguous")
+EXTRAS = (*LAYOUTS, "benchmark")
 GPU_VARIANTS = (
     "float32", "tf32", "bfloat16", "bfloat16+channels_last", "bfloat16+channels_last+benchmark"
 )  # fmt: skip
-CPU_VARIANTS = ("float32", "bfloat16")
+CPU_VARIANTS = ("float32", "bfloat16", "float32+contiguous")
 FULL_WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 MIX = {"random": 12, "reference": 3, "reference with R1": 1}  # of 16 steps of the published schedule
 BATCH = 2
@@ -53,7 +55,7 @@ class Variant:
     """How arithmetic is done."""
 
     precision: str
-    channels_last: bool
+    layout: str | None
     benchmark: bool
 
     @classmethod
@@ -64,7 +66,8 @@ class Variant:
             raise ValueError(
                 f"a variant is one of {', '.join(PRECISIONS)} and +{', +'.join(EXTRAS)}; got {text!r}"
             )
-        return cls(precision, "channels_last" in extras, "benchmark" in extras)
+        layout = next((extra for extra in extras if extra in LAYOUTS), None)
+        return cls(precision, layout, "benchmark" in extras)
 
 
 # Time -------------------------------------------------------------------------------------------------
@@ -146,13 +149,16 @@ def encoders(model: str) -> Any:
     from oneshot_core.demo.world import demo_encoders
     from oneshot_core.features import ClipEncoder, Encoders, build_clip
     from oneshot_core.features.perceptual import package_net
+    from oneshot_core.features.towers import simplify
     from oneshot_core.tensors import seeded
 
     if model == "demo":
         return demo_encoders()
     import open_clip
 
-    clip = ClipEncoder(build_clip(open_clip.get_model_config(model)), name=model)
+    built = build_clip(open_clip.get_model_config(model))
+    simplify(built.visual)  # as `load_clip` does
+    clip = ClipEncoder(built, name=model)
     net = package_net("alex")
     net.backbone.to_empty(device="cpu")
     random = seeded(0, 0, "speed.alexnet")
@@ -166,7 +172,9 @@ def encoders(model: str) -> Any:
 class Subject:
     """One size on one device: a running adaptation whose steps are timed one by one."""
 
-    def __init__(self, size: int, device: Any, options: argparse.Namespace) -> None:
+    def __init__(
+        self, size: int, device: Any, options: argparse.Namespace, precision: str = "float32"
+    ) -> None:
         import torch
 
         from oneshot_core.draws import SeededDraws
@@ -185,7 +193,7 @@ class Subject:
             "search": search_bytes(bundle, seen),
         }
         self.bundle, self.encoders = bundle.to(device), seen.to(device)
-        self.state = TrainState.create(self.bundle, self.encoders, aim, preset, draws)
+        self.state = TrainState.create(self.bundle, self.encoders, aim, preset, draws, precision=precision)
         self.device, self.clock = device, Clock(device)
         self.steps = self._steps_by_kind()
 
@@ -205,7 +213,11 @@ class Subject:
         import torch
 
         state, seen = self.state, self.encoders
-        layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+        state.precision = "bfloat16" if variant.precision == "bfloat16" else "float32"
+        if variant.layout is None:
+            return
+        last = variant.layout == "channels_last"
+        layout = torch.channels_last if last else torch.contiguous_format
         modules = [state.source, state.adapted, state.ema, state.discriminator, state.heads]
         for module in [*modules, self.bundle.generator, seen.clip, seen.perceptual]:
             if module is not None:
@@ -215,7 +227,6 @@ class Subject:
                 for name, value in kept.items():
                     if value.shape == weight.shape:
                         kept[name] = torch.empty_like(weight).copy_(value)
-        state.precision = "bfloat16" if variant.precision == "bfloat16" else "float32"
 
     def step(self, kind: str, phases: dict[str, list[float]] | None = None) -> None:
         """Do one step of a kind, as the training loop does it; time its phases where that is asked for."""

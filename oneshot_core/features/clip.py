@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..tensors import Images, check_shape, gradients
 from .clip_config import check_size, read_config
 from .download import BytesProgress
-from .towers import layout_of, run_length_first, simplify_resnet, tower_weight
+from .towers import layout_of, run_length_first, simplify, tower_weight
 from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
 log = logging.getLogger(__name__)
@@ -288,7 +288,7 @@ def load_clip(
             check_size(plan.config, sum(value.numel() for value in tensors.values()), path)
         model = build_clip(plan.config)
         load_strict(model, _renamed(model, tensors, path), path)
-        simplify_resnet(model.visual)
+        simplify(model.visual)
         preprocess = ClipPreprocess(_image_size(model), antialias=antialias, mean=plan.mean, std=plan.std)
         return ClipEncoder(model, preprocess, _tokenizer(plan, place, allow_download), plan.name)
 

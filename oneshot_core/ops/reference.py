@@ -119,9 +119,12 @@ class _Spread(torch.autograd.Function):
         # With a stride several input sizes give one output size; backward must hit the one it came from.
         least = [(side - 1) * stride + weight.shape[2] - 2 * padding for side in x.shape[2:]]
         rest = [wanted - side for wanted, side in zip(size, least, strict=True)]
+        # torch has no fast form of this in 16 bits on a CPU: 306 ms against 13 in float32 at 128 channels.
+        narrow = x.device.type == "cpu" and x.dtype.itemsize < 4
+        wide = (x.float(), weight.float()) if narrow else (x, weight)
         return F.conv_transpose2d(
-            x, weight, stride=stride, padding=padding, output_padding=rest, groups=x.shape[1]
-        )
+            *wide, stride=stride, padding=padding, output_padding=rest, groups=x.shape[1]
+        ).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -149,10 +152,35 @@ def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tens
 
     Source: NVlabs/stylegan2-ada-pytorch torch_utils/ops/bias_act.py; rosinality op/fused_act.py.
     """
-    if bias is not None:
-        x = x + bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
-    x = F.leaky_relu(x, LEAKY_SLOPE) * ACTIVATION_GAIN
-    return x if clamp is None else x.clamp(-clamp, clamp)
+    shift = None if bias is None else bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
+    y: Tensor = _BiasAct.apply(x, shift)
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+class _BiasAct(torch.autograd.Function):
+    """Shift, leaky ReLU and gain in one new tensor, which is all that is kept for the backward pass.
+
+    As three operations of torch's there are three new tensors and two are kept; on one core forward and
+    backward took 1.6 to 1.8 times as long. The backward pass is made of torch's operations, so it has
+    derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor | None) -> Tensor:
+        """[N, C, ...], [1, C, 1, ...] or None -> [N, C, ...]."""
+        y = F.leaky_relu(x, LEAKY_SLOPE) if shift is None else F.leaky_relu_(x + shift, LEAKY_SLOPE)
+        y.mul_(ACTIVATION_GAIN)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gain leaves the sign as it was, so the slope is known from the result."""
+        (y,) = ctx.saved_tensors
+        found = torch.ops.aten.leaky_relu_backward(gradients[0], y, LEAKY_SLOPE, True).mul_(ACTIVATION_GAIN)
+        if not ctx.needs_input_grad[1]:
+            return found, None
+        return found, found.sum([axis for axis in range(y.ndim) if axis != 1], keepdim=True)
 
 
 def modulated_conv2d(

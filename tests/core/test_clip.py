@@ -165,25 +165,35 @@ def test_length_first_order_changes_no_feature():
     torch.testing.assert_close(encoder.encode_images(images), before, rtol=0, atol=1e-12)
 
 
-def test_a_simplified_resnet_gives_the_same_features(tmp_path, no_network):
-    vision = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}
-    config = CONFIG | {"vision_cfg": vision, "quick_gelu": False}
+TOWERS = {
+    "resnet": ({"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}, False),
+    "few tokens": (CONFIG["vision_cfg"], True),
+    "many tokens": (CONFIG["vision_cfg"] | {"patch_size": 2}, True),
+}
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_simplified_tower_gives_the_same_features(tmp_path, no_network, tower):
+    vision, quick = TOWERS[tower]
+    config = CONFIG | {"vision_cfg": vision, "quick_gelu": quick}
     model = build_clip(config, seed=2)
     for name, value in model.state_dict().items():  # as trained ones: neither unit scale nor mean 0
+        random = torch.Generator().manual_seed(len(name))
         if name.endswith((".running_var", ".bn3.weight")):
-            value.uniform_(0.5, 2, generator=torch.Generator().manual_seed(len(name)))
-        elif name.endswith(".running_mean"):
-            value.normal_(generator=torch.Generator().manual_seed(len(name)))
+            value.uniform_(0.5, 2, generator=random)
+        elif name.endswith((".running_mean", ".in_proj_bias", ".c_fc.bias", ".c_proj.bias")):
+            value.normal_(generator=random)
     model.eval()
     save_file(model.state_dict(), tmp_path / "clip.safetensors")
     encoder = load_clip("mine", tmp_path / "clip.safetensors", config)
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in encoder.modules())
+    left = {type(part).__name__ for part in encoder.model.visual.modules()}
+    assert not left & {"BatchNorm2d", "QuickGELU", "MultiheadAttention", "AttentionPool2d"}
     images = pictures().requires_grad_()
     wanted = F.normalize(model.encode_image(ClipPreprocess(32)(images), normalize=False), dim=-1)
     found = encoder.encode_images(images)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     ours, theirs = (torch.autograd.grad(one[:, 0].sum(), images)[0] for one in (found, wanted))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 def test_sharp_attention_gives_no_gradient_that_a_processor_is_slow_with():
@@ -280,7 +290,8 @@ def test_a_local_file_under_any_spelling_gives_equal_features(name, tmp_path, ti
     path = tiny_file(tmp_path / "own.safetensors")
     encoder = load_clip(name, weights=path, allow_download=False)
     reference = ClipEncoder(build_clip(CONFIG, seed=3))  # CONFIG says QuickGELU
-    assert torch.equal(encoder.encode_images(pictures()), reference.encode_images(pictures()))
+    found, wanted = (one.encode_images(pictures()) for one in (encoder, reference))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)  # GELU's would be 1e-3 away
     assert encoder.preprocess == ClipPreprocess(32)
     assert load_clip(name, weights=path, antialias=True).preprocess.antialias
 

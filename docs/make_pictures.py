@@ -22,8 +22,8 @@ import oneshot_core as core
 ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
 SEARCH_STEPS = core.demo_recipe().search.steps
-LOOKS = ("watercolour", "stained glass", "oil painting")
-README_LOOKS = {"comic": range(8), "oil painting": range(8, 16)}
+LOOKS = ("comic", "line art", "oil painting")
+README_LOOKS = {"comic": range(8), "line art": range(8, 16)}
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
 WIDEST_PX, MAX_BYTES = 640, 60_000
@@ -78,7 +78,7 @@ def edited(work: Path) -> tuple[core.Latent, core.Latent]:
 def encoder_picture() -> Image.Image:
     """How the demo's encoders judge some portraits against a target."""
     encoders, target = core.demo_encoders(), core.demo_target()
-    others = torch.cat([core.sample(core.demo_generator(), SEEDS[:3]), core.demo_target("stained glass")])
+    others = torch.cat([core.sample(core.demo_generator(), SEEDS[:3]), core.demo_target("line art")])
     with torch.no_grad():
         likeness = encoders.clip.encode_images(others) @ encoders.clip.encode_images(target).T
         distance = encoders.perceptual(others, target.expand_as(others))
@@ -94,8 +94,8 @@ def encoder_picture() -> Image.Image:
 def node_pictures(work: Path) -> dict[str, Image.Image]:
     """One picture per node."""
     source = core.demo_generator()
-    water, glass, oil = (adapted(work, look) for look in LOOKS)
-    target, reference = core.demo_target(), searched(work, "watercolour")
+    comic, lines, oil = (adapted(work, look) for look in LOOKS)
+    target, reference = core.demo_target(), searched(work, "comic")
     plain = core.sample(source, SEEDS)
     latents = core.random_latents(source, SEEDS, ())
     before, after = edited(work)
@@ -106,11 +106,11 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
         return [(label, core.sample(bundle, of, whole)) for label, bundle in named]
 
     steps = (10, 30, SEARCH_STEPS)
-    found = torch.cat([core.sample(source, searched(work, "watercolour", count)) for count in steps])
+    found = torch.cat([core.sample(source, searched(work, "comic", count)) for count in steps])
     fades = (0.0, 0.25, 0.5, 0.75, 1.0)
-    blends = [core.blend_generators(source, water, fade) for fade in fades]
-    half = core.load(_half(work, water))
-    shared = rows(("source", source), ("watercolour", water), ("stained glass", glass), of=latents)
+    blends = [core.blend_generators(source, comic, fade) for fade in fades]
+    half = core.load(_half(work, comic))
+    shared = rows(("source", source), ("comic", comic), ("line art", lines), of=latents)
     return {
         "LoadStyleGAN": core.labelled_grid([("the demo's generator", plain)], columns=names),
         "OneShotLoadEncoders": encoder_picture(),
@@ -123,10 +123,10 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
             columns=[f"{count} steps" for count in steps],
             lead=("target", target),
         ),
-        "OneShotAdapt": core.adaptation_sheet(source, water, target, reference, SEEDS[:5]),
+        "OneShotAdapt": core.adaptation_sheet(source, comic, target, reference, SEEDS[:5]),
         "SampleAdapted": core.labelled_grid(rows(("source", source), ("adapted", oil)), columns=names),
         "StyleCLIPEdit": core.labelled_grid(
-            [*rows(("before", source), of=before), *rows((EDIT[0], source), ("and adapted", water), of=after)]
+            [*rows(("before", source), of=before), *rows((EDIT[0], source), ("and adapted", comic), of=after)]
         ),
         "OneShotRandomLatents": core.labelled_grid(
             rows(("psi 1", source)) + [("psi 0.5", core.sample(source, SEEDS, core.SampleConfig(psi=0.5)))],
@@ -137,7 +137,7 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
             columns=[f"strength {fade:g}" for fade in fades],
         ),
         "OneShotSaveGenerator": core.labelled_grid(
-            rows(("before", water), ("read from a float16 file", half)), columns=names
+            rows(("before", comic), ("read from a float16 file", half)), columns=names
         ),
         "OneShotSaveLatent": core.labelled_grid(shared[:2], columns=names),
         "OneShotLoadLatent": core.labelled_grid(shared, columns=names),
@@ -175,10 +175,10 @@ def tiles(rows: list[torch.Tensor], side: int = 128) -> Image.Image:
 
 def thumbnails(work: Path) -> dict[str, Image.Image]:
     """One square picture per template."""
-    source, water = core.demo_generator(), adapted(work, "watercolour")
+    source, comic = core.demo_generator(), adapted(work, "comic")
     before, after = edited(work)
     some, others, whole = (1, 2, 4, 7), (8, 9, 12, 16), core.SampleConfig(psi=1.0)
-    ours, theirs = (core.sample(one, some, whole) for one in (source, water))
+    ours, theirs = (core.sample(one, some, whole) for one in (source, comic))
     looks = [
         torch.cat([core.demo_target(look), core.sample(adapted(work, look), some[1:], whole)])
         for look in LOOKS
@@ -188,8 +188,8 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
     start.paste(tiles([large]), (128, 128))
     return {
         "quick_start": start,
-        "own_checkpoint": tiles([ours, theirs, *(core.sample(g, others, whole) for g in (source, water))]),
-        "text_edit": tiles([core.sample(one, codes) for one in (source, water) for codes in (before, after)]),
+        "own_checkpoint": tiles([ours, theirs, *(core.sample(g, others, whole) for g in (source, comic))]),
+        "text_edit": tiles([core.sample(one, codes) for one in (source, comic) for codes in (before, after)]),
         "target_sweep": tiles([ours, *looks]),  # below the source: a target, then its generator
     }  # fmt: skip
 

@@ -13,9 +13,9 @@ NOISE_MODES = ("const", "none", "random")
 # Parts of a generator that a method may train; mapping: what a latent means, rgb: colours. Affine layers
 # apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
 PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb")
-# Looks of the shipped target pictures.
+# Looks of the shipped target pictures; the first is the demo's.
 TARGET_LOOKS = (
-    "watercolour", "stained glass", "comic", "cel shading", "line art", "pencil sketch", "oil painting",
+    "comic", "oil painting", "line art", "cel shading", "pencil sketch", "watercolour", "stained glass",
     "blueprint",
 )  # fmt: skip
 # What is done where nothing is said. The method trains 2000 steps and shows pictures of step 700.

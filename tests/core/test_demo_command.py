@@ -76,4 +76,4 @@ def test_the_whole_demo_fits_into_four_minutes_of_two_cores(tmp_path):
     check_results(tmp_path, STEPS)
     assert len(json.loads((tmp_path / "run.json").read_text())["losses"]["search"]["clip"]) == SEARCH_STEPS
     assert spent < GAIN_OF_TWO_CORES * MINUTES * 60
-    assert result["losses"]["pixel"] < 0.1
+    assert result["losses"]["pixel"] < 0.15  # 0.25 at the start

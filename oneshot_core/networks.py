@@ -431,8 +431,7 @@ class Discriminator(nn.Module):
         self.blocks: Sequence[ResidualBlock] = _stack(ResidualBlock(i, o) for i, o in pairwise(widths))
         last = config.channels[0]
         self.final_conv = Conv(last + config.mbstd_features, last, 3)
-        # 4 x 4 places.
-        self.final_linear = Linear(last * 16, last)
+        self.final_linear = Linear(last * 16, last)  # 4 x 4 places
         self.output = Linear(last, config.label_dim if config.c_dim else 1)
         self.mapping: MappingNetwork | None = None
         if config.c_dim:
@@ -447,12 +446,13 @@ class Discriminator(nn.Module):
                 width,
             )
 
-    def score(self, images: Images, c: Tensor | None = None) -> Tensor:
+    def score(self, images: Images, c: Tensor | None = None, parts: int = 1) -> Tensor:
         """Judge whole images.
 
         Args:
-            images: [N, 3, size, size]; N must be divisible by min(N, mbstd_group).
+            images: [N, 3, size, size]; N / parts must be divisible by min(N / parts, mbstd_group).
             c: [N, c_dim] one-hot labels of a conditional discriminator.
+            parts: batches of one size in N, each with its own minibatch deviation, as in as many calls.
 
         Returns:
             Logits [N, 1]; positive means "real".
@@ -462,7 +462,7 @@ class Discriminator(nn.Module):
         x = self.from_rgb(images, clamp)
         for block in self.blocks:
             x = block(x, clamp)[2]
-        x = self.final_conv(self._with_deviation(x), clamp)
+        x = self.final_conv(torch.cat([self._with_deviation(one) for one in x.tensor_split(parts)]), clamp)
         x = self.output(self.final_linear.activated(x.flatten(1)))
         if self.mapping is None:
             return x
@@ -473,7 +473,7 @@ class Discriminator(nn.Module):
     def _with_deviation(self, x: Tensor) -> Tensor:
         """Append the minibatch standard deviation; sample b belongs to group b mod (N / group)."""
         n, c, h, w = x.shape
-        # A reference step has batch 1: the deviation is 0 and the map the constant 1e-4 (methods.md B5).
+        # A reference step has batch 1: deviation 0, the map the constant 1e-4 (methods.md B5).
         group = n if self.config.mbstd_group is None else min(n, self.config.mbstd_group)
         if n % group:
             raise ValueError(f"the discriminator needs a batch divisible by {group}, got {n} images")

@@ -242,6 +242,15 @@ def test_score_shapes_and_refusals(size):
         discriminator.score(drawn(2, 3, size, size // 2))
 
 
+def test_parts_of_a_batch_are_judged_as_by_calls_of_their_own():
+    discriminator = tiny_discriminator(16)
+    one, two = drawn(2, 3, 16, 16), 3 * drawn(2, 3, 16, 16)
+    both = discriminator.score(torch.cat([one, two]), parts=2)
+    apart = torch.cat([discriminator.score(one), discriminator.score(two)])
+    assert torch.allclose(both, apart, atol=1e-6)
+    assert not torch.allclose(discriminator.score(torch.cat([one, two])), apart, atol=1e-4)
+
+
 def test_minibatch_deviation_groups_are_interleaved():
     """Of 8 images in groups of 4, image b shares its group with b +- 2, +- 4, +- 6."""
     discriminator = tiny_discriminator(16)

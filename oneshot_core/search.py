@@ -21,6 +21,7 @@ from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
 from .choices import SEARCH_RATE, SEARCH_STEPS
+from .copies import fast_layout, private_copy
 from .draws import Draws, SeededDraws
 from .features import Encoders, EncodersOnDemand, check_encoders
 from .fingerprints import determining, inputs_of
@@ -203,8 +204,8 @@ class _Search:
         # The search runs on the weights that training starts from: raw ones in the official profile (Q22).
         raw = bundle.raw_generator if config.profile.trains_raw_generator else None
         self.bundle, self.config, self.draws = bundle, config, draws
-        self.generator: Generator = raw or bundle.generator
-        like = self.generator.const
+        like = bundle.generator.const
+        self.generator: Generator = private_copy(raw or bundle.generator, layout=fast_layout(like.device))
         self.goal = AimFeatures(Aim(target).to(like), encoders)
         self.encoders = encoders
         self.mask = None if mask is None else owned(mask).to(like)

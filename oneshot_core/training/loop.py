@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checkpoints import CheckpointError, GeneratorBundle, save
 from ..checkpoints.bundle import estimate_mean_latent
 from ..checkpoints.native import opened_file
+from ..copies import private_copy
 from ..draws import SeededDraws
 from ..features import Encoders
 from ..fingerprints import determining, inputs_of
@@ -30,7 +31,7 @@ from .checks import check_run
 from .config import TrainConfig
 from .masking import counted_aim
 from .phases import phases_due, run_phase, start_round
-from .state import TrainState, private_copy, state_file
+from .state import TrainState, state_file
 
 log = logging.getLogger(__name__)
 

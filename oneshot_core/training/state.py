@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import GeneratorBundle
+from ..copies import fast_layout, private_copy
 from ..draws import Draws
 from ..features import Encoders, check_encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
@@ -107,7 +107,7 @@ class TrainState:
         start = trained_generator(bundle, preset)
         place = start.const.device if device is None else torch.device(device)
         check_precision(precision, place)
-        layout = training_layout(place)
+        layout = fast_layout(place)
         # The source too: in another layout its pictures would differ from the untrained copy's in last bits.
         source, adapted = (private_copy(start, place, layout) for _ in range(2))
         trained = preset.trainable.names(adapted)
@@ -270,41 +270,6 @@ def fresh_heads(config: DiscriminatorConfig, draws: Draws) -> PatchHeads:
         for index, head in enumerate(heads.heads):
             head.weight.copy_(draws.normal(0, f"heads.{index}.weight", head.weight.shape))
     return heads
-
-
-def training_layout(device: torch.device) -> torch.memory_format:
-    """The memory format that training is fastest in on a device.
-
-    CPU, 128 px, float32: discriminator rounds 0.73 to 0.78, generator calls 0.73 of the time in the other
-    format (benchmarks/README.md). On a GPU nothing was gained on an H100.
-    """
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
-def private_copy(
-    module: Any,
-    device: torch.device | str | None = None,
-    layout: torch.memory_format = torch.contiguous_format,
-) -> Any:
-    """Copy a network into ordinary, frozen tensors in evaluation mode, each weight once.
-
-    Args:
-        module: the network.
-        device: of the copy; None: that of the network.
-        layout: of its convolutions' weights.
-    """
-    # `deepcopy` then `.to` would hold each weight twice, and `.to` under ComfyUI's executor gives inference
-    # tensors. The memo hands deepcopy finished copies instead; weights that are shared stay shared.
-    memo: dict[int, Any] = {}
-    with torch.inference_mode(False), torch.no_grad():
-        for value in (*module.parameters(), *module.buffers()):
-            plain = value.detach().to(device or value.device, copy=True).contiguous()
-            if plain.ndim == 4:
-                plain = plain.contiguous(memory_format=layout)
-            memo[id(value)] = (
-                nn.Parameter(plain, requires_grad=False) if isinstance(value, nn.Parameter) else plain
-            )
-        return copy.deepcopy(module, memo).eval()
 
 
 def _adam(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Adam:

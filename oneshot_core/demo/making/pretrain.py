@@ -10,48 +10,15 @@ from pathlib import Path
 from time import monotonic
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ... import ops
 from ...checkpoints.native import read_tensors, write_tensors
-from ...ops import reference
 
 _log = logging.getLogger(__name__)
 
 STATE_FORMAT = "oneshot-demo-pretraining"
 SAVE_SECONDS = 60.0  # between two saved states
 _LOG_STEPS = 50
-
-
-def _scaled_modulated_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    style: Tensor,
-    kernel: Tensor | None = None,
-    demodulate: bool = True,
-    up: int = 1,
-) -> Tensor:
-    """Scale activations instead of weights: one ungrouped convolution, equal up to rounding."""
-    scaled = x * style.to(x.dtype)[:, :, None, None]
-    if up == 2:
-        assert kernel is not None
-        out = F.conv_transpose2d(scaled, weight.transpose(0, 1), stride=2)
-        out = _full_precision_upfirdn2d(out, kernel, pad=(1, 1))
-    else:
-        out = F.conv2d(scaled, weight, padding=weight.shape[-1] // 2)
-    if not demodulate:  # colours are summed over levels, in float32
-        return out.float()
-    power = style.float().square() @ weight.float().square().sum((2, 3)).t()  # [N, O]
-    return out * torch.rsqrt(power + reference.DEMODULATION_EPS).to(out.dtype)[:, :, None, None]
-
-
-def _full_precision_upfirdn2d(
-    x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
-) -> Tensor:
-    """Filter in the dtype of `x`, whatever autocast says."""
-    with torch.autocast("cpu", enabled=False):
-        return reference.upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
 # Where the processor computes in it; emulated it takes ten times as long.
@@ -61,10 +28,6 @@ _HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
 def mixed_precision() -> torch.autocast:
     """Lower products to bfloat16 on processors that have it."""
     return torch.autocast("cpu", torch.bfloat16, enabled=_HAS_BFLOAT16)
-
-
-# the form all training here uses; not registered, it is no form for users
-SCALED_BACKEND = ops.Backend(_full_precision_upfirdn2d, reference.bias_act, _scaled_modulated_conv2d)
 
 
 def cosine(start: float, end: float, progress: float) -> float:

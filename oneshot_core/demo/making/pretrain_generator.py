@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ... import ops
 from ...networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MappingNetwork
 from ...tensors import Images, Latents, seeded
 from .faces import FACTORS, NUM_FACTORS, factors_from_latents
 from .pool import Z_DIM, Pool, respun_latents
-from .pretrain import SCALED_BACKEND, Muon, Trainee, average_into, cosine, mixed_precision, run_stage
+from .pretrain import Muon, Trainee, average_into, cosine, mixed_precision, run_stage
 
 CHANNELS = (128, 128, 128, 96, 48, 32)  # feature widths at 4, 8, ..., 128
 W_DIM = 64  # half of z's: a search that walks in all directions of w must find trained ones there
@@ -117,9 +116,9 @@ def grow(small: Generator, large: Generator) -> None:
 
 
 def draw_images(generator: Generator, w: Latents, random: torch.Generator) -> Images:
-    """Render with fresh noise in mixed precision; the fast form that all training here uses."""
+    """Render with fresh noise in mixed precision."""
     noise = [torch.randn(len(w), 1, *shape, generator=random) for shape in generator.noise_shapes()]
-    with ops.use_backend(SCALED_BACKEND), mixed_precision():
+    with mixed_precision():
         return generator.synthesize(w, noise).float()
 
 

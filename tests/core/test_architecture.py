@@ -15,10 +15,9 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "texts", "choices", "json_values", "ranges", "memory", "writing", "containers", "tensors", "copies", "draws",
-    "ops",
-    "metrics", "networks", "latents", "checkpoints", "latent_files", "saved_states", "features",
-    "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
+    "texts", "choices", "json_values", "ranges", "memory", "writing", "containers", "tensors", "copies",
+    "draws", "ops", "metrics", "networks", "latents", "checkpoints", "latent_files", "saved_states",
+    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "search", "training", "recipe", "run_folder", "store", "editing",
     "demo", "encoder_choice", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip

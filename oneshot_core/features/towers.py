@@ -120,7 +120,7 @@ def _fold_pair(parent: Any, conv: str, norm: str) -> None:
 def _attention(query: Tensor, key: Tensor) -> Tensor:
     """[..., L, D], [..., D, L] -> attention weights [..., L, L], of float32 or wider."""
     wide = torch.promote_types(query.dtype, torch.float32)
-    # As torch's fused form has it: logits rounded to bfloat16 gave a quarter more error, forward and backward.
+    # As in torch's fused form: logits rounded to bfloat16 gave a quarter more error, forward and backward.
     with torch.autocast(query.device.type, enabled=False):
         return torch.softmax(query.to(wide) @ key.to(wide) / math.sqrt(query.shape[-1]), dim=-1)
 

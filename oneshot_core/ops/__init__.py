@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .reference import blur_kernel
+from .reference import ACTIVATION_GAIN, LEAKY_SLOPE, blur_kernel, demodulation
 
 __all__ = [
+    "ACTIVATION_GAIN",
+    "LEAKY_SLOPE",
     "Backend",
     "backends",
     "bias_act",
     "blur_kernel",
+    "demodulation",
     "modulated_conv2d",
     "register_backend",
     "upfirdn2d",
@@ -99,9 +102,15 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
         return _ACTIVE.get().upfirdn2d(x, kernel, up=up, down=down, pad=pad)
 
 
-def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tensor:
-    """Add a bias per channel, then leaky ReLU times sqrt(2); see `reference.bias_act`."""
-    return _ACTIVE.get().bias_act(x, bias, clamp=clamp)
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None,
+    clamp: float | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Scale, add noise and a bias, then leaky ReLU times sqrt(2); see `reference.bias_act`."""
+    return _ACTIVE.get().bias_act(x, bias, clamp=clamp, scale=scale, noise=noise)
 
 
 def modulated_conv2d(

@@ -139,48 +139,93 @@ def _filtered(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     return found
 
 
-def bias_act(x: Tensor, bias: Tensor | None, clamp: float | None = None) -> Tensor:
-    """Add a bias per channel, apply leaky ReLU (slope 0.2), multiply by sqrt(2), clamp.
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None,
+    clamp: float | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Scale channels, add noise and a bias, apply leaky ReLU (slope 0.2), multiply by sqrt(2), clamp.
 
     Args:
         x: [N, C, ...].
         bias: [C] or None.
         clamp: bound on the magnitude of the result; None for no bound.
+        scale: [N, C] or None; where demodulation goes.
+        noise: [N or 1, 1, ...] or None.
 
     Returns:
         Tensor of the shape of `x`.
 
     Source: NVlabs/stylegan2-ada-pytorch torch_utils/ops/bias_act.py; rosinality op/fused_act.py.
     """
-    shift = None if bias is None else bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
-    y: Tensor = _BiasAct.apply(x, shift)
+    flat = [1] * (x.ndim - 2)
+    shift = None if bias is None else bias.to(x.dtype).reshape(1, -1, *flat)
+    factor = None if scale is None else scale.to(x.dtype).reshape(*scale.shape, *flat)
+    y: Tensor = _BiasAct.apply(x, factor, None if noise is None else noise.to(x.dtype), shift)
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
 class _BiasAct(torch.autograd.Function):
-    """Shift, leaky ReLU and gain in one new tensor, which is all that is kept for the backward pass.
+    """Scale, noise, shift, leaky ReLU and gain in one new tensor, which is kept for the backward pass.
 
-    As three operations of torch's there are three new tensors and two are kept; on one core forward and
-    backward took 1.6 to 1.8 times as long. The backward pass is made of torch's operations, so it has
+    As operations of torch's there are up to five new tensors. The gain is in what is multiplied and added: a
+    leaky ReLU lets positive factors through. The backward pass is made of torch's operations, so it has
     derivatives.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor | None) -> Tensor:
-        """[N, C, ...], [1, C, 1, ...] or None -> [N, C, ...]."""
-        y = F.leaky_relu(x, LEAKY_SLOPE) if shift is None else F.leaky_relu_(x + shift, LEAKY_SLOPE)
-        y.mul_(ACTIVATION_GAIN)
-        ctx.save_for_backward(y)
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor | None, noise: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
+        """[N, C, ...], [N, C, 1, ...], [N or 1, 1, ...], [1, C, 1, ...] -> [N, C, ...]."""
+        factor = x.new_tensor(ACTIVATION_GAIN) if scale is None else scale * ACTIVATION_GAIN
+        y = x * factor if noise is None else torch.addcmul(noise * ACTIVATION_GAIN, x, factor)
+        if shift is not None:
+            y.add_(shift * ACTIVATION_GAIN)
+        y = F.leaky_relu_(y, LEAKY_SLOPE)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, scale, y)
+        ctx.noise_shape = None if noise is None else noise.shape
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gain leaves the sign as it was, so the slope is known from the result."""
-        (y,) = ctx.saved_tensors
-        found = torch.ops.aten.leaky_relu_backward(gradients[0], y, LEAKY_SLOPE, True).mul_(ACTIVATION_GAIN)
-        if not ctx.needs_input_grad[1]:
-            return found, None
-        return found, found.sum([axis for axis in range(y.ndim) if axis != 1], keepdim=True)
+        x, scale, y = ctx.saved_tensors
+        _, for_scale, for_noise, for_shift = ctx.needs_input_grad
+        found = torch.ops.aten.leaky_relu_backward(gradients[0], y, LEAKY_SLOPE, True)
+
+        def summed(values: Tensor, kept: tuple[int, ...]) -> Tensor:
+            axes = [axis for axis in range(y.ndim) if axis not in kept]
+            return values.sum(axes, keepdim=True) * ACTIVATION_GAIN
+
+        of_noise = None
+        if for_noise:
+            of_noise = (found.sum(1, keepdim=True) * ACTIVATION_GAIN).sum_to_size(ctx.noise_shape)
+        return (
+            found * (ACTIVATION_GAIN if scale is None else scale * ACTIVATION_GAIN),
+            summed(found * x, (0, 1)) if for_scale else None,
+            of_noise,
+            summed(found, (1,)) if for_shift else None,
+        )
+
+
+def demodulation(weight: Tensor, style: Tensor) -> Tensor:
+    """Factor of each output channel that gives it unit expected standard deviation.
+
+    Args:
+        weight: [O, I, k, k].
+        style: [N, I].
+
+    Returns:
+        [N, O].
+
+    Source: StyleGAN2 paper section 2.2, equation 3; epsilon 1e-8 on the scaled weights.
+    """
+    # No matrix product: autocast would round this sum, which stays in float32.
+    squares = (weight.square().sum((2, 3)) * style.square().unsqueeze(1)).sum(2)
+    return torch.rsqrt(squares + DEMODULATION_EPS)
 
 
 def modulated_conv2d(
@@ -204,8 +249,8 @@ def modulated_conv2d(
     Returns:
         [N, O, H * up, W * up].
 
-    Source: StyleGAN2 paper section 2.2, equations 1 to 3; demodulation epsilon 1e-8 on the scaled weights.
-    NVlabs/stylegan2-ada-pytorch training/networks.py has this form as fused_modconv=False.
+    Source: StyleGAN2 paper section 2.2, equations 1 to 3; NVlabs/stylegan2-ada-pytorch
+    training/networks.py has this form as fused_modconv=False.
     """
     # Scaling what goes in and what comes out lets the samples share an ordinary convolution. Weights scaled
     # per sample, the paper's form, took 0.95 to 1.5 times as long in groups (CPU, float32, both memory
@@ -217,8 +262,4 @@ def modulated_conv2d(
     else:
         assert kernel is not None and up == 2 and weight.shape[2] == 3
         x = upfirdn2d(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), kernel, pad=(1, 1))
-    if not demodulate:
-        return x
-    # No matrix product: autocast would round this sum, which stays in float32.
-    squares = (weight.square().sum((2, 3)) * style.square().unsqueeze(1)).sum(2)  # [N, O]
-    return x * torch.rsqrt(squares + DEMODULATION_EPS).to(x.dtype).reshape(n, -1, 1, 1)
+    return x * demodulation(weight, style).to(x.dtype).reshape(n, -1, 1, 1) if demodulate else x

@@ -16,10 +16,11 @@ PACKAGE = Path(oneshot_core.__file__).parent
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
     "texts", "choices", "json_values", "ranges", "memory", "writing", "containers", "tensors", "copies",
-    "draws", "ops", "metrics", "networks", "latents", "checkpoints", "latent_files", "saved_states",
-    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
-    "fingerprints", "latent_optimiser", "search", "training", "recipe", "run_folder", "store", "editing",
-    "demo", "encoder_choice", "pipeline", "runners", "commands", "cli", "__main__",
+    "draws", "ops", "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files",
+    "saved_states", "features", "augmentation", "objective", "batches", "sampling", "blending",
+    "interpolation", "pictures", "fingerprints", "latent_optimiser", "search", "training", "recipe",
+    "run_folder", "store", "editing", "demo", "encoder_choice", "pipeline", "runners", "commands", "cli",
+    "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",
@@ -33,7 +34,6 @@ COMFY = {
 }
 PICKLING = {"pickle", "pickletools", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
-LONGER_FILES = {"networks.py": 550}  # one read-through beats a hunt: generator and discriminator share layers
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -128,7 +128,7 @@ def test_no_foreign_program_and_no_unpickling(path):
 @each_file()
 def test_files_and_functions_stay_in_budget(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGER_FILES.get(name_of(path), MAX_FILE_LINES)
+    assert lines <= MAX_FILE_LINES
     for node in ast.walk(tree_of(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = (node.end_lineno or 0) - node.lineno + 1

@@ -101,6 +101,24 @@ def test_bias_act_equals_the_formula():
     assert gradgradcheck(lambda x: ops.bias_act(x, bias).square(), x.requires_grad_(True))
 
 
+@pytest.mark.parametrize("noises", [1, 2])
+def test_scale_and_noise_come_before_the_bias(noises):
+    shapes = {"x": (2, 3, 4, 4), "bias": (3,), "scale": (2, 3), "noise": (noises, 1, 4, 4)}
+    x, bias, scale, noise = values = [drawn(*shape, what=name) for name, shape in shapes.items()]
+    wanted = ops.bias_act(x * scale[:, :, None, None] + noise, bias, clamp=1.0)
+    assert (ops.bias_act(x, bias, 1.0, scale, noise) - wanted).abs().max() < 1e-14
+    assert (
+        ops.bias_act(x, None, None, scale) - ops.bias_act(x * scale[:, :, None, None], None)
+    ).abs().max() < 1e-14
+
+    def apply(*values):
+        x, bias, scale, noise = values
+        return ops.bias_act(x, bias, None, scale, noise).square()
+
+    values = [value.requires_grad_(True) for value in values]
+    assert gradcheck(apply, values) and gradgradcheck(apply, values)
+
+
 def literal_modulated_conv2d(x, weight, style, demodulate, up):
     """One sample at a time, each with its own weights; up-sampling by zero insertion."""
     images = []

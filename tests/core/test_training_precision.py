@@ -23,8 +23,8 @@ from oneshot_core.training.phases import run_phase, start_round
 SIZE = 64
 REFERENCE, RANDOM = 0, 1  # a step of each kind under the default schedule
 # of the gradient of all trained weights together, ||g_bf16 - g_f32|| / ||g_f32||. Random tiny networks
-# measured 0.008 to 0.074: styles and demodulation are rounded per channel. The whole-image path of an untrained
-# judge is left out: there real and fake cancel.
+# measured 0.008 to 0.074: styles and demodulation are rounded per channel. The whole-image path of an
+# untrained judge is left out: there real and fake cancel.
 TOLERANCE = 0.1
 
 

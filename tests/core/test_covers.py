@@ -50,7 +50,7 @@ def test_the_cover_is_four_samples_in_reading_order() -> None:
         cell = cover.crop((left, top, left + half, top + half))
         wanted = picture.resize((half, half), Image.Resampling.LANCZOS)
         apart = ImageChops.difference(cell, wanted).getextrema()
-        assert max(high for _, high in apart) <= 1  # other chunks, other last bits
+        assert max(high for _, high in apart) <= 2  # other chunks, other last bits, then rounded twice
 
 
 def test_the_card_describes_the_generator_and_holds_the_cover() -> None:

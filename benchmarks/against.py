@@ -124,7 +124,7 @@ def original_arguments(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(
         exp="against", iter=options.rounds * len(SCHEDULE), start_iter=0, latent=512, n_sample=1, highp=1,
         ref_freq=2, d_reg_every=4, g_reg_every=4, batch=2, mixing=0.9, r1=10.0, f_lr=0.01, cars=False,
-        skip_init=options.searches == 0, init_iter=options.searches, lambda_optclip=1.0, lambda_optl2=0.01,
+        skip_init=False, init_iter=options.searches, lambda_optclip=1.0, lambda_optl2=0.01,
         lambda_optrec=1.0, lambda_patch=1.0, lambda_const=10.0, size=options.size, crop_size=128, num_crop=16,
         img_freq=10**9, save_freq=10**9, tau=1.0, nce_allbatch=False,
     )  # fmt: skip
@@ -163,16 +163,14 @@ def run_ours(options: argparse.Namespace, gate: Gate) -> None:
 
     words = argparse.Namespace(width_share=1.0, clip="ViT-B-32-quickgelu", profile=options.profile)
     subject = Subject(options.size, torch.device("cpu"), words, options.side)
-    if options.searches:
-        config = SearchConfig(steps=options.searches, profile=PROFILES[options.profile])
-        gate.reached()
-        search_latent(
-            subject.bundle, subject.encoders, subject.target, config, callbacks=[lambda _: gate.reached()]
-        )
-    for step in range(options.rounds * len(SCHEDULE)):
-        gate.reached()
-        subject.step(SCHEDULE[step % len(SCHEDULE)])
     gate.reached()
+    config = SearchConfig(steps=options.searches, profile=PROFILES[options.profile])
+    search_latent(
+        subject.bundle, subject.encoders, subject.target, config, callbacks=[lambda _: gate.reached()]
+    )
+    for step in range(options.rounds * len(SCHEDULE)):
+        subject.step(SCHEDULE[step % len(SCHEDULE)])
+        gate.reached()
 
 
 # Both -----------------------------------------------------------------------------------------------------

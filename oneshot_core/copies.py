@@ -13,7 +13,7 @@ def fast_layout(device: torch.device) -> torch.memory_format:
     """The memory format that training is fastest in on a device.
 
     CPU, 128 px, float32: discriminator rounds 0.73 to 0.78, generator calls 0.73 of the time in the other
-    format (benchmarks/README.md). On a GPU nothing was gained on an H100.
+    format, on one core. On a GPU nothing was gained on an H100.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 

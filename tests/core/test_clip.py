@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from file_server import serving
 from safetensors.torch import save_file
+from tiny_clip import CONFIG, pictures
 
 from oneshot_core.features import (
     ClipEncoder,
@@ -24,20 +25,9 @@ from oneshot_core.features import (
     clip,
     load_clip,
 )
-from oneshot_core.features.towers import FirstQueryPool
 from oneshot_core.features.weights import clip_source
 
-CONFIG = {
-    "embed_dim": 16,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 12, "width": 16, "heads": 2, "layers": 1},
-}
 WORDS = ["a", "face", "with", "hat"]
-
-
-def pictures(count: int = 2, size: int = 40, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
 @pytest.fixture
@@ -163,52 +153,6 @@ def test_length_first_order_changes_no_feature():
     encoder = ClipEncoder(model)
     assert not model.visual.transformer.batch_first
     torch.testing.assert_close(encoder.encode_images(images), before, rtol=0, atol=1e-12)
-
-
-TOWERS = {
-    "resnet": ({"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}, False),
-    "few tokens": (CONFIG["vision_cfg"], True),
-    "many tokens": (CONFIG["vision_cfg"] | {"patch_size": 2}, True),
-}
-
-
-@pytest.mark.parametrize("tower", TOWERS)
-def test_a_simplified_tower_gives_the_same_features(tmp_path, no_network, tower):
-    vision, quick = TOWERS[tower]
-    config = CONFIG | {"vision_cfg": vision, "quick_gelu": quick}
-    model = build_clip(config, seed=2)
-    for name, value in model.state_dict().items():  # as trained ones: neither unit scale nor mean 0
-        random = torch.Generator().manual_seed(len(name))
-        if name.endswith((".running_var", ".bn3.weight")):
-            value.uniform_(0.5, 2, generator=random)
-        elif name.endswith((".running_mean", ".in_proj_bias", ".c_fc.bias", ".c_proj.bias")):
-            value.normal_(generator=random)
-    model.eval()
-    save_file(model.state_dict(), tmp_path / "clip.safetensors")
-    encoder = load_clip("mine", tmp_path / "clip.safetensors", config)
-    left = {type(part).__name__ for part in encoder.model.visual.modules()}
-    assert not left & {"BatchNorm2d", "QuickGELU", "MultiheadAttention", "AttentionPool2d"}
-    images = pictures().requires_grad_()
-    wanted = F.normalize(model.encode_image(ClipPreprocess(32)(images), normalize=False), dim=-1)
-    found = encoder.encode_images(images)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
-    ours, theirs = (torch.autograd.grad(one[:, 0].sum(), images)[0] for one in (found, wanted))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
-
-
-def test_sharp_attention_gives_no_gradient_that_a_processor_is_slow_with():
-    """Below 1e-38 float32 loses its leading one, and products of such numbers took ten times as long."""
-    pool = open_clip.modified_resnet.AttentionPool2d(2, 64, 4, 16).requires_grad_(False)
-    with torch.no_grad():
-        pool.q_proj.weight *= 2_000
-    images = pictures(4, 2)[:, :1].repeat(1, 64, 1, 1).requires_grad_()
-    ours = FirstQueryPool(pool)
-    torch.testing.assert_close(ours(images), pool(images), rtol=1e-4, atol=1e-4)
-    keys: list[torch.Tensor] = []
-    ours.k_proj.register_full_backward_hook(lambda layer, before, after: keys.append(after[0]))
-    ours(images).sum().backward()
-    tiny = torch.finfo(torch.float32).tiny
-    assert not ((keys[0] != 0) & (keys[0].abs() < tiny)).any() and (keys[0] == 0).any()
 
 
 def test_no_projection_of_a_frozen_clip_is_a_batched_product():

@@ -292,11 +292,27 @@ def place(modules: Sequence[nn.Module], working_bytes: int) -> torch.device:
     return device
 
 
+def device() -> torch.device:
+    """Where ComfyUI lets models work."""
+    found: torch.device = mm.get_torch_device()
+    return found
+
+
 def make_room(needed_bytes: int) -> torch.device:
     """Let ComfyUI offload its models until so much memory is free; returns the device to work on."""
     device = mm.get_torch_device()
     mm.free_memory(needed_bytes, device)
     return device
+
+
+def fastest_execution(needed: Callable[[bool], int]) -> Any:
+    """Make room for a training; returns the fastest way of it that fits the memory that is free then.
+
+    Args:
+        needed: bytes that it takes with recomputing or without, see `core.Execution.fastest`.
+    """
+    place = make_room(needed(False))
+    return core.Execution.fastest(place, int(mm.get_free_memory(place)), needed)
 
 
 def unless_memory_is_full(work: Callable[[], Any]) -> Any:

@@ -34,6 +34,7 @@ SEARCH = {
     "profile": "method.profile",
     "steps": "search.steps",
     "seed": "search.seed",
+    "precision": "training.precision",
     "learning_rate": "search.learning_rate",
     **{f"{term}_weight": f"search.weights.{term}" for term in SEARCH_TERMS},
 }

@@ -20,6 +20,7 @@ from .sockets import (
     fit_input,
     generator_input,
     mask_input,
+    precision_input,
     profile_input,
     seed_input,
     target_input,
@@ -63,6 +64,7 @@ class CLIPLatentSearch(io.ComfyNode):
                 mask_input(),
                 fit_input(),
                 profile_input(),
+                precision_input(),
                 advanced(
                     io.Float,
                     "learning_rate",
@@ -106,12 +108,12 @@ class CLIPLatentSearch(io.ComfyNode):
         recipe = recipe_of(generator, settings, SEARCH)
         picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
-        recipe, inputs = core.prepared(recipe, inputs, "search")
+        recipe, inputs = core.prepared(recipe, inputs, "search", bridge.device())
         run, text = bridge.NodeProgress(recipe.search.steps), bridge.said(inputs.notes)
         with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_recipe(
                 recipe, inputs, bridge.run_store(),
-                place=lambda: bridge.make_room(core.search_bytes(generator, encoders)),
+                place=lambda: core.Execution(bridge.make_room(core.search_bytes(generator, encoders))),
                 callbacks=[run.report], poll=run.check,
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)

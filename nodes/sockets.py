@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..oneshot_core.choices import FITS, PROFILES
+from ..oneshot_core.choices import FITS, PRECISIONS, PROFILES
 from ..oneshot_core.recipe import SEED_MAX, Recipe
 from .api import io
 
@@ -81,6 +81,19 @@ def seed_input(tooltip: str) -> io.Input:
         max=SEED_MAX,
         control_after_generate=False,
         tooltip=tooltip,
+    )
+
+
+def precision_input() -> io.Input:
+    """Number format of forward passes."""
+    return advanced(
+        io.Combo,
+        "precision",
+        options=list(PRECISIONS),
+        default=DEFAULTS.training.precision,
+        tooltip="Number format of the forward passes. bfloat16 is several times faster where the device has "
+        "units for it and needs about half the memory; results differ slightly. auto: bfloat16 there, else "
+        "float32, and float32 with the profile official.",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
-from ..oneshot_core.choices import PRECISIONS, PRESETS
+from ..oneshot_core.choices import PRESETS
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
@@ -23,6 +23,7 @@ from .sockets import (
     fit_input,
     generator_input,
     mask_input,
+    precision_input,
     profile_input,
     seed_input,
     target_input,
@@ -109,10 +110,10 @@ def _prepared(
 ) -> tuple[Any, Any]:
     """The recipe of the node's inputs, bound to them, and the inputs, checked before any work."""
     recipe = recipe_of(generator, settings, ADAPT)
-    recipe.train_config().check_snapshot(settings["snapshot_step"])
     picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
     given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
-    recipe, inputs = core.prepared(recipe, given)
+    recipe, inputs = core.prepared(recipe, given, device=bridge.device())
+    recipe.train_config().check_snapshot(settings["snapshot_step"])
     bridge.said(inputs.notes)
     return recipe, inputs
 
@@ -138,9 +139,10 @@ def _adapted(recipe: Any, inputs: Any, fresh: bool, snapshot: int | None) -> tup
 
 
 def _room(recipe: Any, inputs: Any) -> Any:
-    """Make room for the training; returns the device."""
+    """Make room for the training; returns where and how it is done."""
     preset, _ = recipe.preset(inputs.source.size)
-    return bridge.make_room(core.training_bytes(inputs.source, inputs.encoders, inputs.aim, preset))
+    given = inputs.source, inputs.encoders, inputs.aim, preset, recipe.training.precision
+    return bridge.fastest_execution(lambda recompute: core.training_bytes(*given, recompute))
 
 
 def _preview(adapted: Any, inputs: Any) -> Tensor:
@@ -184,13 +186,7 @@ def _inputs() -> list[io.Input]:
             tooltip="Output the generator as it was after this step instead of the last; 0: the last. "
             "Snapshots are kept every snapshot_every steps; choosing another never trains again.",
         ),
-        io.Combo.Input(
-            "precision",
-            options=list(PRECISIONS),
-            default=DEFAULTS.training.precision,
-            tooltip="Number format of the forward passes. bfloat16 needs about half the memory for "
-            "activations and is faster on recent GPUs; results differ slightly.",
-        ),
+        precision_input(),
         mask_input(),
         fit_input(),
         profile_input(),

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         adapt,
     )
     from .training.checks import check_adaptable, check_run
+    from .training.execution import Execution
     from .training.memory import editing_bytes, search_bytes, training_bytes
     from .writing import first_free
 
@@ -123,6 +124,7 @@ _MODULES = {
     "pictures.sheets": "adaptation_sheet",
     "tensors": "gradients owned",
     "training": ("PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig adapt"),
+    "training.execution": "Execution",
     "training.memory": "editing_bytes search_bytes training_bytes",
     "training.checks": "check_adaptable check_run",
     "writing": "first_free",
@@ -146,6 +148,7 @@ __all__ = [
     "EncoderError",
     "Encoders",
     "EncodersOnDemand",
+    "Execution",
     "FolderStore",
     "GeneratorBundle",
     "Inputs",

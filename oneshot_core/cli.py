@@ -172,7 +172,8 @@ def _precision(parser: Any) -> None:
     _option(
         parser,
         "--precision",
-        "of the networks' forward passes (float32); bfloat16: less memory, faster where the device has it",
+        "of the networks' forward passes (auto: bfloat16 where the device has units for it, which needs less "
+        "memory and is faster; else float32)",
         choices=PRECISIONS,
     )
 

@@ -126,11 +126,13 @@ def check_memory(needed_bytes: int, what: str, lower: str) -> None:
     free = available_bytes()
     if free is not None and needed_bytes > free:
         raise ValueError(
-            f"not enough memory: {what} need {_told(needed_bytes)}, but {_told(free)} are free; {lower}"
+            f"not enough memory: {what} need {told_bytes(needed_bytes)}, but "
+            f"{told_bytes(free)} are free; {lower}"
         )
 
 
-def _told(count: int) -> str:
+def told_bytes(count: int) -> str:
+    """Say a size in words, such as 1.5 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -29,6 +30,7 @@ from .ops import (
     modulated_conv2d,
     upfirdn2d,
 )
+from .stages import Stage, kept
 from .tensors import Images, Latents, Noise, Styles, check_shape
 
 NORM_EPS = 1e-8  # of latent norm and minibatch deviation, as in both originals
@@ -255,12 +257,13 @@ class Generator(nn.Module):
             styles.append(self.to_rgbs[level].affine(w[:, 2 * level + 1]))
         return tuple(styles)
 
-    def render(self, styles: Styles, noise: Noise | None) -> Images:
+    def render(self, styles: Styles, noise: Noise | None, stage: Stage = kept) -> Images:
         """Draw images.
 
         Args:
             styles: what `affine` returns, possibly edited.
             noise: one map [1 or N, 1, r, r] per convolution (`noise_shapes`); None for no noise.
+            stage: runs each resolution from 8 px on, see `stages`.
 
         Returns:
             [N, 3, size, size], nominally in [-1, 1], not clamped.
@@ -273,13 +276,20 @@ class Generator(nn.Module):
         x = self.convs[0](x, styles[0], maps[0], clamp)
         image = self.to_rgbs[0](x, styles[1], clamp)
         for level in range(1, len(self.to_rgbs)):
-            first = 3 * level - 1
-            x = self.convs[2 * level - 1](x, styles[first], maps[2 * level - 1], clamp)
-            x = self.convs[2 * level](x, styles[first + 1], maps[2 * level], clamp)
-            # Skip architecture: every resolution adds its colours to the enlarged sum of those below.
-            image = upfirdn2d(image, self.blur, up=2, pad=(2, 1))
-            image = image + self.to_rgbs[level](x, styles[first + 2], clamp)
+            own = styles[3 * level - 1 : 3 * level + 2], maps[2 * level - 1 : 2 * level + 1]
+            x, image = stage(partial(self._level, level), x, image, *own)
         return image
+
+    def _level(
+        self, level: int, x: Tensor, image: Images, styles: Styles, maps: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Images]:
+        """Features [N, C, r, r] and picture [N, 3, r, r] of one resolution from those of the one below."""
+        clamp = self.config.conv_clamp
+        x = self.convs[2 * level - 1](x, styles[0], maps[0], clamp)
+        x = self.convs[2 * level](x, styles[1], maps[1], clamp)
+        # Skip architecture: every resolution adds its colours to the enlarged sum of those below.
+        image = upfirdn2d(image, self.blur, up=2, pad=(2, 1))
+        return x, image + self.to_rgbs[level](x, styles[2], clamp)
 
     def _check_render(self, styles: Styles, noise: Noise | None) -> None:
         if len(styles) != len(self.convs) + len(self.to_rgbs):
@@ -345,22 +355,23 @@ class Discriminator(nn.Module):
                 width,
             )
 
-    def score(self, images: Images, c: Tensor | None = None, parts: int = 1) -> Tensor:
+    def score(self, images: Images, c: Tensor | None = None, parts: int = 1, stage: Stage = kept) -> Tensor:
         """Judge whole images.
 
         Args:
             images: [N, 3, size, size]; N / parts must be divisible by min(N / parts, mbstd_group).
             c: [N, c_dim] one-hot labels of a conditional discriminator.
             parts: batches of one size in N, each with its own minibatch deviation, as in as many calls.
+            stage: runs each block, see `stages`.
 
         Returns:
             Logits [N, 1]; positive means "real".
         """
         size, clamp = self.config.size, self.config.conv_clamp
         check_shape(images, "images", (None, self.config.image_channels, size, size))
-        x = self.from_rgb(images, clamp)
+        x = stage(self.from_rgb, images, clamp)
         for block in self.blocks:
-            x = block(x, clamp)[2]
+            x = stage(block, x, clamp)[2]
         x = self.final_conv(torch.cat([self._with_deviation(one) for one in x.tensor_split(parts)]), clamp)
         x = self.output(self.final_linear.activated(x.flatten(1)))
         if self.mapping is None:
@@ -382,14 +393,15 @@ class Discriminator(nn.Module):
         y = wide.reshape(group, -1, features, c // features, h, w)
         y = torch.sqrt(y.var(dim=0, unbiased=False) + NORM_EPS).mean(dim=(2, 3, 4))  # [N / group, features]
         y = y.reshape(-1, features, 1, 1).repeat(group, 1, h, w)
-        return torch.cat([x, y], dim=1)
+        return torch.cat([x, y.to(x.dtype)], dim=1)
 
-    def patch_features(self, images: Images, index: int) -> Tensor:
+    def patch_features(self, images: Images, index: int, stage: Stage = kept) -> Tensor:
         """Compute the feature map that patch head `index` judges, and nothing behind it.
 
         Args:
             images: [N, 3, size, size].
             index: 0: conv 2 of block 64->32; 1, 2: convs 1, 2 of block 32->16; 3: conv 1 of block 16->8.
+            stage: runs each block, see `stages`.
 
         Returns:
             [N, C, 32, 32] for 0 and 1, [N, C, 16, 16] for 2 and 3, before the skip is added.
@@ -401,13 +413,13 @@ class Discriminator(nn.Module):
         """
         resolution, second = patch_location(self.config, index)
         clamp = self.config.conv_clamp
-        x = self.from_rgb(images, clamp)
+        x = stage(self.from_rgb, images, clamp)
         for level, block in enumerate(self.blocks):
             if self.config.size >> level == resolution:
                 first = block.conv1(x, clamp)
                 # Nothing deeper, nor this block's skip, enters it: equal bits, less work (performance.md 2).
                 return block.conv2(first, clamp) if second else first
-            x = block(x, clamp)[2]
+            x = stage(block, x, clamp)[2]
         raise AssertionError("patch_location returned a resolution that the network does not have")
 
 

@@ -41,11 +41,12 @@ from .search import SearchResult, check_search, search_latent
 from .store import Store
 from .tensors import Images, gradients
 from .training import AdaptResult, Callback
-from .training.checks import check_precision, check_run
+from .training.checks import check_run
+from .training.execution import Execution, fastest_in_place
 from .training.loop import adapt as train_to
 from .writing import set_aside
 
-Place = Callable[[], "torch.device | str"]
+Place = Callable[[], Execution]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def open_inputs(
             fit the generator.
     """
     device = torch.device(device)
-    check_precision(recipe.training.precision, device)
+    recipe = recipe.precised(device)
     for name, given in (("generator", recipe.generator), ("target", recipe.aim.target)):
         if not given.strip():
             raise RecipeError(f"the recipe names no {name}; give it (--{name})")
@@ -172,7 +173,9 @@ def _with_discriminator(recipe: Recipe, source: GeneratorBundle) -> tuple[Genera
     return with_fresh_discriminator(source, recipe.training.seed), [note]
 
 
-def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, Inputs]:
+def prepared(
+    recipe: Recipe, inputs: Inputs, half: str = "", device: torch.device | None = None
+) -> tuple[Recipe, Inputs]:
     """Check a recipe against its inputs, before any work, and bind it to them.
 
     Args:
@@ -180,6 +183,8 @@ def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, In
             notes say which differ.
         inputs: what it works with.
         half: "search" where nothing is to be trained.
+        device: where the work will be done, which decides about the precision "auto"; None: where the
+            generator is.
 
     Returns:
         The bound recipe; the inputs with the notes on what was changed, and with a fresh discriminator where
@@ -189,6 +194,7 @@ def prepared(recipe: Recipe, inputs: Inputs, half: str = "") -> tuple[Recipe, In
         ValueError: something does not fit together or is not finite.
     """
     source, notes = inputs.source, list[str]()
+    recipe = recipe.precised(device or source.generator.const.device)
     if half != "search":
         source, notes = _with_discriminator(recipe, source)
         notes += recipe.check(source)
@@ -274,7 +280,7 @@ def adapt_recipe(
         recipe: from `prepared`.
         inputs: from there too, with the reference.
         store: where the run is kept.
-        place: called before training, and only then; makes room and names the device for the copies. None:
+        place: called before training, and only then; makes room and says where and how it is done. None:
             the networks serve where they are.
         callbacks: told about every phase and step.
         poll: called while another process trains the same; it may raise.
@@ -385,7 +391,8 @@ def _searched(
     callbacks: Sequence[Callable[[StepProgress], None]],
 ) -> SearchResult:
     config = run.recipe.search_config()
-    device = None if place is None or _is_done(run.search_state, config.steps) else place()
+    how = None if place is None or _is_done(run.search_state, config.steps) else place()
+    device = None if how is None else how.device
 
     def work() -> SearchResult:
         source, encoders = inputs.source, inputs.encoders
@@ -428,12 +435,14 @@ def _trained(
 ) -> StoredResult:
     """Train, and keep what is complete."""
     recipe = run.recipe
-    preset, device = recipe.preset(inputs.source.size)[0], None if place is None else place()
+    preset = recipe.preset(inputs.source.size)[0]
+    given = inputs.source, inputs.encoders, inputs.aim, preset, recipe.training.precision
+    how = fastest_in_place(*given) if place is None else place()
     about = {"recipe": recipe.without_folders().values()}
 
     def train() -> AdaptResult:
         with gradients():
-            seen = inputs.encoders if device is None else inputs.encoders.to(device)
+            seen = inputs.encoders if how.device is None else inputs.encoders.to(how.device)
         return train_to(
             inputs.source,
             seen,  # type: ignore[arg-type]
@@ -443,7 +452,8 @@ def _trained(
             mask=inputs.mask,
             run_folder=run.work,
             callbacks=callbacks,
-            device=device,
+            device=how.device,
+            recompute=how.recompute,
             about=about,
         )
 

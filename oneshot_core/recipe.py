@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .choices import (
+    AUTO,
     DEMO,
     DEMO_TARGET,
     FITS,
@@ -32,6 +33,8 @@ from .json_values import Fields, JsonError
 from .ranges import MOST_RATE, check_number
 
 if TYPE_CHECKING:
+    import torch
+
     from .checkpoints import GeneratorBundle
     from .objective import Preset
     from .search import SearchConfig
@@ -146,13 +149,14 @@ class TrainingRecipe:
     Args:
         steps: optimiser rounds.
         seed: of everything random.
-        precision: number format of forward passes.
+        precision: number format of forward passes, of the search's too; "auto" until it is known where the
+            work is done, see `precised`.
         snapshot_every: steps between generators that are kept.
     """
 
     steps: int = STEPS
     seed: int = 0
-    precision: str = "float32"
+    precision: str = AUTO
     snapshot_every: int = 100
 
 
@@ -326,6 +330,7 @@ class Recipe:
             seed=self.training.seed if search.seed is None else search.seed,
             weights=search.weights,
             augment=search.views,
+            precision=self._precision(),
             profile=TABLE[self.method.profile],
         )
 
@@ -338,8 +343,25 @@ class Recipe:
             steps=training.steps,
             seed=training.seed,
             snapshot_every_steps=training.snapshot_every,
-            precision=training.precision,
+            precision=self._precision(),
         )
+
+    def _precision(self) -> str:
+        if self.training.precision == AUTO:
+            raise RecipeError(f"what the precision {AUTO!r} means is known on a device; see Recipe.precised")
+        return self.training.precision
+
+    def precised(self, device: torch.device) -> Recipe:
+        """The same with the number format that "auto" means on a device; the official profile's is float32.
+
+        Raises:
+            ValueError: the device has no such forward passes.
+        """
+        from .precision import resolved
+
+        official = self.method.profile == "official"
+        precision = resolved(self.training.precision, device, as_published=official)
+        return replace(self, training=replace(self.training, precision=precision))
 
     def check(self, bundle: GeneratorBundle) -> list[str]:
         """Refuse what cannot be followed with a generator, before any work; return the notes of `preset`.
@@ -350,8 +372,9 @@ class Recipe:
         from .training.checks import check_adaptable
 
         preset, notes = self.preset(bundle.size)
-        self.search_config()
-        self.train_config()
+        known = self.precised(bundle.generator.const.device)
+        known.search_config()
+        known.train_config()
         check_adaptable(bundle, preset)
         return notes
 

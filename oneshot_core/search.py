@@ -31,6 +31,7 @@ from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
 from .objective.presets import AUGMENTED, clip_search
 from .pictures import check_mask
+from .precision import check_precision, forward_pass, precision_setting
 from .ranges import MOST_RATE, check_number
 from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
@@ -52,11 +53,13 @@ class SearchConfig:
     weights: Mapping[str, float] = field(default_factory=dict)  # of clip, deviation, lpips, pixel; 0: without
     augment: bool = True  # compare augmented views with the target; False: the image itself
     profile: Profile = DEFAULT
+    precision: str = "float32"  # of forward passes
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; to skip the search pass a latent")
         check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
+        check_precision(self.precision)
         unknown = sorted(set(self.weights) - set(clip_search().names))
         if unknown:
             raise ValueError(f"the search has no term {unknown}; its terms: {', '.join(clip_search().names)}")
@@ -74,6 +77,7 @@ class SearchConfig:
             },
             "augment": self.augment,
             "profile": asdict(self.profile),
+            **precision_setting(self.precision),
         }
 
 
@@ -298,7 +302,7 @@ class _Search:
         """The latent's picture, with gradient, and what a step's terms see; the same at every call."""
         # Fresh noise at every step, as published (methods.md A).
         noise = drawn_noise(self.generator, self.draws, step, "search", batch=1)
-        image = self.generator.synthesize(self.optimiser.codes, noise)
+        image = self._rendered(noise)
         # Equal to the target where nothing counts, so every term, CLIP's too, is blind there.
         seen = image if self.mask is None else torch.lerp(self.goal.targets, image, self.mask)
         return image, StepContext(
@@ -335,8 +339,17 @@ class _Search:
     def _view(self, images: Callable[[], Images]) -> View:
         return View(images, None, self._encode)
 
+    def _rendered(self, noise: list[Tensor]) -> Images:
+        """Draw the latent in the search's precision; the picture has the weights' dtype."""
+        # Outside autocast, which would round what the affine layers give to bfloat16.
+        styles = self.generator.affine(self.optimiser.codes)
+        with forward_pass(self.mean.device, self.config.precision):
+            return self.generator.render(styles, noise).to(self.mean.dtype)
+
     def _encode(self, index: int, images: Images) -> Tensor:
-        return self.encoders.clips[index][0].encode_images(images)
+        with forward_pass(self.mean.device, self.config.precision):
+            features = self.encoders.clips[index][0].encode_images(images)
+            return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def _broken(self, what: str, step: int) -> FloatingPointError:
         return FloatingPointError(

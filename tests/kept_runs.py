@@ -15,12 +15,13 @@ from oneshot_core.recipe import Recipe
 from oneshot_core.run_folder import StoredResult
 from oneshot_core.store import RunStore
 from oneshot_core.training import Callback, TrainState
+from oneshot_core.training.execution import Execution
 
 SIZE, STEPS = 64, 4
 
 
 def bound(seed: int) -> Recipe:
-    return Recipe.of({"training": {"seed": seed}, "inputs": {"size": SIZE}})
+    return Recipe.of({"training": {"seed": seed, "precision": "float32"}, "inputs": {"size": SIZE}})
 
 
 class Counting(Callback):
@@ -36,7 +37,8 @@ class Counting(Callback):
 
 
 def recipe_of(steps: int = STEPS, seed: int = 0, **more: Any) -> Recipe:
-    return Recipe.of({"training": {"steps": steps, "seed": seed, "snapshot_every": 2}, **more})
+    training = {"steps": steps, "seed": seed, "snapshot_every": 2, "precision": "float32"}
+    return Recipe.of({"training": training, **more})
 
 
 def run(
@@ -47,7 +49,9 @@ def run(
     store = RunStore(root, settings.pop("limit_bytes", None))
     callbacks = [*settings.pop("callbacks", []), counting]
     recipe, inputs = prepared(recipe_of(steps, seed), replace(world, mask=settings.pop("mask", None)))
-    result = adapt_recipe(recipe, inputs, store, callbacks=callbacks, place=lambda: "cpu", **settings)
+    result = adapt_recipe(
+        recipe, inputs, store, callbacks=callbacks, place=lambda: Execution("cpu"), **settings
+    )
     return result, counting.steps
 
 

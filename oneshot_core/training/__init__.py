@@ -1,5 +1,6 @@
 """Adaptation: the loop, its state, and its observers."""
 
+from ..precision import PRECISIONS, check_precision
 from ..saved_states import StateError
 from .callbacks import (
     Callback,
@@ -11,7 +12,6 @@ from .callbacks import (
     Snapshots,
     StopSignal,
 )
-from .checks import PRECISIONS, check_precision
 from .config import TrainConfig
 from .loop import STATE_FILE, AdaptResult, adapt, adapted_bundle, train
 from .state import TrainState, fresh_heads

@@ -1,18 +1,12 @@
-"""What is refused before any work: generators and aims that a method cannot use, unknown precisions."""
+"""What is refused before any work: generators and aims that a method cannot use."""
 
 from __future__ import annotations
-
-import warnings
-
-import torch
 
 from ..checkpoints import GeneratorBundle, check_family
 from ..latents import Latent
 from ..networks import Generator
 from ..objective import MAIN, Aim, Preset
 from ..tensors import check_finite, check_shape
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of forward passes: autocast to what; None: none
 
 
 def trained_generator(bundle: GeneratorBundle, preset: Preset) -> Generator:
@@ -103,32 +97,6 @@ def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
     shape = (1, config.num_layers, config.w_dim) if codes.ndim == 3 else (1, config.w_dim)
     check_shape(codes, "reference latent", shape)
     check_finite(codes, "the reference latent", "search it again")
-
-
-def precision_setting(precision: str) -> dict[str, str]:
-    """The precision as a setting that determines the result; the default is none, so old runs go on."""
-    return {} if precision == "float32" else {"precision": precision}
-
-
-def check_precision(precision: str, device: torch.device | None = None) -> None:
-    """Refuse a precision that is unknown, or that a device cannot autocast to; raises ValueError."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    dtype = PRECISIONS[precision]
-    if device is None or dtype is None:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch only warns and goes on in float32; here that is an error
-            with torch.autocast(device.type, dtype):
-                works = torch.is_autocast_enabled(device.type)
-    except RuntimeError:
-        works = False
-    if not works:
-        raise ValueError(
-            f"torch {torch.__version__} has no {precision} forward passes on the device {device.type}; use "
-            "the precision float32, or another device"
-        )
 
 
 def uses_heads(preset: Preset, size: int) -> bool:

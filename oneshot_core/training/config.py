@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..choices import STEPS
+from ..precision import check_precision, precision_setting
 from ..ranges import check_number
-from .checks import check_precision, precision_setting
 
 
 @dataclass(frozen=True)

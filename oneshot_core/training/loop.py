@@ -24,6 +24,7 @@ from ..json_values import Fields, JsonError
 from ..objective import Aim, Preset
 from ..objective.presets import oneshot_clip
 from ..saved_states import StateError
+from ..stages import kept, recomputed
 from ..tensors import gradients, owned
 from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
@@ -116,6 +117,7 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
     run_folder: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
     device: torch.device | str | None = None,
+    recompute: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> AdaptResult:
     """Adapt a generator to the look of one picture.
@@ -132,6 +134,8 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
             resumed and gives what an uninterrupted run would have given. None: nothing is written.
         callbacks: told about every phase and step.
         device: where to train; None: where the generator is.
+        recompute: keep less for the backward pass and compute it again there: slower, in less memory, with
+            the same result.
         about: JSON values for the headers of the result and its snapshots, such as its recipe.
 
     Returns:
@@ -154,6 +158,7 @@ def adapt(  # noqa: PLR0913 - what is adapted to what and how, and how to follow
         aim = counted_aim(aim, bundle, mask, folder)
     draws = SeededDraws(config.seed)
     state = TrainState.create(bundle, encoders, aim, preset, draws, settings, config.precision, device)
+    state.stage = recomputed if recompute else kept
     state.about = dict(about or {})
     before, after = ([], []) if folder is None else _resumed(state, bundle, config, folder)
     train(state, config.steps, [*before, *callbacks, *after])

@@ -10,30 +10,40 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder, Encoders, EncodersOnDemand
 from ..latents import Latents
 from ..networks import Generator
 from ..objective import Aim, Preset
+from ..precision import PRECISIONS
+from ..stages import Context, kept
 from ..tensors import gradients
 from .checks import check_run
 from .phases import Round, phase_update, phases_due
 from .state import TrainState
 
+_Storages: TypeAlias = dict[int, torch.UntypedStorage]  # held: a freed one gives its address to the next
 META = torch.device("meta")
 WORKING_SHARE = 1.15  # what is kept for backward, and what passes beside it: gradients of activations, copies
 OVERHEAD_BYTES = 100_000_000  # scratch space of convolution libraries, code loaded at the first step
 
 
 def training_bytes(
-    bundle: GeneratorBundle, encoders: Encoders | EncodersOnDemand, aim: Aim, preset: Preset
+    bundle: GeneratorBundle,
+    encoders: Encoders | EncodersOnDemand,
+    aim: Aim,
+    preset: Preset,
+    precision: str = "float32",
+    recompute: bool = False,
 ) -> int:
     """Estimate the peak memory of an adaptation: networks, optimisers, encoders, and its largest phase.
 
@@ -44,6 +54,8 @@ def training_bytes(
         encoders: CLIP models and perceptual net; loaded for it when they are not yet.
         aim: what is adapted to.
         preset: the method.
+        precision: of forward passes; each kept value takes two bytes in bfloat16.
+        recompute: see `adapt`.
 
     Returns:
         Bytes on the device of the training, within 25 % of the peak measured on a CPU in float32
@@ -54,40 +66,71 @@ def training_bytes(
         ValueError: aim or discriminator do not fit the preset or the generator.
     """
     check_run(bundle, aim, preset)
+    # The meta device knows no autocast; networks of that type stand for it.
+    dtype = PRECISIONS[precision] or torch.float32
     shapes = replace(
         bundle,
-        generator=_on_meta(bundle.generator),
-        discriminator=_on_meta(bundle.discriminator),
-        raw_generator=_on_meta(bundle.raw_generator),
+        generator=_on_meta(bundle.generator, dtype),
+        discriminator=_on_meta(bundle.discriminator, dtype),
+        raw_generator=_on_meta(bundle.raw_generator, dtype),
     )
     seen = Encoders(
-        tuple((_on_meta(clip), weight) for clip, weight in encoders.clips),
-        _on_meta(encoders.perceptual if preset.needs.perceptual else None),
+        tuple((_on_meta(clip, dtype), weight) for clip, weight in encoders.clips),
+        _on_meta(encoders.perceptual if preset.needs.perceptual else None, dtype),
     )
+    regions = _Regions()
     # Checked above, with values: a fingerprint of the family cannot be taken of shapes.
     plain = replace(aim, reference=aim.codes)
     with gradients():
         state = TrainState.create(shapes, seen, plain, preset, _LargestDraws())
+        state.stage = regions if recompute else kept
         networks = {id(network): network for network in (state.source, *state.networks())}
-        kept = sum(map(_bytes, networks.values()))
-        for (
-            optimiser
-        ) in state.optimisers.values():  # a gradient and two moments of everything that is trained
+        weights = sum(map(_bytes, networks.values()))
+        for optimiser in state.optimisers.values():
             trained = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
-            kept += 3 * sum(map(_tensor_bytes, trained))
-        kept += sum(_bytes(clip) for clip, _ in seen.clips) + _bytes(seen.perceptual)
-        largest = max(_saved(work) for work in _phases(state))
-    return int(OVERHEAD_BYTES + kept + WORKING_SHARE * largest)
+            # A gradient and two moments, and where they are cast for the passes a cast copy.
+            weights += (3 if dtype == torch.float32 else 4) * 4 * sum(p.numel() for p in trained)
+        weights += sum(_bytes(clip) for clip, _ in seen.clips) + _bytes(seen.perceptual)
+        largest = max(_peak(name, work, regions, dtype) for name, work in _phases(state))
+    return int(OVERHEAD_BYTES + weights + WORKING_SHARE * largest)
 
 
-def _phases(state: TrainState) -> Iterator[Callable[[], Any]]:
-    """The phases that train, of a step of each kind."""
+def _peak(name: str, work: Callable[[], Any], regions: _Regions, dtype: torch.dtype) -> int:
+    """Bytes that a phase keeps at most; R1 is computed in float32 whatever the precision."""
+    regions.largest = 0
+    wider = torch.float32.itemsize // dtype.itemsize if name == "r1" else 1
+    return wider * (_saved(work) + regions.largest)
+
+
+class _Regions:
+    """A stage that counts what its largest part keeps while it is computed again; else only inputs stay."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def __call__(self, part: Callable[..., Any], *inputs: Any, context: Context = nullcontext) -> Any:
+        """See `stages.recomputed`."""
+        storages: _Storages = {}
+        with _saving(storages):
+            result = part(*inputs)
+        self.largest = max(self.largest, _size(storages))
+        if torch.is_grad_enabled():
+            # One operation with a derivative, whose input the hooks of the whole phase see.
+            for tensor in (
+                one for one in tree_leaves(inputs) if isinstance(one, Tensor) and one.requires_grad
+            ):
+                tensor.square()
+        return result
+
+
+def _phases(state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The phases that train, of a step of each kind, by name."""
     starts = {state.preset.kind(step).name: step for step in reversed(range(state.preset.cycle))}
     for step in starts.values():
         current = Round(state, step, state.preset.kind(step))
         for name in phases_due(current):
             if name != "average":
-                yield partial(_loss, name, current)
+                yield name, partial(_loss, name, current)
 
 
 def _loss(name: str, current: Round) -> Tensor:
@@ -156,7 +199,15 @@ def _rendered(generator: Generator, count: int) -> Tensor:
 
 def _saved(work: Callable[[], Any]) -> int:
     """Bytes that autograd keeps for the backward pass of some work; weights are not counted."""
-    storages: dict[int, torch.UntypedStorage] = {}  # held: one that is freed gives its address to the next
+    storages: _Storages = {}
+    with _saving(storages):
+        result = work()
+    del result
+    return _size(storages)
+
+
+def _saving(storages: _Storages) -> AbstractContextManager[Any]:
+    """Collect what autograd keeps."""
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
@@ -164,27 +215,26 @@ def _saved(work: Callable[[], Any]) -> int:
             storages[storage._cdata] = storage
         return tensor.detach()  # the tensor itself knows its graph, which would hold it: a cycle for ever
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = work()
-    del result
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+
+def _size(storages: _Storages) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def _on_meta(module: Any) -> Any:
-    """Copy the shapes of a network."""
+def _on_meta(module: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Copy the shapes of a network, its floats in a type."""
     if module is None or not isinstance(module, nn.Module):
         return module
     memo: dict[int, Any] = {}
     with torch.inference_mode(False):
         for tensor in (*module.parameters(), *module.buffers()):
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            empty = torch.empty(tensor.shape, dtype=kind, device=META)
             memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
         return copy.deepcopy(module, memo)
 
 
-def _tensor_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _bytes(module: Any) -> int:
-    return sum(map(_tensor_bytes, module.parameters())) if isinstance(module, nn.Module) else 0
+    """Of the weights, which are float32 in every precision."""
+    return 4 * sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from ..networks import Generator
 from ..objective import MAIN, StepContext, StepDraws, StepKind, View
 from ..objective.adversarial import logistic, r1_penalty
 from ..objective.batches import CodeRequest
+from ..precision import forward_pass
+from ..stages import kept
 from ..tensors import Images, Latents
-from .checks import PRECISIONS
 from .state import TrainState
 
 
@@ -79,13 +81,8 @@ def _frozen(*modules: nn.Module | None) -> Iterator[None]:
 
 
 def _forward_pass(state: TrainState) -> AbstractContextManager[Any]:
-    """Open the run's precision for a forward pass of generator, discriminator or CLIP.
-
-    Opened here only. Outside it, and so in float32, stay styles and demodulation, the RGB skip, R1, losses,
-    the perceptual net, the weights, their average and the optimisers (performance.md section 3).
-    """
-    dtype = PRECISIONS[state.precision]
-    return torch.autocast(state.source.const.device.type, dtype) if dtype else nullcontext()
+    """Open the run's precision; here only."""
+    return forward_pass(state.source.const.device, state.precision)
 
 
 def _rendered(state: TrainState, generator: Generator, codes: Latents, noise: list[Tensor]) -> Images:
@@ -93,13 +90,13 @@ def _rendered(state: TrainState, generator: Generator, codes: Latents, noise: li
     # Outside autocast, which would round what the affine layers give to bfloat16.
     styles = generator.affine(codes)
     with _forward_pass(state):
-        return generator.render(styles, noise).to(styles[0].dtype)
+        return generator.render(styles, noise, state.stage).to(styles[0].dtype)
 
 
 def _encoded(state: TrainState, index: int, images: Images) -> Tensor:
     """Unit features of a CLIP model, computed in the run's precision, of float32 or wider."""
     with _forward_pass(state):
-        features = state.goal.encoders.clips[index][0].encode_images(images)
+        features = state.stage(state.goal.encoders.clips[index][0].encode_images, images)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -197,11 +194,16 @@ def _logits(current: Round, path: str | None, images: Images, purpose: str, part
     """Judge images on a discriminator path: [N, 1] or [N, 1, h, w]; see `Discriminator.score` for parts."""
     state = current.state
     assert state.discriminator is not None
-    if path == "image" or state.heads is None:
-        return state.discriminator.score(images, parts=parts)
-    # Nothing behind the feature map is computed; the published code runs all blocks, each twice.
-    head = _head(current, purpose)
-    return state.heads(state.discriminator.patch_features(images, head), head)
+    # The generator's phase only passes gradients on through it: none of its weights are computed.
+    passing = partial(_frozen, state.discriminator, state.heads) if purpose == "adapted" else nullcontext
+    # A graph that is differentiated twice is kept whole.
+    stage = kept if purpose == "r1" else partial(state.stage, context=passing)
+    with passing():
+        if path == "image" or state.heads is None:
+            return state.discriminator.score(images, parts=parts, stage=stage)
+        # Nothing behind the feature map is computed; the published code runs all blocks, each twice.
+        head = _head(current, purpose)
+        return state.heads(state.discriminator.patch_features(images, head, stage), head)
 
 
 def _discriminated(current: Round, path: str | None, images: Images, purpose: str, parts: int = 1) -> Tensor:
@@ -304,9 +306,7 @@ def _view(current: Round, name: str) -> View:
 
 def _generator(current: Round) -> Update:
     state, objective = current.state, current.kind.objective
-    # They only pass gradients on: no gradients of their weights are computed.
-    with _frozen(state.discriminator, state.heads):
-        total, values = objective(_context(current))
+    total, values = objective(_context(current))
 
     def blamed() -> str:
         trained = [p for p in state.adapted.parameters() if p.requires_grad]

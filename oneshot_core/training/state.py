@@ -16,9 +16,11 @@ from ..draws import Draws
 from ..features import Encoders, check_encoders
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Aim, AimFeatures, Preset
+from ..precision import check_precision, precision_setting
 from ..saved_states import SavedState, StateFile
+from ..stages import Stage, kept
 from ..tensors import gradients, is_finite
-from .checks import check_precision, check_run, precision_setting, trained_generator, uses_heads
+from .checks import check_run, trained_generator, uses_heads
 
 STATE_FORMAT = "oneshot-run"
 STATE_VERSION = 2
@@ -40,6 +42,7 @@ class TrainState:
         settings: JSON of everything that determines the result; a saved state of other settings is refused.
         step: steps done.
         precision: of forward passes, a key of `PRECISIONS`.
+        stage: runs parts of the networks; decides what of them is kept for the backward pass.
         history: per logged name the value of each step; NaN where a step does not compute it.
         amid_step: whether some networks are a phase ahead of the others, a state not to be saved.
     """
@@ -55,6 +58,7 @@ class TrainState:
     settings: dict[str, Any]
     step: int = 0
     precision: str = "float32"
+    stage: Stage = kept
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

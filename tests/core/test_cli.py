@@ -60,7 +60,7 @@ def test_the_choices_are_the_engines():
     from oneshot_core.training import PRECISIONS
 
     assert cli.FITS == FITS
-    assert cli.PRECISIONS == tuple(PRECISIONS)
+    assert cli.PRECISIONS == ("auto", *PRECISIONS)
     assert cli.NOISE_MODES == NOISE_MODES
 
 

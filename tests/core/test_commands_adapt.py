@@ -191,7 +191,7 @@ def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(ca
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["precision"] == "bfloat16"
     history = load(tmp_path / "out" / "adapted.safetensors").provenance.history
     assert history["settings"]["precision"] == "bfloat16"
-    code, _, err = run(capsys, *adapt_words(files, tmp_path / "out"))
-    assert code == 2 and "other settings (precision differ)" in err
+    code, _, err = run(capsys, *adapt_words(files, tmp_path / "out", "--precision", "float32"))
+    assert code == 2 and "other settings (precision, search.precision differ)" in err
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "none", "--precision", "half"))
     assert code == 2 and "bfloat16" in err

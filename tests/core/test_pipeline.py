@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kept_runs import SIZE, STEPS, Counting, folder_of, names_of, recipe_of, run, same, tiny_inputs
+from kept_runs import SIZE, STEPS, Counting, bound, folder_of, names_of, recipe_of, run, same, tiny_inputs
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
@@ -23,6 +23,7 @@ from oneshot_core.recipe import Recipe
 from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, Run
 from oneshot_core.store import FolderStore, RunStore
 from oneshot_core.training import STATE_FILE, Callback, Poll, StopSignal, TrainConfig, TrainState, adapt
+from oneshot_core.training.execution import Execution
 from oneshot_core.training.loop import SNAPSHOTS
 from oneshot_core.training.masking import MASKED_FILE
 
@@ -282,9 +283,9 @@ def test_command_plan_and_the_two_halves_of_the_canvas_give_one_result(
     assert cli.main([*words, "--threads", "1"]) == 0
 
     store, opened = RunStore(tmp_path / "store"), open_inputs(recipe)
-    found = search_recipe(*prepared(recipe, opened, "search"), store, place=lambda: "cpu")
+    found = search_recipe(*prepared(recipe, opened, "search"), store, place=lambda: Execution("cpu"))
     half = prepared(recipe, replace(opened, reference=found.latent))
-    canvas = adapt_recipe(*half, store, place=lambda: "cpu").bundle
+    canvas = adapt_recipe(*half, store, place=lambda: Execution("cpu")).bundle
     for other in (tmp_path / "command", tmp_path / "batch" / "x"):
         assert same(load(other / RESULT), canvas)
     assert (tmp_path / "command" / RESULT).read_bytes() == (tmp_path / "batch" / "x" / RESULT).read_bytes()
@@ -380,7 +381,7 @@ def test_what_the_results_file_holds_is_part_of_the_key(world: Inputs) -> None:
 
 
 def test_the_same_settings_have_one_key_however_they_are_given(world: Inputs) -> None:
-    plain, told = Recipe.of({"inputs": {"size": SIZE}}), {"clip": 1, "deviation": 0.01}
+    plain, told = bound(0), {"clip": 1, "deviation": 0.01}
     assert Recipe.of({"search": {"weights": told}}, plain).key("search") == plain.key("search")
     shown = prepared(recipe_of(), Inputs(demo_generator(), demo_encoders(), demo_target()))[0]
     assert shown.generator == "demo"  # on the canvas it came as a value

@@ -57,9 +57,9 @@ def rendered(state: TrainState, monkeypatch, step: int = 1) -> dict[str, tuple]:
             calls[name] = (w,)
             return affine(w)
 
-        def noted_noise(styles, noise, name=name, render=render):
+        def noted_noise(styles, noise, stage, name=name, render=render):
             calls[name] += (noise,)
-            return render(styles, noise)
+            return render(styles, noise, stage)
 
         monkeypatch.setattr(generator, "affine", noted_codes)
         monkeypatch.setattr(generator, "render", noted_noise)
@@ -183,7 +183,7 @@ def test_one_head_per_update_judges_fake_and_real_alike(monkeypatch):
         monkeypatch.setattr(
             state.discriminator,
             "patch_features",
-            lambda x, i, seen=seen, plain=plain: seen.append(i) or plain(x, i),
+            lambda x, i, stage, seen=seen, plain=plain: seen.append(i) or plain(x, i, stage),
         )
         of_steps = []
         for step in (1, 2, 3, 5, 6, 7):

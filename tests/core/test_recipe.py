@@ -30,7 +30,7 @@ INPUTS = {
     "clip": [["c", 1.0]],
     "perceptual": "p",
 }
-BOUND = Recipe.of({"inputs": {**INPUTS, "target": "t"}})
+BOUND = Recipe.of({"inputs": {**INPUTS, "target": "t"}, "training": {"precision": "float32"}})
 
 
 def test_it_reads_what_it_writes() -> None:
@@ -69,7 +69,7 @@ def test_what_is_given_changes_a_base_entry_by_entry() -> None:
         ({"training": {"steps": None}}, "steps must be a whole number, found null"),
         ({"training": {"steps": 0}}, "steps must be a number from 1 to 100000, got 0"),
         ({"training": {"seed": -1}}, "seed must be a number from 0"),
-        ({"training": {"precision": "half"}}, "precision must be one of float32, bfloat16, got 'half'"),
+        ({"training": {"precision": "half"}}, "precision must be one of auto, float32, bfloat16, got 'half'"),
         ({"aim": {"fit": "zoom"}}, "fit must be one of crop, stretch, letterbox, got 'zoom'"),
         ({"method": {"preset": "other"}}, "preset must be one of oneshot_clip"),
         ({"method": {"weights": {"patch": -1}}}, "patch must be a number of at least 0"),
@@ -139,7 +139,7 @@ def test_defaults_of_the_method_are_the_methods() -> None:
 
 def test_choices_are_the_engines() -> None:
     assert set(choices.PRESETS) == set(PRESETS) and set(choices.PROFILES) == set(PROFILES)
-    assert set(choices.PRECISIONS) == set(PRECISIONS) and choices.FITS is FITS
+    assert choices.PRECISIONS == ("auto", *PRECISIONS) and choices.FITS is FITS
 
 
 def test_asking_for_defaults_imports_no_torch() -> None:

@@ -224,7 +224,7 @@ def test_real_images_are_the_target_with_random_flips(monkeypatch):
     state = fresh(preset=oneshot_clip().rebatched(6))
     seen = []
     plain = state.discriminator.patch_features
-    monkeypatch.setattr(state.discriminator, "patch_features", lambda x, i: seen.append(x) or plain(x, i))
+    monkeypatch.setattr(state.discriminator, "patch_features", lambda x, i, _: seen.append(x) or plain(x, i))
     run_phase("discriminator", at(state, RANDOM))
     real, target = seen[0][6:], state.goal.targets  # behind as many drawn ones
     flips = state.draws.integers(RANDOM, "real.flip", 2, (6,)).tolist()
@@ -238,7 +238,7 @@ def test_reference_steps_render_the_reference_latent(monkeypatch):
     codes, noises = [], []
     affine, render = state.adapted.affine, state.adapted.render
     monkeypatch.setattr(state.adapted, "affine", lambda w: codes.append(w) or affine(w))
-    monkeypatch.setattr(state.adapted, "render", lambda s, noise: noises.append(noise) or render(s, noise))
+    monkeypatch.setattr(state.adapted, "render", lambda s, n, _: noises.append(n) or render(s, n))
     for phase in ("discriminator", "generator"):
         run_phase(phase, at(state, REFERENCE))
     assert len(codes) == len(noises) == 2

@@ -23,7 +23,7 @@ from .checkpoints.bundle import estimate_mean_latent
 from .choices import SEARCH_RATE, SEARCH_STEPS
 from .copies import fast_layout, private_copy
 from .draws import Draws, SeededDraws
-from .features import Encoders, EncodersOnDemand, check_encoders
+from .features import Encoders, EncodersOnDemand, check_encoders, clips_for
 from .fingerprints import determining, inputs_of
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent, drawn_noise
@@ -31,7 +31,7 @@ from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
 from .objective.presets import AUGMENTED, clip_search
 from .pictures import check_mask
-from .precision import check_precision, forward_pass, precision_setting
+from .precision import PRECISIONS, check_precision, forward_pass, precision_setting
 from .ranges import MOST_RATE, check_number
 from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
@@ -211,7 +211,7 @@ class _Search:
         like = bundle.generator.const
         self.generator: Generator = private_copy(raw or bundle.generator, layout=fast_layout(like.device))
         self.goal = AimFeatures(Aim(target).to(like), encoders)
-        self.encoders = encoders
+        self.clips = clips_for(encoders, PRECISIONS[config.precision])
         self.mask = None if mask is None else owned(mask).to(like)
         # As given, not as moved: the settings that a state is compared with must not depend on the device.
         self.given = (bundle, encoders, Aim(target), mask, start)
@@ -348,7 +348,7 @@ class _Search:
 
     def _encode(self, index: int, images: Images) -> Tensor:
         with forward_pass(self.mean.device, self.config.precision):
-            features = self.encoders.clips[index][0].encode_images(images)
+            features = self.clips[index].encode_images(images)
             return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def _broken(self, what: str, step: int) -> FloatingPointError:

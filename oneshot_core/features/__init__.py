@@ -83,6 +83,14 @@ class Encoders:
         return Encoders(clips, _copied(self.perceptual, device))
 
 
+def clips_for(encoders: Encoders | EncodersOnDemand, dtype: torch.dtype | None) -> tuple[ClipEncoder, ...]:
+    """The CLIP models for forward passes under autocast to a type; None: for those without."""
+    return tuple(
+        clip.lowered(dtype) if dtype is not None and isinstance(clip, ClipEncoder) else clip
+        for clip, _ in encoders.clips
+    )
+
+
 def check_encoders(encoders: Encoders | EncodersOnDemand) -> None:
     """Refuse encoders with weights that are NaN or infinite; raises ValueError that names the first."""
     advice = "load its file again, or use another"

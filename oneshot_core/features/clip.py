@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..tensors import Images, check_shape, gradients
 from .clip_config import check_size, read_config
 from .download import BytesProgress
-from .towers import layout_of, run_length_first, simplify, tower_weight
+from .towers import layout_of, lowered, run_length_first, simplify, tower_weight
 from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
 log = logging.getLogger(__name__)
@@ -176,6 +176,14 @@ class ClipEncoder(nn.Module):
         pixels = pixels.to(self.dtype).contiguous(memory_format=self.layout)
         return _unit(self.model.encode_image(pixels, normalize=False))
 
+    def lowered(self, dtype: torch.dtype) -> ClipEncoder:
+        """The same whose image tower multiplies with weights that are stored in a narrow type.
+
+        Under autocast to that type it gives the same features, without rounding frozen weights at every call.
+        """
+        model = _with_part(self.model, "visual", lowered(self.model.visual, dtype))
+        return _with_part(self, "model", model)
+
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return one unit feature per text, [N, D], float32 or float64.
 
@@ -192,6 +200,13 @@ class ClipEncoder(nn.Module):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Return one unit feature per row of token ids [N, context], [N, D], float32 or float64."""
         return _unit(self.model.encode_text(tokens.to(self.device), normalize=False))
+
+
+def _with_part(module: Any, name: str, part: nn.Module) -> Any:
+    """A module like another that shares its parts but for one."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, name: part}
+    return twin
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -224,7 +239,7 @@ def build_clip(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """
     import open_clip
 
-    settings = deepcopy({key: value for key, value in config.items() if key != "tokenizer"})
+    settings = copy.deepcopy({key: value for key, value in config.items() if key != "tokenizer"})
     absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in settings]
     if absent:
         raise EncoderError(f"the CLIP configuration lacks {', '.join(absent)}; it has {', '.join(config)}")

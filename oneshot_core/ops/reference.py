@@ -116,10 +116,16 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, size: list[int]) -> Tensor:
         """[N, C, h, w], [C, 1, T, T] -> [N, C, *size]."""
         ctx.weight, ctx.stride, ctx.padding = weight, stride, padding
+        reach = weight.shape[2] - 1 - padding
+        if stride == 1 and reach >= 0:
+            # The same as gathering with the flipped filter, which took a quarter of the time in bfloat16 on a
+            # CPU, 0.7 to 0.97 of it in float32.
+            return F.conv2d(x, weight.flip(2, 3), padding=reach, groups=x.shape[1])
         # With a stride several input sizes give one output size; backward must hit the one it came from.
         least = [(side - 1) * stride + weight.shape[2] - 2 * padding for side in x.shape[2:]]
         rest = [wanted - side for wanted, side in zip(size, least, strict=True)]
-        # torch has no fast form of this in 16 bits on a CPU: 306 ms against 13 in float32 at 128 channels.
+        # torch has no fast form of this in 16 bits on a CPU: 306 ms against 13 in float32 at 128 channels;
+        # zeros in between and a convolution are slower still, and so is one for each phase.
         narrow = x.device.type == "cpu" and x.dtype.itemsize < 4
         wide = (x.float(), weight.float()) if narrow else (x, weight)
         return F.conv_transpose2d(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..copies import fast_layout
 from ..latents import drawn_noise
 from ..networks import Generator
 from ..objective import MAIN, StepContext, StepDraws, StepKind, View
@@ -96,7 +97,7 @@ def _rendered(state: TrainState, generator: Generator, codes: Latents, noise: li
 def _encoded(state: TrainState, index: int, images: Images) -> Tensor:
     """Unit features of a CLIP model, computed in the run's precision, of float32 or wider."""
     with _forward_pass(state):
-        features = state.stage(state.goal.encoders.clips[index][0].encode_images, images)
+        features = state.stage(state.clips[index].encode_images, images)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -196,6 +197,8 @@ def _logits(current: Round, path: str | None, images: Images, purpose: str, part
     assert state.discriminator is not None
     # The generator's phase only passes gradients on through it: none of its weights are computed.
     passing = partial(_frozen, state.discriminator, state.heads) if purpose == "adapted" else nullcontext
+    # A 1x1 convolution hands on the layout it is given; in the wrong one all of the first block is slow.
+    images = images.contiguous(memory_format=fast_layout(images.device))
     # A graph that is differentiated twice is kept whole.
     stage = kept if purpose == "r1" else partial(state.stage, context=passing)
     with passing():

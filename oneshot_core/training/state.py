@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ..checkpoints import GeneratorBundle
 from ..copies import fast_layout, private_copy
 from ..draws import Draws
-from ..features import Encoders, check_encoders
+from ..features import Encoders, check_encoders, clips_for
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Aim, AimFeatures, Preset
-from ..precision import check_precision, precision_setting
+from ..precision import PRECISIONS, check_precision, precision_setting
 from ..saved_states import SavedState, StateFile
 from ..stages import Stage, kept
 from ..tensors import gradients, is_finite
@@ -65,6 +65,7 @@ class TrainState:
         self.history: dict[str, list[float]] = {}
         self.about: dict[str, Any] = {}  # JSON values for the headers of what comes out of it
         self.amid_step = False
+        self.clips = clips_for(self.goal.encoders, PRECISIONS[self.precision])
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
             # All parameters, frozen ones too, as published: those never have a gradient and are skipped.

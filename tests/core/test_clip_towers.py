@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_clip import CONFIG, pictures
 
 from oneshot_core.features import ClipPreprocess, build_clip, load_clip
-from oneshot_core.features.towers import FirstQueryPool
+from oneshot_core.features.towers import FirstQueryPool, Patches, _makes_patches, tower_weight
 
 TOWERS = {
     "resnet": ({"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "head_width": 32}, False),
@@ -56,3 +56,25 @@ def test_sharp_attention_gives_no_gradient_that_a_processor_is_slow_with():
     ours(images).sum().backward()
     tiny = torch.finfo(torch.float32).tiny
     assert not ((keys[0] != 0) & (keys[0].abs() < tiny)).any() and (keys[0] == 0).any()
+
+
+def test_patches_are_the_convolution() -> None:
+    layer = torch.nn.Conv2d(3, 5, 4, stride=4, bias=False, dtype=torch.float64)
+    images = torch.randn(2, 3, 13, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.allclose(Patches(layer)(images), layer(images))
+    assert _makes_patches(layer) and not _makes_patches(torch.nn.Conv2d(3, 5, 4, stride=2))
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_lowered_tower_gives_what_autocast_gives(tmp_path, tower: str) -> None:
+    vision, quick = TOWERS[tower]
+    config = CONFIG | {"vision_cfg": vision, "quick_gelu": quick}
+    save_file(build_clip(config, seed=2).eval().state_dict(), tmp_path / "clip.safetensors")
+    encoder = load_clip("mine", tmp_path / "clip.safetensors", config, allow_download=False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    lowered = encoder.lowered(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lowered.encode_images(pictures()), encoder.encode_images(pictures()))
+    assert tower_weight(lowered.model.visual).dtype == torch.bfloat16
+    assert lowered.model.transformer is encoder.model.transformer
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())

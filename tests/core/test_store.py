@@ -29,7 +29,8 @@ from oneshot_core.recipe import Recipe
 from oneshot_core.store import RunStore
 from oneshot_core.writing import atomic_path
 store = RunStore(Path(sys.argv[1]))
-a, b = (Recipe.of({"training": {"seed": seed}, "inputs": {"size": 64}}) for seed in (1, 2))
+trainings = ({"seed": seed, "precision": "float32"} for seed in (1, 2))
+a, b = (Recipe.of({"training": training, "inputs": {"size": 64}}) for training in trainings)
 with store.claim(a) as one, store.claim(b) as two, atomic_path(two.folder / "state") as half:
     half.write_bytes(bytes(1000))
     print("ready", flush=True)
@@ -67,7 +68,7 @@ def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: 
     program = (
         "import sys, time; from pathlib import Path; from oneshot_core.store import RunStore\n"
         "from oneshot_core.recipe import Recipe\n"
-        "recipe = Recipe.of({'training': {'seed': 1}, 'inputs': {'size': 64}})\n"
+        "recipe = Recipe.of({'training': {'seed': 1, 'precision': 'float32'}, 'inputs': {'size': 64}})\n"
         "with RunStore(Path(sys.argv[1])).claim(recipe):\n    print('held', flush=True); time.sleep(60)"
     )
     here = Path(__file__).parents[2]

@@ -92,7 +92,7 @@ def test_a_real_clip_is_lowered_and_gives_float32_features() -> None:
     clip = ClipEncoder(build_clip({"embed_dim": 24, "vision_cfg": tower, "text_cfg": text}))
     state = fresh("bfloat16", Encoders.of(clip, StandInPerceptual()))
     seen: list[torch.dtype] = []
-    block = clip.model.visual.transformer.resblocks[1].mlp[0]
+    block = state.clips[0].model.visual.transformer.resblocks[1].mlp[0]
     block.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     state.step = RANDOM
     losses = run_phase("generator", start_round(state))

@@ -158,13 +158,16 @@ def run_ours(options: argparse.Namespace, gate: Gate) -> None:
     import torch
     from speed import Subject
 
+    from oneshot_core.memory import keep_freed_memory
     from oneshot_core.objective import PROFILES
     from oneshot_core.search import SearchConfig, search_latent
 
+    keep_freed_memory()  # as the command line does
     words = argparse.Namespace(width_share=1.0, clip="ViT-B-32-quickgelu", profile=options.profile)
     subject = Subject(options.size, torch.device("cpu"), words, options.side)
     gate.reached()
-    config = SearchConfig(steps=options.searches, profile=PROFILES[options.profile])
+    profile = PROFILES[options.profile]
+    config = SearchConfig(steps=options.searches, profile=profile, precision=options.side)
     search_latent(
         subject.bundle, subject.encoders, subject.target, config, callbacks=[lambda _: gate.reached()]
     )

@@ -11,7 +11,8 @@ A variant is a precision and, after "+", what else is changed:
 - float32: TF32 off everywhere; tf32: TF32 wherever torch can use it; bfloat16: forward passes under autocast,
   the rest in TF32;
 - +channels_last, +contiguous: networks in that memory format, else in the one that training takes on the
-  device; +benchmark: cuDNN tries its algorithms out.
+  device; +benchmark: cuDNN tries its algorithms out; +recompute: parts of networks are computed again
+  instead of kept.
 
 Every kind of step is warmed up first. On a GPU times are CUDA events; on a CPU each case has a process of its
 own, so that its peak memory (resident set) is its own. Times are medians, with least and most in brackets.
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from speed_report import KINDS, Report, table
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 LAYOUTS = ("channels_last", "contiguous")
-EXTRAS = (*LAYOUTS, "benchmark")
+EXTRAS = (*LAYOUTS, "benchmark", "recompute")
 GPU_VARIANTS = (
     "float32", "tf32", "bfloat16", "bfloat16+channels_last", "bfloat16+channels_last+benchmark"
 )  # fmt: skip
@@ -57,6 +58,12 @@ class Variant:
     precision: str
     layout: str | None
     benchmark: bool
+    recompute: bool
+
+    @property
+    def number_format(self) -> str:
+        """Of forward passes."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -67,7 +74,7 @@ class Variant:
                 f"a variant is one of {', '.join(PRECISIONS)} and +{', +'.join(EXTRAS)}; got {text!r}"
             )
         layout = next((extra for extra in extras if extra in LAYOUTS), None)
-        return cls(precision, layout, "benchmark" in extras)
+        return cls(precision, layout, "benchmark" in extras, "recompute" in extras)
 
 
 # Time -------------------------------------------------------------------------------------------------
@@ -188,10 +195,8 @@ class Subject:
         draws = SeededDraws(0)
         self.target = draws.uniform(0, "speed.target", (1, 3, size, size)).mul(2).sub(1).to(device)
         aim = Aim(self.target, torch.zeros(1, 512, device=device))
-        self.estimates = {
-            "training": training_bytes(bundle, seen, aim, preset),
-            "search": search_bytes(bundle, seen),
-        }
+        self.needed = partial(training_bytes, bundle, seen, aim, preset)
+        self.search_bytes = search_bytes(bundle, seen)
         self.bundle, self.encoders = bundle.to(device), seen.to(device)
         self.state = TrainState.create(self.bundle, self.encoders, aim, preset, draws, precision=precision)
         self.device, self.clock = device, Clock(device)
@@ -210,12 +215,21 @@ class Subject:
 
     def adopt(self, variant: Variant) -> None:
         """Bring networks and state into a variant's memory format and precision."""
+        from oneshot_core.features import clips_for
+        from oneshot_core.precision import PRECISIONS
+        from oneshot_core.stages import kept, recomputed
+
+        state = self.state
+        state.stage = recomputed if variant.recompute else kept
+        state.precision = variant.number_format
+        if variant.layout is not None:
+            self._lay_out(variant)
+        state.clips = clips_for(self.encoders, PRECISIONS[state.precision])
+
+    def _lay_out(self, variant: Variant) -> None:
         import torch
 
         state, seen = self.state, self.encoders
-        state.precision = "bfloat16" if variant.precision == "bfloat16" else "float32"
-        if variant.layout is None:
-            return
         last = variant.layout == "channels_last"
         layout = torch.channels_last if last else torch.contiguous_format
         modules = [state.source, state.adapted, state.ema, state.discriminator, state.heads]
@@ -245,7 +259,7 @@ class Subject:
             else:
                 phases.setdefault(name, []).append(self.clock.time(lambda name=name: run(name)))
 
-    def search(self, steps: int) -> dict[str, Any]:
+    def search(self, steps: int, precision: str) -> dict[str, Any]:
         """Time single steps of the latent search."""
         from oneshot_core.search import SearchConfig, search_latent
 
@@ -258,7 +272,7 @@ class Subject:
                 torch.cuda.synchronize()
             ends.append(time.perf_counter())
 
-        config = SearchConfig(steps=steps + WARM_UPS + 1)
+        config = SearchConfig(steps=steps + WARM_UPS + 1, precision=precision)
         search_latent(self.bundle, self.encoders, self.target, config, callbacks=[note])
         return summary([end - begin for begin, end in pairwise(ends[WARM_UPS:])])
 
@@ -291,8 +305,11 @@ def measure(subject: Subject, variant: Variant, options: argparse.Namespace) -> 
             subject.step(kind, parts)
         phases[kind] = {name: summary(values) for name, values in parts.items()}
     found["training_peak_bytes"] = peaks.taken()
-    if "search" in options.kinds and variant.precision != "bfloat16":  # the search has no such setting
-        kinds["search"] = subject.search(options.repeats)
+    found["estimates"] = {
+        "training": subject.needed(variant.number_format, variant.recompute), "search": subject.search_bytes
+    }  # fmt: skip
+    if "search" in options.kinds:
+        kinds["search"] = subject.search(options.repeats, variant.number_format)
         found["search_peak_bytes"] = peaks.taken()
     found["mix_of_16"] = mix_seconds(kinds)
     found["sampling"] = {str(n): subject.sampling(n, options.repeats) for n in (1, 8)}
@@ -353,7 +370,7 @@ def ceilings(device: Any, repeats: int = 10) -> dict[str, float]:
     a, b = (torch.randn(side, side, device=device) for _ in range(2))
     for name in PRECISIONS if on_gpu else ("float32", "bfloat16"):
         lowered = [x.bfloat16() if name == "bfloat16" else x for x in (a, b)]
-        with arithmetic(Variant(name, False, False)):
+        with arithmetic(Variant.parse(name)):
             times = clock.repeat(lambda lowered=lowered: torch.mm(*lowered), repeats)
         found[f"matmul {name} TFLOP/s"] = 2 * side**3 / times["median"] / 1e12
     return found
@@ -376,6 +393,10 @@ def run_here(options: argparse.Namespace, report: Report, device: Any) -> None:
     """Measure all cases in this process, size by size."""
     import torch
 
+    from oneshot_core.memory import keep_freed_memory
+
+    if device.type == "cpu":
+        keep_freed_memory()  # as the command line does
     began = time.monotonic()
     for size in options.sizes:
         if time.monotonic() - began > options.budget_seconds:
@@ -387,7 +408,7 @@ def run_here(options: argparse.Namespace, report: Report, device: Any) -> None:
                 break
             with arithmetic(Variant.parse(variant)):
                 found = measure(subject, Variant.parse(variant), options)
-            report.add(size=size, variant=variant, estimates=subject.estimates, **found)
+            report.add(size=size, variant=variant, **found)
         del subject
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -19,6 +19,7 @@ from ..encoder_choice import DEMO, DEMO_GENERATOR
 from ..features import BytesProgress, Encoders
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
+from ..memory import keep_freed_memory
 from ..pipeline import Inputs, open_inputs
 from ..recipe import Recipe
 from ..writing import in_words, remove_stale_temporaries
@@ -53,6 +54,8 @@ def prepare(options: Namespace) -> torch.device:
     if not found.get(name, False):
         there = ", ".join(kind for kind, is_there in found.items() if is_there)
         raise BadInput(f"this machine has no device {name!r} that torch can use; it has {there}")
+    if name == "cpu":
+        keep_freed_memory()
     return torch.device(name)
 
 

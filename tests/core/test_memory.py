@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import sys
 
 import pytest
 import torch
@@ -113,3 +115,22 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch):
         check_memory(126_000_000_000, "pictures", "draw fewer")
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
     check_memory(10**18, "pictures", "draw fewer")
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch) -> None:
+    assert isinstance(memory.keep_freed_memory(), bool)
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        @staticmethod
+        def mallopt(which: int, value: int) -> int:
+            asked.append((which, value))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert memory.keep_freed_memory() and asked == [(-3, 2**31 - 1), (-1, 2**31 - 1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert not memory.keep_freed_memory()  # musl
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not memory.keep_freed_memory()

@@ -17,7 +17,9 @@ sys.path.pop(0)
 
 
 def test_variants_are_a_precision_and_extras() -> None:
-    assert speed.Variant.parse("bfloat16+channels_last") == speed.Variant("bfloat16", "channels_last", False)
+    assert speed.Variant.parse("bfloat16+channels_last") == speed.Variant(
+        "bfloat16", "channels_last", False, False
+    )
     for text in ("half", "tf32+fast"):
         with pytest.raises(ValueError, match="a variant is one of"):
             speed.Variant.parse(text)
@@ -34,7 +36,7 @@ def test_the_mix_is_sixteen_steps_of_the_schedule() -> None:
 
 def test_flags_are_as_before_afterwards() -> None:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    with speed.arithmetic(speed.Variant("float32", None, True)):
+    with speed.arithmetic(speed.Variant.parse("float32+benchmark")):
         assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark
     assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
 

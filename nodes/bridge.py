@@ -137,6 +137,19 @@ def save_place(prefix: str, extension: str) -> Iterator[tuple[Path, str, str]]:
         yield path, path.name, subfolder
 
 
+def check_prefix(prefix: str) -> None:
+    """Refuse a prefix of output files that is empty or leads out of the output folder; raises ValueError."""
+    root = Path(folder_paths.get_output_directory()).resolve()
+    place = (root / prefix.replace("\\", "/")).resolve()
+    if not prefix.strip():
+        raise ValueError("filename_prefix is empty; give a name such as oneshot_stylegan/adapted")
+    if place == root or not place.is_relative_to(root):
+        raise ValueError(
+            f"filename_prefix {prefix!r} leads out of the output folder; give a name in it, such as "
+            "oneshot_stylegan/adapted"
+        )
+
+
 def loadable_name(path: Path, key: str) -> str:
     """Name under which a loader offers an output file; where no loader looks, below the output folder."""
     for folder in (*folder_paths.get_folder_paths(key), folder_paths.get_output_directory()):
@@ -429,17 +442,6 @@ def _server() -> Any:
 # Stop and keep ----------------------------------------------------------------------------------------
 
 _STOPS: dict[str, core.StopSignal] = {}
-_EARLY: list[str] = []  # nodes whose run ended early, in the order of their ends
-
-
-def count_stop(node: str) -> None:
-    """Note that a run gave what it had: queued again, it is to go on instead of coming from the cache."""
-    _EARLY.append(node)
-
-
-def stops() -> int:
-    """How many runs ended early since the server started."""
-    return len(_EARLY)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
+from .queue_checks import check_text, problem
 from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
 from .values import checked
 
@@ -58,6 +59,11 @@ class StyleCLIPEdit(io.ComfyNode):
                 io.Image.Output("before", display_name="before", tooltip="The pictures before the edit."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        """Refuse an empty text."""
+        return problem(cls, {"text": text}, (("text",), check_text))
 
     @classmethod
     @checked

@@ -8,6 +8,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io, ui
+from .queue_checks import problem
 from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
 from .stamps import stamp
 from .values import checked
@@ -247,6 +248,14 @@ class OneShotSaveGenerator(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, filename_prefix: str | None = None, format: str | None = None, dtype: str | None = None
+    ) -> bool | str:
+        """Refuse a place outside the output folder, and what the format does not know."""
+        values = {"filename_prefix": filename_prefix, "format": format, "dtype": dtype}
+        return problem(cls, values, _PREFIX, (("format", "dtype"), _check_dtype))
+
+    @classmethod
     @checked
     def execute(
         cls,
@@ -268,6 +277,14 @@ class OneShotSaveGenerator(io.ComfyNode):
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
         text = "\n".join([f"saved as {listed}", *notes])
         return io.NodeOutput(listed, ui={"generators": [saved], "text": [text]})
+
+
+_PREFIX = (("filename_prefix",), bridge.check_prefix)
+
+
+def _check_dtype(format: str, dtype: str) -> None:
+    if format == "rosinality" and dtype != "float32":
+        raise ValueError(f"rosinality files are float32, got dtype {dtype}; use the format safetensors")
 
 
 def _cover(generator: Any) -> tuple[Any, list[str]]:
@@ -311,6 +328,11 @@ class OneShotSaveLatent(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuse a place outside the output folder."""
+        return problem(cls, {"filename_prefix": filename_prefix}, _PREFIX)
 
     @classmethod
     @checked

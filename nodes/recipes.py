@@ -42,6 +42,12 @@ SEARCH = {
 AUTOMATIC = ("crop_px", "discriminator_rate", "ema_half_life", "trained_parts")
 
 
+def values_of(settings: Mapping[str, Any], entries: Mapping[str, str]) -> dict[str, Any]:
+    """Values of a recipe's entries, by entry, from those of inputs; see `recipe_of`."""
+    given = {name: (settings[name] or None) if name in AUTOMATIC else settings[name] for name in entries}
+    return {entry: given[name] for name, entry in entries.items()}
+
+
 def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
     """Build the recipe of a node's inputs.
 
@@ -53,7 +59,5 @@ def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str,
     Raises:
         ValueError: a value that a recipe does not allow.
     """
-    given = {name: (settings[name] or None) if name in AUTOMATIC else settings[name] for name in entries}
-    values = {"generator": generator.provenance.file_name}
-    values |= {entry: given[name] for name, entry in entries.items()}
-    return core.Recipe.of(nested(values))
+    named = {"generator": generator.provenance.file_name}
+    return core.Recipe.of(nested({**named, **values_of(settings, entries)}))

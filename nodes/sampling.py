@@ -8,10 +8,12 @@ from .. import oneshot_core as core
 from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
+from .queue_checks import check_optional_seeds, check_seeds, problem
 from .sockets import CATEGORY, Generator, Latent, advanced, generator_input
 from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+_CLASSES = (("classes",), core.parse_classes)
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
 
 
@@ -82,6 +84,14 @@ class SampleAdapted(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, seeds: str | None = None, mix_seeds: str | None = None, classes: str | None = None
+    ) -> bool | str:
+        """Refuse lists that cannot be read, and more pictures than memory can hold."""
+        checks = (("seeds",), check_seeds), (("mix_seeds",), check_optional_seeds), _CLASSES
+        return problem(cls, {"seeds": seeds, "mix_seeds": mix_seeds, "classes": classes}, *checks)
 
     @classmethod
     @checked
@@ -211,6 +221,11 @@ class OneShotRandomLatents(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, seeds: str | None = None, classes: str | None = None) -> bool | str:
+        """Refuse lists that cannot be read."""
+        return problem(cls, {"seeds": seeds, "classes": classes}, (("seeds",), core.parse_seeds), _CLASSES)
+
+    @classmethod
     @checked
     def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
         """Draw the latents."""
@@ -272,6 +287,15 @@ class OneShotBlendGenerators(io.ComfyNode):
                     "generator", display_name="generator", tooltip="The mixture, without discriminator."
                 )
             ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool | str:
+        """Refuse a table of strengths that cannot be read."""
+        mode = values.get("mode")
+        chosen = mode.get("strengths") if isinstance(mode, dict) else None
+        return problem(
+            cls, {"mode": mode}, (("mode",), lambda _: chosen is None or core.parse_strengths(chosen))
         )
 
     @classmethod

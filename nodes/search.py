@@ -10,6 +10,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .queue_checks import method_check, problem
 from .recipes import SEARCH, recipe_of
 from .sockets import (
     CATEGORY,
@@ -98,6 +99,19 @@ class CLIPLatentSearch(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        clip_weight: float | None = None,
+        lpips_weight: float | None = None,
+        pixel_weight: float | None = None,
+        deviation_weight: float | None = None,
+    ) -> bool | str:
+        """Refuse weights that leave nothing."""
+        given = dict(locals())
+        values = {name: given[name] for name in WEIGHTS}
+        return problem(cls, values, method_check(SEARCH, *WEIGHTS))
 
     @classmethod
     @checked

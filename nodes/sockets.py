@@ -91,9 +91,9 @@ def precision_input() -> io.Input:
         "precision",
         options=list(PRECISIONS),
         default=DEFAULTS.training.precision,
-        tooltip="Number format of the forward passes. bfloat16 is up to twice as fast where the device has units "
-        "for it and needs about half the memory; results differ slightly. auto: bfloat16 there, else float32, "
-        "and float32 with the profile official.",
+        tooltip="Number format of the forward passes. bfloat16 is up to twice as fast where the device has "
+        "units for it and needs about half the memory; results differ slightly. auto: bfloat16 there, else "
+        "float32, and float32 with the profile official.",
     )
 
 

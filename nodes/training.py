@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
-from ..oneshot_core.choices import PRESETS
+from ..oneshot_core.choices import KEPT_RUNS, PRESETS, USE
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .queue_checks import check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
     CATEGORY,
@@ -82,9 +83,30 @@ class OneShotAdapt(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, train_again: bool = False, **_: Any) -> float:
-        """Run again where the user asks for it, and after a run that ended early, which then goes on."""
-        return math.nan if train_again else float(bridge.stops())
+    def fingerprint_inputs(cls, kept_run: str = USE, **_: Any) -> float:
+        """Run again where the user asks for it."""
+        return 0.0 if kept_run == USE else math.nan
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        steps: int | None = None,
+        snapshot_step: int | None = None,
+        snapshot_every: int | None = None,
+        trained_parts: str | None = None,
+        batch: int | None = None,
+        reference_steps: int | None = None,
+        random_steps: int | None = None,
+    ) -> bool | str:
+        """Refuse snapshots that will not exist, unknown parts, and a schedule that leaves nothing."""
+        given = dict(locals())
+        return problem(
+            cls,
+            {name: given[name] for name in given if name != "cls"},
+            (("snapshot_step", "steps", "snapshot_every"), check_snapshot),
+            method_check(ADAPT, "trained_parts"),
+            method_check(ADAPT, "batch", "reference_steps", "random_steps"),
+        )
 
     @classmethod
     @checked
@@ -99,7 +121,7 @@ class OneShotAdapt(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, or load what is there."""
         recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
-        result, preview = _adapted(recipe, inputs, settings["train_again"], settings["snapshot_step"] or None)
+        result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
         text, shown = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
         return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
@@ -118,7 +140,7 @@ def _prepared(
     return recipe, inputs
 
 
-def _adapted(recipe: Any, inputs: Any, fresh: bool, snapshot: int | None) -> tuple[Any, Tensor]:
+def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple[Any, Tensor]:
     """Train, or load what is there; also the sheet of pictures."""
     run = bridge.NodeProgress(recipe.training.steps)
     with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
@@ -129,12 +151,10 @@ def _adapted(recipe: Any, inputs: Any, fresh: bool, snapshot: int | None) -> tup
             place=lambda: _room(recipe, inputs),
             callbacks=[core.Progress(run.report, PREVIEW_SEEDS), core.Poll(run.check), stop],
             poll=run.check,
-            fresh=fresh,
+            kept=kept,
             snapshot=snapshot,
         )
         preview = _preview(result.bundle, inputs)
-    if result.step < (snapshot or result.steps):
-        bridge.count_stop(run.node)
     return result, preview
 
 
@@ -261,11 +281,13 @@ def _what_is_trained() -> list[io.Input]:
             "looks cannot come as grain; with rgb colours change more freely.",
         ),
         advanced(
-            io.Boolean,
-            "train_again",
-            default=False,
-            tooltip="Throw away the run that is kept for these inputs and train again, if it has come to its "
-            "end; one that was interrupted goes on.",
+            io.Combo,
+            "kept_run",
+            options=list(KEPT_RUNS),
+            default=USE,
+            tooltip="What becomes of a run that is kept for these inputs. use it: at its last step, or at "
+            "the one at which it was stopped and kept. go on: one that was stopped goes on to its last "
+            "step. train again: it is thrown away. A run that was interrupted goes on in any case.",
         ),
     ]
 
@@ -277,5 +299,11 @@ def _report(result: Any, notes: tuple[str, ...]) -> str:
     }
     losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve)
     steps = ", ".join(map(str, result.snapshots)) or "none"
-    lines = [f"step {result.step} of {result.steps}", f"losses: {losses}", f"snapshots: {steps}", *notes]
+    kept = "kept at " if result.step < result.steps and result.step not in result.snapshots else ""
+    lines = [
+        f"{kept}step {result.step} of {result.steps}",
+        f"losses: {losses}",
+        f"snapshots: {steps}",
+        *notes,
+    ]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .batches import sampling_bytes
+    from .batches import check_count, sampling_bytes
     from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
         CheckpointError,
@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from .writing import first_free
 
 _MODULES = {
-    "batches": "sampling_bytes",
+    "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
         "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family detect inspect load "
@@ -178,6 +178,7 @@ __all__ = [
     "adaptation_sheet",
     "blend_generators",
     "check_adaptable",
+    "check_count",
     "check_family",
     "check_run",
     "count_of",

@@ -63,6 +63,12 @@ def check_batch(
     check_memory(copies * picture_bytes(bundle.size, count) + codes, what, advice)
 
 
+def check_count(count: int, size_px: int) -> None:
+    """Refuse pictures that memory cannot hold as one batch, from their side alone; raises ValueError."""
+    what = f"{count} pictures held in one batch, of {size_px} px already,"
+    check_memory(picture_bytes(size_px, count), what, FEWER)
+
+
 def check_drawn(images: Images, keys: Sequence[int]) -> Images:
     """Return pictures that were drawn [n, 3, S, S]; refuse NaN and infinity in them.
 

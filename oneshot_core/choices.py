@@ -10,6 +10,8 @@ AUTO = "auto"  # the choice is made where the device and the generator are known
 PRECISIONS = (AUTO, "float32", "bfloat16")
 PERCEPTUAL_NETS = (DEMO, "alex", "vgg", "squeeze")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# What becomes of a run that is kept already.
+KEPT_RUNS = USE, GO_ON, TRAIN_AGAIN = ("use it", "go on", "train again")
 NOISE_MODES = ("const", "none", "random")
 # Parts of a generator that a method may train; mapping: what a latent means, rgb: colours. Affine layers
 # apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).

@@ -25,7 +25,7 @@ from .checkpoints import (
     read_tensors,
     with_fresh_discriminator,
 )
-from .choices import DEMO, DEMO_TARGET
+from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
 from .demo.world import demo_generator, target_path
 from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
@@ -271,7 +271,7 @@ def adapt_recipe(
     place: Place | None = None,
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
-    fresh: bool = False,
+    kept: str = USE,
     snapshot: int | None = None,
 ) -> StoredResult:
     """Adapt a generator, or load what an earlier call with the same inputs left.
@@ -284,11 +284,13 @@ def adapt_recipe(
             the networks serve where they are.
         callbacks: told about every phase and step.
         poll: called while another process trains the same; it may raise.
-        fresh: throw away a run that has ended and train again; one that was interrupted goes on.
+        kept: one of `KEPT_RUNS`, for a run that has come to an end: at its last step, which is used or
+            trained again, or by "stop and keep", after which it may also go on. One that was interrupted
+            always goes on.
         snapshot: give the generator as it was after this step; it is not trained again for that.
 
     Returns:
-        The result; with fewer steps than asked for after "stop and keep", then the next call goes on.
+        The result; with fewer steps than asked for after "stop and keep".
 
     Raises:
         ValueError, FloatingPointError, RunCancelled: as `training.adapt`; or no snapshot of that step.
@@ -296,17 +298,17 @@ def adapt_recipe(
     store.trim()  # also what cancelled runs left
     with store.claim(recipe, "adaptation", poll) as run:
         values = run.kept
-        if fresh and values.get("losses"):
+        if kept == TRAIN_AGAIN and values.get("losses"):
             run.clear()
             values = {}
         if not values:  # from now on the folder says whose it is
             run.record(0)
-        kept = run.result(values, snapshot)
-        if kept is None:
+        found = run.result(values, snapshot, goes_on=kept == GO_ON)
+        if found is None:
             run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
-            kept = _trained(run, inputs, snapshot, place, callbacks, {}, Finish())
+            found = _trained(run, inputs, snapshot, place, callbacks, {}, Finish())
     store.trim()
-    return kept
+    return found
 
 
 @dataclass(frozen=True)
@@ -463,7 +465,7 @@ def _trained(
         card = None if finish.card is None else finish.card(result.bundle)
         run.complete(result, losses, with_discriminator=finish.with_discriminator, card=card)
     else:
-        run.record(result.step)
+        run.keep(result, losses)
     if snapshot is not None and (result.step == steps or snapshot in run.snapshots()):
         chosen = run.result(run.open(), snapshot)
         if chosen is not None:

@@ -9,6 +9,7 @@ run/                    what is needed to go on: states of search and training, 
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -187,12 +188,15 @@ class Run:
 
     # Results -----------------------------------------------------------------------------------------
 
-    def result(self, values: Mapping[str, Any], snapshot: int | None = None) -> StoredResult | None:
+    def result(
+        self, values: Mapping[str, Any], snapshot: int | None = None, *, goes_on: bool = False
+    ) -> StoredResult | None:
         """Load what is there.
 
         Args:
             values: of the record.
             snapshot: a step; None: the end.
+            goes_on: a run that was stopped and kept has not come to its end.
 
         Returns:
             None where the run has not come so far, or its file is damaged, which is then set aside.
@@ -200,17 +204,16 @@ class Run:
         Raises:
             RunError: the run has ended and keeps no snapshot of that step.
         """
-        steps = self.recipe.training.steps
-        step = steps if snapshot is None else snapshot
-        ended = values.get("step") == steps and "adaptation" in values.get("losses", ())
-        path = self.folder / RESULT if step == steps else snapshot_files(self.work).get(step)
-        if path is None and ended:
+        steps, end = self.recipe.training.steps, self._end(values, goes_on)
+        step = snapshot or end or steps
+        path = self.folder / RESULT if step == end else snapshot_files(self.work).get(step)
+        if path is None and end is not None:
             kept = ", ".join(map(str, self.snapshots())) or "none"
             raise RunError(
                 f"this run keeps no snapshot of step {snapshot}; it has {kept}. Choose one of these, or "
-                "train again"
+                + ("train again" if end == steps else f"let it go on: it was stopped and kept at step {end}")
             )
-        if path is None or not path.is_file() or (step == steps and not ended):
+        if path is None or not path.is_file():
             return None
         try:
             bundle = load(path)
@@ -219,8 +222,41 @@ class Run:
         except CheckpointError as error:
             set_aside(path, error)
             return None
-        losses = values["losses"]["adaptation"] if ended else {}
+        losses = {} if end is None else values["losses"]["adaptation"]
         return StoredResult(bundle, losses, step, steps, self.snapshots())
+
+    def _end(self, values: Mapping[str, Any], goes_on: bool) -> int | None:
+        """The step at which the run came to its end, or was stopped and kept; None: it did not."""
+        if "adaptation" not in values.get("losses", ()):
+            return None
+        step: int = values["step"]
+        # In a folder that the user named, fewer steps are those of an earlier command.
+        stopped = step < self.recipe.training.steps and not self.named
+        return step if step == self.recipe.training.steps or (stopped and not goes_on) else None
+
+    def keep(self, result: AdaptResult, losses: Losses) -> None:
+        """Make what a stopped run has come to its result; its training state stays, so that it may go on.
+
+        Args:
+            result: of the steps that were done.
+            losses: see `complete`.
+        """
+        save(result.bundle, self.folder / RESULT)
+        self.record(result.step, {**losses, "adaptation": result.losses})
+
+    def take_over(self, other: Path) -> None:
+        """Start with what another folder keeps of the same run with fewer steps; that stays as it is."""
+        steps = self.recipe.training.steps
+        snapshots = [path for step, path in snapshot_files(other / WORK).items() if step <= steps]
+        for path in (other / WORK / STATE_FILE, other / WORK / MASKED_FILE, *snapshots):
+            place = self.work / path.relative_to(other / WORK)
+            if path.is_file() and not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                try:
+                    os.link(path, place)  # files are replaced, never changed
+                except OSError:  # a file system without links
+                    with atomic_path(place) as temporary:
+                        shutil.copyfile(path, temporary)
 
     def complete(
         self,
@@ -230,7 +266,7 @@ class Run:
         with_discriminator: bool = True,
         card: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep a finished adaptation; where no more steps can follow, its training state goes.
+        """Keep a finished adaptation; its training state stays, so that more steps can follow.
 
         Args:
             result: of all steps.
@@ -245,8 +281,6 @@ class Run:
             metadata=dict(card or {}),
         )
         self.record(result.step, {**losses, "adaptation": result.losses})
-        if not self.named:
-            state_file(self.work / STATE_FILE).remove()
 
     # Throwing away -----------------------------------------------------------------------------------
 
@@ -296,6 +330,23 @@ class Run:
             remove_stale_temporaries(place)
         if not self.named:
             (self.folder / MARK).touch()
+
+
+def remove_state(folder: Path) -> int:
+    """Remove the training state of a run that has come to its last step; returns the bytes that are free now.
+
+    More steps than these then start anew.
+    """
+    try:
+        values = kept_record(folder)
+    except RunError:
+        return 0
+    if not values or values["step"] != values["recipe"]["training"]["steps"]:
+        return 0
+    states = state_file(folder / WORK / STATE_FILE)
+    size = states.size()
+    states.remove()
+    return size
 
 
 def kept_record(folder: Path) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class StateFile:
         """Whether there is a state to go on from, sound or not."""
         return self.path.is_file() or self.previous.is_file()
 
+    def size(self) -> int:
+        """Bytes of the state and the one before it."""
+        return sum(path.stat().st_size for path in (self.path, self.previous) if path.is_file())
+
     def save(self, state: SavedState) -> None:
         """Write a state; the newest so far is kept beside it.
 

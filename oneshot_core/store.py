@@ -17,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from .recipe import KEY_DIGITS, Recipe
-from .run_folder import MARK, Run, RunError
+from .recipe import KEY_DIGITS, STEM_DIGITS, Recipe
+from .run_folder import MARK, WORK, Run, RunError, kept_record, remove_state
+from .training import STATE_FILE
 from .writing import MARK as TEMPORARY
 from .writing import claim, remove_stale_temporaries
 
@@ -120,15 +121,38 @@ class RunStore:
                 run = replace(run, kept=run.open())
             except RunError as error:
                 run.set_aside(error)
+            if half == "adaptation" and not run.kept:
+                self._start_from_fewer_steps(run)
             yield run
         finally:
             with suppress(OSError):
                 (folder / MARK).touch()  # a run of hours was in use all the time
             held.release()
 
-    def trim(self) -> list[Path]:
-        """Remove what killed processes left half-made, then the runs longest unused, down to the limit.
+    def _start_from_fewer_steps(self, run: Run) -> None:
+        """Let a run go on from the longest one that differs from it in nothing but fewer steps."""
+        found = []
+        for folder in self.root.glob(f"{run.folder.name[:STEM_DIGITS]}*"):
+            if len(folder.name) != KEY_DIGITS or folder == run.folder:
+                continue
+            with suppress(RunError):
+                step = kept_record(folder).get("step", 0)
+                if 0 < step <= run.recipe.training.steps and (folder / WORK / STATE_FILE).is_file():
+                    found.append((step, folder))
+        for _, folder in sorted(found, reverse=True):
+            held = claim(_lock_of(folder))
+            if held is None:  # another process is at work there
+                continue
+            try:
+                run.take_over(folder)
+            finally:
+                held.release()
+            return
 
+    def trim(self) -> list[Path]:
+        """Remove what killed processes left half-made, then what was longest unused, down to the limit.
+
+        First the training states of runs that have ended, which only more steps would need, then whole runs.
         Damaged folders that were set aside go before all others; a run that a process holds stays.
 
         Returns:
@@ -138,8 +162,14 @@ class RunStore:
             return []
         self._tidy()
         sizes = {folder: _size(folder) for folder in self.root.iterdir() if _RUN.fullmatch(folder.name)}
-        total, removed = sum(sizes.values()), []
-        for folder in sorted(sizes, key=_last_use):
+        total, removed, by_use = sum(sizes.values()), [], sorted(sizes, key=_last_use)
+        for folder in by_use:
+            if self.limit_bytes is None or total <= self.limit_bytes:
+                break
+            if ".damaged-" not in folder.name:
+                total -= (freed := _remove_state(folder))
+                sizes[folder] -= freed
+        for folder in by_use:
             if self.limit_bytes is None or total <= self.limit_bytes:
                 break
             if _remove_unused(folder):
@@ -182,6 +212,17 @@ def _remove_unused(folder: Path) -> bool:
     finally:
         held.release()
     return True
+
+
+def _remove_state(folder: Path) -> int:
+    """Remove the training state of a run that has ended, unless a process holds it."""
+    held = claim(_lock_of(folder))
+    if held is None:
+        return 0
+    try:
+        return remove_state(folder)
+    finally:
+        held.release()
 
 
 def _lock_of(folder: Path) -> Path:

@@ -61,6 +61,19 @@ async function stopAndKeep(node) {
   }
 }
 
+// Queues once with the run going on; the input is as before afterwards.
+async function goOn(node) {
+  const choice = node.widgets?.find((widget) => widget.name === "kept_run");
+  if (!choice) return;
+  const before = choice.value;
+  choice.value = "go on";
+  try {
+    await app.queuePrompt(0, 1);
+  } finally {
+    choice.value = before;
+  }
+}
+
 async function warnOfConflicts() {
   const answer = await api.fetchApi("/oneshot/conflicts");
   if (!answer.ok) return;
@@ -90,11 +103,18 @@ function onExecuted({ detail }) {
   chart.plot.draw(chart.curves, 0);
 }
 
+function onInterrupted({ detail }) {
+  if (OPTIMISING.has(detail?.node_type) && detail.node_type !== "StyleCLIPEdit") {
+    toast("info", "cancelled; what was done is kept, and Run goes on from there");
+  }
+}
+
 app.registerExtension({
   name: "oneshot.stylegan",
   async setup() {
     api.addEventListener("oneshot.loss", onPoints);
     api.addEventListener("executed", onExecuted);
+    api.addEventListener("execution_interrupted", onInterrupted);
     try {
       await warnOfConflicts();
     } catch (error) {
@@ -106,6 +126,7 @@ app.registerExtension({
     try {
       if (STOPPABLE.has(node.comfyClass)) {
         node.addWidget("button", "stop and keep", null, () => stopAndKeep(node), { serialize: false });
+        node.addWidget("button", "go on", null, () => goOn(node), { serialize: false });
       }
       addChart(node);
     } catch (error) {

@@ -33,9 +33,14 @@ class TrainConfig:
         """Refuse a step of which this run will keep no snapshot; raises ValueError."""
         if step and step != self.steps and (step > self.steps or step % self.snapshot_every_steps):
             raise ValueError(
-                f"there will be no snapshot of step {step}: a run of {self.steps} steps keeps one every "
-                f"{self.snapshot_every_steps} steps, and the last"
+                f"there will be no snapshot of step {step}: a run of {self.steps} steps keeps {self._kept()}"
             )
+
+    def _kept(self) -> str:
+        """Which snapshots there will be, in words."""
+        every = range(self.snapshot_every_steps, self.steps, self.snapshot_every_steps)
+        first = [str(step) for step in every[:4]]
+        return ", ".join([*first, *(["..."] if len(every) > len(first) else []), str(self.steps)])
 
     def describe(self) -> dict[str, Any]:
         """Return what of it determines the result, but for the number of steps, as JSON values."""

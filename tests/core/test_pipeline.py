@@ -17,6 +17,7 @@ from tiny_networks import TinyChoice, tiny_bundle
 
 from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, read_tensors, save
+from oneshot_core.choices import GO_ON, TRAIN_AGAIN
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
 from oneshot_core.pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
 from oneshot_core.recipe import Recipe
@@ -45,7 +46,6 @@ def test_the_second_call_loads_the_same_result(tmp_path: Path, world: Inputs) ->
     assert same(first.bundle, second.bundle) and second.bundle.discriminator is not None
     assert first.step == second.step == STEPS and second.snapshots == (2, 4)
     assert [v for v in second.losses["generator"]] == first.losses["generator"]
-    assert not (folder_of(tmp_path) / WORK / STATE_FILE).exists()
 
 
 def test_it_equals_a_plain_adaptation(tmp_path: Path, world: Inputs) -> None:
@@ -78,13 +78,57 @@ def test_a_snapshot_is_chosen_without_training(tmp_path: Path, world: Inputs) ->
         run(tmp_path, world, snapshot=3)
 
 
-def test_stop_and_keep_gives_what_is_there_and_then_goes_on(tmp_path: Path, world: Inputs) -> None:
-    stop = StopSignal()
-    stop.stop_and_keep()
-    early, _ = run(tmp_path / "a", world, callbacks=[stop])
-    assert early.step == 1 and not (folder_of(tmp_path / "a") / RESULT).exists()
-    resumed, steps = run(tmp_path / "a", world)
-    assert steps == STEPS - 1 and same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)
+class StopAt(StopSignal):
+    """Ends a run after a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at = step
+
+    def after_step(self, state: TrainState) -> None:
+        if state.step == self.at:
+            self.stop_and_keep()
+        super().after_step(state)
+
+
+def test_stop_and_keep_is_final_until_it_is_to_go_on(tmp_path: Path, world: Inputs) -> None:
+    early, _ = run(tmp_path / "a", world, callbacks=[StopAt(1)])
+    assert (early.step, early.steps) == (1, STEPS)
+    for _ in range(2):
+        again, steps = run(tmp_path / "a", world)
+        assert (steps, again.step, again.steps) == (0, 1, STEPS) and same(again.bundle, early.bundle)
+        assert again.bundle.discriminator is not None and len(again.losses["generator"]) == 1
+    with pytest.raises(ValueError, match=r"no snapshot of step 2; .*it was stopped and kept at step 1"):
+        run(tmp_path / "a", world, snapshot=2)
+    later, steps = run(tmp_path / "a", world, kept=GO_ON, callbacks=[StopAt(3)])
+    assert (steps, later.step) == (2, 3) and run(tmp_path / "a", world)[0].step == 3
+    assert run(tmp_path / "a", world, snapshot=2)[0].step == 2
+    resumed, steps = run(tmp_path / "a", world, kept=GO_ON)
+    assert steps == STEPS - 3 and same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)
+    assert run(tmp_path / "a", world, kept=GO_ON)[1] == run(tmp_path / "a", world)[1] == 0
+
+
+def test_a_stopped_run_is_thrown_away_when_it_is_to_be_trained_again(tmp_path: Path, world: Inputs) -> None:
+    run(tmp_path, world, callbacks=[StopAt(2)])
+    assert run(tmp_path, world, kept=TRAIN_AGAIN)[1] == STEPS
+
+
+def test_more_steps_go_on_where_a_shorter_run_ended(tmp_path: Path, world: Inputs) -> None:
+    for steps in (1, 3):  # each goes on from the one before
+        run(tmp_path / "a", world, steps=steps)
+    longer, trained = run(tmp_path / "a", world, steps=6)
+    whole, _ = run(tmp_path / "b", world, steps=6)
+    assert trained == 3 and same(longer.bundle, whole.bundle) and longer.snapshots == whole.snapshots
+    assert [len(values) for values in longer.losses.values()] == [6] * len(longer.losses)
+    assert [run(tmp_path / "a", world, steps=steps)[1] for steps in (1, 3, 6)] == [0, 0, 0]
+    assert run(tmp_path / "a", world, steps=2)[1] == 1  # from the run of one step
+    assert run(tmp_path / "a", world, steps=6, seed=1)[1] == 6  # another run
+
+
+def test_more_steps_go_on_where_a_run_was_stopped(tmp_path: Path, world: Inputs) -> None:
+    run(tmp_path, world, callbacks=[StopAt(2)])
+    assert run(tmp_path, world, steps=6)[1] == 4
+    assert run(tmp_path, world)[0].step == 2  # it stays as it is
 
 
 def test_it_trains_inside_inference_mode(tmp_path: Path, world: Inputs) -> None:
@@ -98,7 +142,7 @@ def test_it_trains_inside_inference_mode(tmp_path: Path, world: Inputs) -> None:
 
 def test_fresh_trains_again(tmp_path: Path, world: Inputs) -> None:
     run(tmp_path, world)
-    assert run(tmp_path, world, fresh=True)[1] == STEPS
+    assert run(tmp_path, world, kept=TRAIN_AGAIN)[1] == STEPS
 
 
 @pytest.mark.parametrize("names", [[RESULT], [RECORD, f"{WORK}/{RECORD}"]], ids=["result", "records"])
@@ -113,7 +157,8 @@ def test_what_is_damaged_of_a_run_is_set_aside(
         path = folder_of(tmp_path) / name
         path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
-        assert run(tmp_path, world, steps=1)[1] == 1
+        # A lost result is drawn from the state of the last step, a run without a record trained anew.
+        assert run(tmp_path, world, steps=1)[1] == (0 if names == [RESULT] else 1)
     assert "set aside" in caplog.text
     assert [path for path in tmp_path.rglob("*") if "damaged" in path.name]
     assert run(tmp_path, world, steps=1)[1] == 0
@@ -135,7 +180,7 @@ def test_a_damaged_state_is_set_aside_within_its_run(
     assert run(tmp_path, world)[1] == STEPS
     assert "set aside as state.damaged.safetensors" in caplog.text
     assert names_of(folder_of(tmp_path)) == sorted([MARK, RECORD, RESULT, WORK])
-    assert names_of(folder_of(tmp_path) / WORK) == sorted([RECORD, SNAPSHOTS])  # all else went
+    assert names_of(folder_of(tmp_path) / WORK) == sorted([RECORD, SNAPSHOTS, STATE_FILE])
 
 
 def test_a_resumed_run_has_the_bytes_of_a_whole_one(tmp_path: Path, world: Inputs) -> None:
@@ -199,8 +244,8 @@ def test_stray_files_among_the_snapshots_do_no_harm(tmp_path: Path, world: Input
 
 def test_an_interrupted_run_goes_on_although_a_fresh_one_is_asked_for(tmp_path: Path, world: Inputs) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, world, counting=Counting(2), fresh=True)
-    assert run(tmp_path, world, fresh=True)[1] == STEPS - 2
+        run(tmp_path, world, counting=Counting(2), kept=TRAIN_AGAIN)
+    assert run(tmp_path, world, kept=TRAIN_AGAIN)[1] == STEPS - 2
 
 
 def test_a_mask_belongs_to_the_run_and_its_filled_target_is_drawn_once(tmp_path: Path, world: Inputs) -> None:

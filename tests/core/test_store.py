@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from kept_runs import STEPS, Counting, bound, names_of, run, tiny_inputs
 
+from oneshot_core.choices import TRAIN_AGAIN
 from oneshot_core.pipeline import Inputs
 from oneshot_core.run_folder import MARK, WORK
 from oneshot_core.store import RunStore
+from oneshot_core.training import STATE_FILE
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +96,22 @@ def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: 
 def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, world: Inputs) -> None:
     for seed in (0, 1):
         run(tmp_path, world, seed=seed)
-    run(tmp_path, world, seed=0, fresh=True)
+    run(tmp_path, world, seed=0, kept=TRAIN_AGAIN)
     size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert len(RunStore(tmp_path, size - 1).trim()) == 1
+    whole = sum(path.stat().st_size for path in tmp_path.rglob(STATE_FILE))
+    assert len(RunStore(tmp_path, size - whole - 1).trim()) == 1
     assert run(tmp_path, world, seed=0)[1] == 0  # the older one went
+
+
+def test_states_of_ended_runs_go_before_whole_runs(tmp_path: Path, world: Inputs) -> None:
+    for seed in (0, 1):
+        run(tmp_path, world, seed=seed)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert RunStore(tmp_path, size - 1).trim() == []
+    states = list(tmp_path.rglob(STATE_FILE))
+    assert len(states) == 1 and [run(tmp_path, world, seed=seed)[1] for seed in (0, 1)] == [0, 0]
+    assert run(tmp_path, world, seed=0, steps=STEPS + 1)[1] == STEPS + 1  # its state went
+    assert run(tmp_path, world, seed=1, steps=STEPS + 1)[1] == 1
 
 
 def test_what_cancelled_runs_left_counts_towards_the_limit(tmp_path: Path, world: Inputs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Container
@@ -103,7 +104,7 @@ def test_a_cancelled_run_goes_on_and_equals_an_uninterrupted_one(server: Server,
     server.post("/interrupt", {})
     assert failure(server.wait(prompt)) == "interrupted"
     resumed, kept = saved_weights(server.base, server.run(graph)), kept_runs(server.base)
-    anew = workflow(OneShotAdapt={**training, "train_again": True}, drop=DROP)
+    anew = workflow(OneShotAdapt={**training, "kept_run": "train again"}, drop=DROP)
     whole = saved_weights(server.base, server.run(anew))
     assert kept_runs(server.base) != kept  # it did train again
     assert equal(resumed, whole)
@@ -141,9 +142,7 @@ def share_a_folder(servers: list[Server], graph: dict[str, Any]) -> None:
     assert others and all(equal(first, other) for other in others)
 
 
-def test_stop_and_keep_gives_what_is_there_and_the_next_time_goes_on(
-    server: Server, workflow: Workflow
-) -> None:
+def test_stop_and_keep_is_final_until_it_is_to_go_on(server: Server, workflow: Workflow) -> None:
     graph = workflow(OneShotAdapt={"steps": 2000, "snapshot_every": 2, "seed": 4}, drop=DROP)
     known = kept_runs(server.base)
     prompt = server.queue(graph)
@@ -152,8 +151,16 @@ def test_stop_and_keep_gives_what_is_there_and_the_next_time_goes_on(
     entry = server.wait(prompt, 30)
     assert failure(entry) == "" and entry["outputs"]["9"]["generators"]
     assert "of 2000" in entry["outputs"]["5"]["text"][0]
-    kept = int(entry["outputs"]["5"]["text"][0].split()[1])
-    again = server.queue(graph)  # the same prompt does not come from the cache: it goes on
+    found = re.match(r"(kept at )?step (\d+) of 2000", entry["outputs"]["5"]["text"][0])
+    kept = int(found[2])
+    # Whatever else changes: here what is drawn of it.
+    stopped = {"steps": 2000, "snapshot_every": 2, "seed": 4}
+    other = workflow(OneShotAdapt=stopped, OneShotSaveGenerator={"filename_prefix": "other"}, drop=DROP)
+    assert server.run(other)["9"]["generators"]
+    server.run(workflow(OneShotAdapt={"seed": 5}, drop=DROP))  # pushes it out of the cache
+    assert f"step {kept} of 2000" in server.run(graph)["5"]["text"][0]
+    going_on = {"steps": 2000, "snapshot_every": 2, "seed": 4, "kept_run": "go on"}
+    again = server.queue(workflow(OneShotAdapt=going_on, drop=DROP))
     assert server.watch(lambda event: event["type"] == "oneshot.loss" and event["data"]["step"] > kept, 60)
     server.post("/interrupt", {})
     assert failure(server.wait(again)) == "interrupted"

@@ -66,7 +66,7 @@ def test_second_run_loads_and_a_snapshot_does_not_train(
     run(steps=6, seed=1)
     run(steps=6, seed=1, snapshot_step=2)
     assert trained and kept_runs(base) == trained
-    run(steps=6, seed=1, train_again=True)
+    run(steps=6, seed=1, kept_run="train again")
     assert kept_runs(base) != trained
 
 
@@ -82,7 +82,7 @@ def test_sampling_before_or_after_does_not_change_training(
     def graphs(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         shutil.copy(folder / TINY, folder / name)
         graph = workflow(
-            LoadStyleGAN={"generator_name": name}, OneShotAdapt={"seed": 41, "train_again": True}
+            LoadStyleGAN={"generator_name": name}, OneShotAdapt={"seed": 41, "kept_run": "train again"}
         )
         train, sample = ({key: dict(graph[key]) for key in keys} for keys in ("123459", "168"))
         sample["6"]["inputs"] = graph["6"]["inputs"] | {"adapted": ["1", 0], "source": ["1", 0]}

@@ -344,8 +344,7 @@ def run_recipe(
         place: see `adapt_recipe`.
         search_callbacks: called after every step of the search.
         callbacks: told about every phase and step of the training.
-        poll: see `adapt_recipe`.
-        finish: how the result's file is written.
+        poll, finish: see `adapt_recipe`; how the result's file is written.
 
     Raises:
         RunError: the store's folder holds something else.
@@ -393,8 +392,7 @@ def _searched(
     callbacks: Sequence[Callable[[StepProgress], None]],
 ) -> SearchResult:
     config = run.recipe.search_config()
-    how = None if place is None or _is_done(run.search_state, config.steps) else place()
-    device = None if how is None else how.device
+    device = None if place is None or _is_done(run.search_state, config.steps) else place().device
 
     def work() -> SearchResult:
         source, encoders = inputs.source, inputs.encoders
@@ -412,10 +410,10 @@ def _searched(
             )
 
     found = run.sound(work)
-    recipe = run.recipe.without_folders().values()
-    latent = replace(found.latent, origin={**found.latent.origin, "recipe": recipe})
-    _keep(latent, run.folder / REFERENCE)
-    return replace(found, latent=latent)
+    origin = {**found.latent.origin, "recipe": run.recipe.without_folders().values()}
+    found = replace(found, latent=replace(found.latent, origin=origin))
+    _keep(found.latent, run.folder / REFERENCE)
+    return found
 
 
 def _keep(latent: Latent, path: Path) -> None:

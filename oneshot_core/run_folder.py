@@ -246,8 +246,12 @@ class Run:
 
     def take_over(self, other: Path) -> None:
         """Start with what another folder keeps of the same run with fewer steps; that stays as it is."""
-        steps = self.recipe.training.steps
-        snapshots = [path for step, path in snapshot_files(other / WORK).items() if step <= steps]
+        training = self.recipe.training
+        snapshots = [
+            path
+            for step, path in snapshot_files(other / WORK).items()
+            if step <= training.steps and step % training.snapshot_every == 0  # the other's last was kept too
+        ]
         for path in (other / WORK / STATE_FILE, other / WORK / MASKED_FILE, *snapshots):
             place = self.work / path.relative_to(other / WORK)
             if path.is_file() and not place.exists():

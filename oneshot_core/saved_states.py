@@ -128,9 +128,10 @@ class StateFile:
         return False
 
     def forget_previous(self) -> None:
-        """Remove the state before the newest: the computation has come to its end."""
+        """Remove the state before the newest, and damaged ones: the computation has come to its end."""
         if self.path.is_file():
-            self.previous.unlink(missing_ok=True)
+            for path in (self.previous, *self.path.parent.glob(f"{self.path.stem}*.damaged*")):
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove all states, those that were set aside too."""

@@ -101,7 +101,7 @@ def test_stop_and_keep_is_final_until_it_is_to_go_on(tmp_path: Path, world: Inpu
     with pytest.raises(ValueError, match=r"no snapshot of step 2; .*it was stopped and kept at step 1"):
         run(tmp_path / "a", world, snapshot=2)
     later, steps = run(tmp_path / "a", world, kept=GO_ON, callbacks=[StopAt(3)])
-    assert (steps, later.step) == (2, 3) and run(tmp_path / "a", world)[0].step == 3
+    assert (steps, later.step) == (1, 3) and run(tmp_path / "a", world)[0].step == 3
     assert run(tmp_path / "a", world, snapshot=2)[0].step == 2
     resumed, steps = run(tmp_path / "a", world, kept=GO_ON)
     assert steps == STEPS - 3 and same(resumed.bundle, run(tmp_path / "b", world)[0].bundle)

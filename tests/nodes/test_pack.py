@@ -85,7 +85,7 @@ def test_choices_are_the_engines() -> None:
     }
     assert sorted(offered["OneShotAdapt", "fit"]) == sorted(FITS)
     assert offered["OneShotAdapt", "preset"] == list(PRESETS)
-    assert offered["OneShotAdapt", "precision"] == list(PRECISIONS)
+    assert offered["OneShotAdapt", "precision"] == ["auto", *PRECISIONS]
     assert offered["OneShotAdapt", "profile"] == list(PROFILES)
     assert offered["OneShotDemoTarget", "look"] == list(TARGET_LOOKS)
     assert offered["SampleAdapted", "noise"] == list(NOISE_MODES)

@@ -61,8 +61,8 @@ class StyleCLIPEdit(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text: str | None = None) -> bool | str:
-        """Refuse an empty text."""
+    def validate_inputs(cls, text: str | None = None, method: Any = None) -> bool | str:
+        """Refuse an empty text; ComfyUI hands on a dynamic combo whether it is asked for or not."""
         return problem(cls, {"text": text}, (("text",), check_text))
 
     @classmethod

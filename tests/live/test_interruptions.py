@@ -97,7 +97,7 @@ def _running(event: dict[str, Any], graph: dict[str, Any], node: str) -> bool:
 
 
 def test_a_cancelled_run_goes_on_and_equals_an_uninterrupted_one(server: Server, workflow: Workflow) -> None:
-    training = {"steps": 40, "snapshot_every": 4}
+    training = {"steps": 40, "snapshot_every": 4, "seed": 11}
     graph, known = workflow(OneShotAdapt=training, drop=DROP), kept_runs(server.base)
     prompt = server.queue(graph)
     wait_for_step(server, prompt, known)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import PromptRefused, Server
 
 Workflow = Callable[..., dict[str, Any]]
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
 WRONG = {
     "snapshot": (
         "OneShotAdapt",
@@ -45,10 +48,21 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_mistakes_are_said_when_they_are_queued(server: Server, workflow: Workflow, case: str) -> None:
     node, inputs, said = WRONG[case]
-    graph = workflow(**{node: inputs})
+    # ComfyUI runs outputs that the mistake does not reach; without them all is refused.
+    others = {"SampleAdapted": ("7", "9"), "OneShotSaveGenerator": ("6", "7", "8")}.get(node, ())
+    graph = workflow(**{node: inputs}, drop=others)
     with pytest.raises(PromptRefused) as refusal:
         server.queue(graph)
     (found,) = refusal.value.body["node_errors"].values()
     assert found["class_type"] == node
     details = [error["details"] for error in found["errors"]]
     assert sum(said in one for one in details) == 1 and all("see above" in one for one in details[1:])
+
+
+def test_an_empty_text_is_said_when_it_is_queued(server: Server) -> None:
+    graph = json.loads((WORKFLOWS / "text_edit.json").read_text(encoding="utf-8"))
+    graph["7"]["inputs"]["text"] = " "
+    kept = {name: one for name, one in graph.items() if one["class_type"] != "PreviewImage" or name == "13"}
+    with pytest.raises(PromptRefused) as refusal:
+        server.queue(kept)
+    assert "text is empty" in json.dumps(refusal.value.body["node_errors"]["7"])

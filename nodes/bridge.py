@@ -43,7 +43,7 @@ OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left
 RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
 RUNS_LIMIT_GB = 20.0
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
-PREVIEW_PX = 512
+PREVIEW_PX = 768
 PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
 
 
@@ -377,7 +377,9 @@ def working(lower: str, kept: str) -> Iterator[None]:
 class NodeProgress:
     """Progress of the node that is executing."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, sheet: Callable[[Tensor], Image.Image] | None = None) -> None:
+        """Start the bar of `total` steps; `sheet` lays a preview's pictures out, else side by side."""
+        self._sheet = sheet or _strip
         context = get_executing_context()
         self.node = "" if context is None else str(context.node_id)
         self.prompt = "" if context is None else str(context.prompt_id)
@@ -400,7 +402,7 @@ class NodeProgress:
         self.check()
         picture = None
         if preview is not None and time.monotonic() - self._previewed > PREVIEW_SECONDS:
-            picture = ("JPEG", _strip(preview()), PREVIEW_PX)
+            picture = ("JPEG", self._sheet(preview()), PREVIEW_PX)
             self._previewed = time.monotonic()
         self._bar.update_absolute(done, self._total, picture)
 

@@ -123,7 +123,8 @@ class CLIPLatentSearch(io.ComfyNode):
         picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
         recipe, inputs = core.prepared(recipe, inputs, "search", bridge.device())
-        run, text = bridge.NodeProgress(recipe.search.steps), bridge.said(inputs.notes)
+        text = bridge.said(inputs.notes)
+        run = _progress(recipe.search.steps, picture)
         with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_recipe(
                 recipe, inputs, bridge.run_store(),
@@ -134,3 +135,12 @@ class CLIPLatentSearch(io.ComfyNode):
         shown = ui.PreviewImage(image, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
+
+
+def _progress(steps: int, target: Tensor) -> Any:
+    """Progress whose previews show the target and what was found so far."""
+
+    def sheet(found: Tensor) -> Any:
+        return core.labelled_grid([("counterpart so far", found)], lead=("target", target))
+
+    return bridge.NodeProgress(steps, sheet)

@@ -31,7 +31,7 @@ from .sockets import (
 )
 from .values import checked
 
-PREVIEW_SEEDS = (0, 1, 2, 3, 4, 5)
+PREVIEW_SEEDS, LIVE_SEEDS = (0, 1, 2, 3, 4, 5), (0, 1, 2)
 LOWER = "batch, the generator's size, or use precision bfloat16"
 EVERY = "Steps between snapshots; each is a file of the generator."
 KEPT = "The run goes on from its last saved step when it is queued again with the same inputs"
@@ -142,14 +142,15 @@ def _prepared(
 
 def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple[Any, Tensor]:
     """Train, or load what is there; also the sheet of pictures."""
-    run = bridge.NodeProgress(recipe.training.steps)
+    sheet = core.LiveSheet(inputs.source, inputs.target, LIVE_SEEDS)
+    run = bridge.NodeProgress(recipe.training.steps, sheet)
     with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
         result = core.adapt_recipe(
             recipe,
             inputs,
             bridge.run_store(),
             place=lambda: _room(recipe, inputs),
-            callbacks=[core.Progress(run.report, PREVIEW_SEEDS), core.Poll(run.check), stop],
+            callbacks=[core.Progress(run.report, LIVE_SEEDS), core.Poll(run.check), stop],
             poll=run.check,
             kept=kept,
             snapshot=snapshot,

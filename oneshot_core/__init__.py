@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .pictures.covers import draw_cover, model_card
     from .pictures.files import PictureError
     from .pictures.plots import loss_plot, plot_points
-    from .pictures.sheets import adaptation_sheet
+    from .pictures.sheets import LiveSheet, adaptation_sheet
     from .pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
     from .recipe import Recipe, RecipeError
     from .run_folder import RunError, StoredResult
@@ -121,7 +121,7 @@ _MODULES = {
         "truncation_sweep"
     ),
     "search": "SearchConfig SearchResult search_latent",
-    "pictures.sheets": "adaptation_sheet",
+    "pictures.sheets": "LiveSheet adaptation_sheet",
     "tensors": "gradients owned",
     "training": ("PRECISIONS AdaptResult Poll Progress RunCancelled StopSignal TrainConfig adapt"),
     "training.execution": "Execution",
@@ -153,6 +153,7 @@ __all__ = [
     "GeneratorBundle",
     "Inputs",
     "Latent",
+    "LiveSheet",
     "PictureError",
     "Poll",
     "Preset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -50,3 +51,26 @@ def adaptation_sheet(
         columns=["reference", *(f"seed {seed}" for seed in seeds)],
         lead=(f"target: {target_name}" if target_name else "target", target),
     )
+
+
+@dataclass
+class LiveSheet:
+    """The sheet of an adaptation that is running: the target, and the same latents in both looks.
+
+    Args:
+        source: who is adapted; draws its row once, when the first sheet is wanted.
+        target: [1, 3, S, S].
+        seeds: of the latents, untruncated.
+    """
+
+    source: GeneratorBundle
+    target: Images
+    seeds: Sequence[int]
+    _row: Images | None = field(default=None, init=False)
+
+    def __call__(self, adapted: Images) -> Picture:
+        """Lay out the adapted generator's pictures of the seeds so far, [N, 3, S, S]."""
+        if self._row is None:
+            self._row = thumbnails(sample(self.source, tuple(self.seeds), SampleConfig(psi=1.0)))
+        rows = [("source", self._row), ("adapted so far", thumbnails(adapted.float().cpu()))]
+        return labelled_grid(rows, lead=("target", self.target))

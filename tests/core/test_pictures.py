@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_networks import tiny_bundle
 
 from oneshot_core.pictures import (
     check_mask,
@@ -19,12 +20,15 @@ from oneshot_core.pictures import (
     load_target,
     masked_target,
     save_png,
+    sheets,
     shortened,
     thumbnails,
     to_pillow,
     to_uint8,
 )
 from oneshot_core.pictures.files import MAX_PIXELS, PictureError
+from oneshot_core.pictures.sheets import LiveSheet
+from oneshot_core.sampling import SampleConfig, sample
 
 RED, BLUE = (200, 30, 40), (20, 40, 210)
 
@@ -284,3 +288,16 @@ def test_thumbnails_give_the_same_grid_to_the_bit():
     assert small.shape == (3, 3, 256, 256)
     assert np.array_equal(*(np.asarray(labelled_grid([("row", images)])) for images in (large, small)))
     assert thumbnails(large[..., :200, :200]).shape[-1] == 200
+
+
+def test_a_live_sheet_draws_the_source_once(monkeypatch) -> None:
+    bundle = tiny_bundle(64)
+    drawn: list[int] = []
+    monkeypatch.setattr(sheets, "sample", lambda *given, **more: drawn.append(1) or sample(*given, **more))
+    live = LiveSheet(bundle, torch.zeros(1, 3, 64, 64), (0, 1, 2))
+    plain = sample(bundle, (0, 1, 2), SampleConfig(psi=1.0))
+    first, second = live(plain), live(-plain)
+    assert len(drawn) == 1 and first.size == second.size
+    rows = [np.asarray(one, dtype=np.int16) for one in (first, second)]
+    changed = np.argwhere(np.abs(rows[0] - rows[1]).max(axis=2) > 8)
+    assert changed[:, 0].min() > first.height // 2 and changed[:, 1].min() > first.width // 4  # its own row

@@ -409,16 +409,17 @@ class NodeProgress:
     def report(self, now: Any) -> None:
         """Tell what the engine's progress says: step, losses, and a preview that is drawn when it is due."""
         self.step(now.step, now.preview)
-        self._losses(now.step, now.losses)
+        self._losses(now.step, now.losses, now.eta_seconds)
 
-    def _losses(self, step: int, values: Mapping[str, float]) -> None:
+    def _losses(self, step: int, values: Mapping[str, float], eta: float) -> None:
         """Collect loss points; they are sent in batches as the event `oneshot.loss`."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._points.setdefault(name, []).append([int(step), float(value)])
         if time.monotonic() - self._sent > EVENT_SECONDS or step >= self._total:
             place = {"node": self.node, "prompt_id": self.prompt}
-            send("oneshot.loss", {**place, "step": step, "steps": self._total, "points": self._points})
+            far = {"step": step, "steps": self._total, "eta": round(eta, 1)}
+            send("oneshot.loss", {**place, **far, "points": self._points})
             self._points, self._sent = {}, time.monotonic()
 
 

@@ -45,3 +45,49 @@ export function short(value) {
 export function legend(curves) {
   return shownNames(curves).map((name) => [name, short(curves[name].at(-1)[1])]);
 }
+
+// One colour per name wherever it appears; what tells most comes first.
+const COLOURS = {
+  patch: "#5fb3f6", lpips: "#f6a35f", adversarial: "#7bd67b", clip: "#e57bd0", deviation: "#e5d25a",
+  semantic: "#b79bf5", pixel: "#f57b7b", generator: "#6fd6cf", discriminator: "#c9c9c9", r1: "#a58b6f",
+  l2: "#e5d25a",
+};
+const SPARE = ["#9fd0ff", "#ffc79b", "#b3ecb3", "#f2b3e6"];
+const AT_FIRST = 3;
+
+/** The colour of a curve. */
+export function colourOf(name) {
+  const sum = [...name].reduce((total, letter) => total + letter.charCodeAt(0), 0);
+  return COLOURS[name] ?? SPARE[sum % SPARE.length];
+}
+
+/** Names that are drawn: the three that tell most, and what was clicked. */
+export function visible(names, choices) {
+  const order = Object.keys(COLOURS);
+  const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+  const first = [...names].sort((a, b) => rank(a) - rank(b)).slice(0, AT_FIRST);
+  return names.filter((name) => choices.get(name) ?? first.includes(name));
+}
+
+/** The value of a curve at a step: the last one up to it, else the first. */
+export function nearest(points, step) {
+  if (step === undefined) return points.at(-1)[1];
+  return (points.findLast(([at]) => at <= step) ?? points[0])[1];
+}
+
+/** Seconds as 1:05 or 2:03:00. */
+export function clock(seconds) {
+  const whole = Math.round(seconds);
+  const parts = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60), whole % 60];
+  const [hours, minutes, rest] = parts.map((part, at) => (at ? String(part).padStart(2, "0") : part));
+  return hours ? `${hours}:${minutes}:${rest}` : `${parts[1]}:${rest}`;
+}
+
+/** How far a run is: step, steps, time left. */
+export function caption({ curves, steps, eta }) {
+  const lasts = shownNames(curves).map((name) => curves[name].at(-1)[0]);
+  if (!lasts.length) return "";
+  const step = Math.max(...lasts);
+  const left = Number.isFinite(eta) && steps > step ? `, ${clock(eta)} left` : "";
+  return steps ? `step ${step} of ${steps}${left}` : `step ${step}`;
+}

@@ -1,56 +1,109 @@
-// The chart under a node that optimises: one line per loss, each scaled to itself.
+// The chart under a node that optimises: few lines at first, each scaled to itself; a click on a name adds it.
 
-import { legend, polyline, shownNames, smoothed } from "./curves.mjs";
+import { caption, colourOf, legend, nearest, polyline, short, shownNames, smoothed, visible } from "./curves.mjs";
 
-const COLOURS = ["#5fb3f6", "#f6a35f", "#7bd67b", "#e57bd0", "#e5d25a", "#b79bf5", "#f57b7b", "#6fd6cf"];
 const HEIGHT = 120;
+const AXIS = 14; // px below the lines for the steps
 const SMOOTHING = 3;
+const MARGIN = 4;
 
-/** Make the chart's element; `draw(curves, steps)` shows curves of a run of so many steps. */
+/** Make the chart's element; `draw(curves, steps, eta)` shows curves of a run of so many steps. */
 export function lossPlot() {
   const element = document.createElement("div");
   element.dataset.oneshotLosses = "";
   element.style.cssText = "display:flex;flex-direction:column;gap:4px;width:100%;font:11px sans-serif;overflow:hidden";
   const canvas = document.createElement("canvas");
   canvas.style.cssText = `width:100%;height:${HEIGHT}px;background:#0003;border-radius:4px`;
+  canvas.title = "Each curve lies between its own least and greatest value.";
+  const told = document.createElement("div");
+  told.style.cssText = "color:#999;white-space:nowrap;overflow:hidden;text-overflow:ellipsis";
   const names = document.createElement("div");
   names.style.cssText = "display:flex;flex-wrap:wrap;gap:0 10px;max-height:56px;overflow:hidden";
-  element.append(canvas, names);
+  element.append(canvas, told, names);
+  const choices = new Map(); // name -> shown, for names that were clicked
+  let shown = { curves: {}, steps: 0, eta: undefined };
+  let pointed; // step under the pointer
   let pending = 0;
 
-  function paint(curves, steps) {
+  function lastStep() {
+    return Math.max(1, shown.steps || 0, ...shownNames(shown.curves).map((name) => shown.curves[name].at(-1)[0]));
+  }
+
+  function paintLines(pen, width, last) {
+    const drawn = visible(shownNames(shown.curves), choices);
+    for (const name of drawn) {
+      pen.strokeStyle = colourOf(name);
+      pen.lineWidth = 1.2;
+      pen.beginPath();
+      const line = polyline(smoothed(shown.curves[name], SMOOTHING), last, width - 2 * MARGIN, HEIGHT - AXIS - 12);
+      line.forEach(([x, y], at) => (at ? pen.lineTo(x + MARGIN, y + 6) : pen.moveTo(x + MARGIN, y + 6)));
+      pen.stroke();
+    }
+    return drawn;
+  }
+
+  function paintAxis(pen, width, last) {
+    pen.fillStyle = pen.strokeStyle = "#888";
+    pen.font = "10px sans-serif";
+    pen.fillRect(MARGIN, HEIGHT - AXIS, width - 2 * MARGIN, 0.5);
+    for (const share of [0, 0.25, 0.5, 0.75, 1]) {
+      pen.textAlign = share === 0 ? "left" : share === 1 ? "right" : "center";
+      pen.fillText(String(Math.round(share * last)), MARGIN + share * (width - 2 * MARGIN), HEIGHT - 3);
+    }
+    if (pointed !== undefined) pen.fillRect(MARGIN + (pointed / last) * (width - 2 * MARGIN), 0, 0.7, HEIGHT - AXIS);
+  }
+
+  function label(name, value, drawn) {
+    const found = document.createElement("span");
+    found.style.cssText = `cursor:pointer;color:${colourOf(name)};opacity:${drawn.includes(name) ? 1 : 0.4}`;
+    found.textContent = `${name} ${value}`;
+    found.title = "click to show or hide";
+    found.onclick = () => {
+      choices.set(name, !drawn.includes(name));
+      paint();
+    };
+    return found;
+  }
+
+  function paint() {
     const ratio = window.devicePixelRatio || 1;
     const width = canvas.clientWidth || 240;
     canvas.width = width * ratio;
     canvas.height = HEIGHT * ratio;
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
-    const shown = shownNames(curves);
-    const last = Math.max(steps || 0, ...shown.map((name) => curves[name].at(-1)[0]));
-    shown.forEach((name, index) => {
-      pen.strokeStyle = COLOURS[index % COLOURS.length];
-      pen.lineWidth = 1.2;
-      pen.beginPath();
-      const line = polyline(smoothed(curves[name], SMOOTHING), last, width - 8, HEIGHT - 12);
-      line.forEach(([x, y], at) => (at ? pen.lineTo(x + 4, y + 6) : pen.moveTo(x + 4, y + 6)));
-      pen.stroke();
-    });
-    names.replaceChildren(
-      ...legend(curves).map(([name, value], index) => {
-        const label = document.createElement("span");
-        label.style.color = COLOURS[index % COLOURS.length];
-        label.textContent = `${name} ${value}`;
-        return label;
-      }),
-    );
+    const last = lastStep();
+    const drawn = paintLines(pen, width, last);
+    if (drawn.length) paintAxis(pen, width, last);
+    const values = drawn.map((name) => `${name} ${short(nearest(shown.curves[name], pointed))}`);
+    told.textContent = pointed === undefined ? caption(shown) : `step ${pointed}: ${values.join(", ")}`;
+    names.replaceChildren(...legend(shown.curves).map(([name, value]) => label(name, value, drawn)));
   }
+
+  function later() {
+    cancelAnimationFrame(pending);
+    pending = requestAnimationFrame(paint);
+  }
+
+  canvas.onmousemove = (event) => {
+    const width = canvas.clientWidth - 2 * MARGIN;
+    // Of a zoomed canvas the page's pixels are not its own.
+    const box = canvas.getBoundingClientRect();
+    const share = ((event.clientX - box.left) / box.width) * canvas.clientWidth - MARGIN;
+    pointed = Math.round(Math.min(1, Math.max(0, share / width)) * lastStep());
+    later();
+  };
+  canvas.onmouseleave = () => {
+    pointed = undefined;
+    later();
+  };
 
   return {
     element,
-    height: HEIGHT + 64,
-    draw(curves, steps) {
-      cancelAnimationFrame(pending);
-      pending = requestAnimationFrame(() => paint(curves, steps));
+    height: HEIGHT + 82,
+    draw(curves, steps, eta) {
+      shown = { curves, steps, eta };
+      later();
     },
     stop: () => cancelAnimationFrame(pending),
   };

@@ -92,7 +92,7 @@ function onPoints({ detail }) {
   if (chart.prompt !== detail.prompt_id) Object.assign(chart, { curves: {}, prompt: detail.prompt_id });
   chart.execution = detail.node;
   chart.curves = mergePoints(chart.curves, detail.points);
-  chart.plot.draw(chart.curves, detail.steps);
+  chart.plot.draw(chart.curves, detail.steps, detail.eta);
 }
 
 function onExecuted({ detail }) {

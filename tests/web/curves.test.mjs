@@ -1,7 +1,9 @@
 // Run with: node --test tests/web
 import assert from "node:assert/strict";
 import test from "node:test";
-import { legend, mergePoints, polyline, short, shownNames, smoothed } from "../../web/curves.mjs";
+import {
+  caption, clock, colourOf, legend, mergePoints, nearest, polyline, short, shownNames, smoothed, visible,
+} from "../../web/curves.mjs";
 
 test("points are merged in the order of steps, later values win, what is not finite is left out", () => {
   const first = mergePoints({}, { a: [[2, 5], [1, 4]] });
@@ -34,4 +36,27 @@ test("numbers are short", () => {
   assert.equal(short(1234.5), "1235");
   assert.equal(short(0.012345), "0.0123");
   assert.equal(short(NaN), "–");
+});
+
+test("three curves are drawn at first, the rest by click, each in its own colour everywhere", () => {
+  const names = ["generator", "pixel", "lpips", "semantic", "patch", "other"];
+  assert.deepEqual(visible(names, new Map()), ["lpips", "semantic", "patch"]);
+  const choices = new Map([["pixel", true], ["patch", false]]);
+  assert.deepEqual(visible(names, choices), ["pixel", "lpips", "semantic"]);
+  assert.equal(new Set(names.map(colourOf)).size, names.length);
+  assert.equal(colourOf("other"), colourOf("other"));
+});
+
+test("a pointed step reads the value up to it", () => {
+  const points = [[2, 5], [4, 6], [9, 7]];
+  assert.deepEqual([0, 4, 8, 99, undefined].map((step) => nearest(points, step)), [5, 6, 6, 7, 7]);
+});
+
+test("the caption says how far a run is", () => {
+  const curves = { patch: [[1, 2], [120, 3]], real_score: [[200, 1]] };
+  assert.equal(caption({ curves, steps: 200, eta: 65.2 }), "step 120 of 200, 1:05 left");
+  assert.equal(caption({ curves, steps: 120, eta: 0 }), "step 120 of 120");
+  assert.equal(caption({ curves, steps: 0 }), "step 120");
+  assert.equal(caption({ curves: {}, steps: 5 }), "");
+  assert.equal(clock(7383), "2:03:03");
 });

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ DRAWN = """() => [...document.querySelectorAll('[data-oneshot-losses] canvas')].
     const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
     return pixels.filter((value, at) => at % 4 === 3 && value > 0).length
 })"""
+
+
+SET = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
+    if (values[node.type] && w.name in values[node.type]) w.value = values[node.type][w.name] }"""
 
 
 def load(page: Any, name: str) -> None:
@@ -66,11 +71,7 @@ def test_quick_start_runs_and_shows_pictures(
     load(page, "quick_start")
     seed = 21 + (request.node.callspec.params["page"] is True)  # not what the other page left in the cache
     small = {"CLIPLatentSearch": {"steps": 3, "seed": seed}, "OneShotAdapt": {"steps": 6, "seed": seed}}
-    page.evaluate(
-        """small => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
-             if (small[node.type] && w.name in small[node.type]) w.value = small[node.type][w.name] }""",
-        small,
-    )
+    page.evaluate(SET, small)
     before = set(server.get("/history"))
     page.evaluate("() => app.queuePrompt(0)")
     deadline = time.monotonic() + 300
@@ -88,3 +89,54 @@ def test_quick_start_runs_and_shows_pictures(
     drawn = page.evaluate(DRAWN)
     assert len(drawn) == 2 and all(points > 100 for points in drawn), drawn  # both loss charts
     assert [error for error in errors if "oneshot" in error.lower()] == []
+
+
+PRESS = """name => app.graph.nodes.find(node => node.type === 'OneShotAdapt')
+    .widgets.find(widget => widget.name === name).callback()"""
+CHOICE = """() => app.graph.nodes.find(node => node.type === 'OneShotAdapt')
+    .widgets.find(widget => widget.name === 'kept_run').value"""
+TOLD = "() => [...document.querySelectorAll('[data-oneshot-losses] div')].map(one => one.textContent)"
+
+
+def wait(wanted: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Ask again and again until there is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := wanted()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+    return found
+
+
+def test_a_run_is_stopped_and_kept_and_goes_on_by_buttons(
+    page: Any, server: Server, request: pytest.FixtureRequest
+) -> None:
+    load(page, "quick_start")
+    seed = 31 + (request.node.callspec.params["page"] is True)
+    values = {"CLIPLatentSearch": {"steps": 2, "seed": seed}, "OneShotAdapt": {"steps": 3000, "seed": seed}}
+    page.evaluate(SET, values)
+    before = set(server.get("/history"))
+    page.evaluate("() => app.queuePrompt(0)")
+    running = wait(lambda: [one for one in page.evaluate(TOLD) if "of 3000" in one], "no caption of the run")
+    assert running and "left" in running[0]
+    page.wait_for_timeout(2000)
+    screenshot(page, f"running_{request.node.callspec.id}")
+    page.evaluate(PRESS, "stop and keep")
+    first = wait(lambda: set(server.get("/history")) - before, "the run was not stopped").pop()
+    text = server.history(first)["outputs"]["5"]["text"][0]
+    kept = int(re.search(r"step (\d+) of 3000", text)[1])
+    page.evaluate(PRESS, "go on")
+    wait(lambda: server.get("/queue")["queue_running"], "nothing runs")
+    (running,) = server.get("/queue")["queue_running"]
+    assert running[2]["5"]["inputs"]["kept_run"] == "go on"
+    further = r"step (\d+) of 3000"
+    wait(
+        lambda: any(
+            int(found[1]) > kept for one in page.evaluate(TOLD) if (found := re.search(further, one))
+        ),
+        "it did not go on",
+    )
+    server.post("/interrupt", {})
+    wait(lambda: not server.get("/queue")["queue_running"], "it was not cancelled")
+    page.wait_for_timeout(800)
+    assert "what was done is kept" in page.evaluate("() => document.body.innerText")
+    assert page.evaluate(CHOICE) == "use it"

@@ -237,10 +237,15 @@ class Run:
     def keep(self, result: AdaptResult, losses: Losses) -> None:
         """Make what a stopped run has come to its result; its training state stays, so that it may go on.
 
+        In a folder that the user named it is only noted: there the same command goes on.
+
         Args:
             result: of the steps that were done.
             losses: see `complete`.
         """
+        if self.named:
+            self.record(result.step)
+            return
         save(result.bundle, self.folder / RESULT)
         self.record(result.step, {**losses, "adaptation": result.losses})
 
@@ -285,6 +290,8 @@ class Run:
             metadata=dict(card or {}),
         )
         self.record(result.step, {**losses, "adaptation": result.losses})
+        if not self.named:
+            state_file(self.work / STATE_FILE).forget_damaged()
 
     # Throwing away -----------------------------------------------------------------------------------
 

@@ -128,10 +128,14 @@ class StateFile:
         return False
 
     def forget_previous(self) -> None:
-        """Remove the state before the newest, and damaged ones: the computation has come to its end."""
+        """Remove the state before the newest: the computation has come to its end."""
         if self.path.is_file():
-            for path in (self.previous, *self.path.parent.glob(f"{self.path.stem}*.damaged*")):
-                path.unlink(missing_ok=True)
+            self.previous.unlink(missing_ok=True)
+
+    def forget_damaged(self) -> None:
+        """Remove states that were set aside."""
+        for path in self.path.parent.glob(f"{self.path.stem}*.damaged*"):
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove all states, those that were set aside too."""

@@ -28,8 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speed_report import MIX
+
 SCHEDULE = ("reference with R1", "random", "reference", "random")
-KINDS = {"random": 12, "reference": 3, "reference with R1": 1}  # of 16 steps of the published schedule
 VARIANTS = ("float32", "bfloat16")
 
 
@@ -242,7 +243,7 @@ def table(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
             ratio = medians[names[0]][kind] / medians[name][kind]
             cells.append(f"{medians[name][kind]:.2f} ({min(values):.2f}–{max(values):.2f}), {ratio:.1f} x")
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    mix = {name: sum(count * medians[name][kind] for kind, count in KINDS.items()) for name in names}
+    mix = {name: sum(count * medians[name][kind] for kind, count in MIX.items()) for name in names}
     lines.append(
         "| mix of 16 | "
         + " | ".join(f"{mix[name]:.1f}, {mix[names[0]] / mix[name]:.1f} x" for name in names)

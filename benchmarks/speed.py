@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from speed_report import KINDS, Report, table
+from speed_report import KINDS, Report, mix_seconds, summary, table
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 LAYOUTS = ("channels_last", "contiguous")
@@ -46,7 +45,6 @@ GPU_VARIANTS = (
 )  # fmt: skip
 CPU_VARIANTS = ("float32", "bfloat16", "float32+contiguous")
 FULL_WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
-MIX = {"random": 12, "reference": 3, "reference with R1": 1}  # of 16 steps of the published schedule
 BATCH = 2
 WARM_UPS = 2
 
@@ -107,23 +105,6 @@ class Clock:
         for _ in range(warm_ups):
             work()
         return summary([self.time(work) for _ in range(repeats)])
-
-
-def summary(seconds: list[float]) -> dict[str, Any]:
-    """Median, least, most and count of some times."""
-    return {
-        "median": statistics.median(seconds),
-        "least": min(seconds),
-        "most": max(seconds),
-        "count": len(seconds),
-    }
-
-
-def mix_seconds(kinds: dict[str, dict[str, Any]]) -> float | None:
-    """Seconds of 16 steps of the published schedule, from the medians of their kinds."""
-    if not all(kind in kinds for kind in MIX):
-        return None
-    return sum(count * kinds[kind]["median"] for kind, count in MIX.items())
 
 
 # What is measured -------------------------------------------------------------------------------------

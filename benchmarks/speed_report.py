@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 KINDS = ("search", "reference", "reference with R1", "random")
+MIX = {"random": 12, "reference": 3, "reference with R1": 1}  # of 16 steps of the published schedule
 
 
 def machine(device: Any) -> dict[str, Any]:
@@ -106,3 +108,20 @@ def _cell(times: dict[str, Any] | None) -> str:
         return "–"
     median, least, most = (1000 * times[name] for name in ("median", "least", "most"))
     return f"{median:.1f} ({least:.1f}–{most:.1f})"
+
+
+def summary(seconds: list[float]) -> dict[str, Any]:
+    """Median, least, most and count of some times."""
+    return {
+        "median": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "count": len(seconds),
+    }
+
+
+def mix_seconds(kinds: dict[str, dict[str, Any]]) -> float | None:
+    """Seconds of 16 steps of the published schedule, from the medians of their kinds."""
+    if not all(kind in kinds for kind in MIX):
+        return None
+    return sum(count * kinds[kind]["median"] for kind, count in MIX.items())

@@ -318,14 +318,10 @@ def make_room(needed_bytes: int) -> torch.device:
     return device
 
 
-def fastest_execution(needed: Callable[[bool], int]) -> Any:
-    """Make room for a training; returns the fastest way of it that fits the memory that is free then.
-
-    Args:
-        needed: bytes that it takes with recomputing or without, see `core.Execution.fastest`.
-    """
-    place = make_room(needed(False))
-    return core.Execution.fastest(place, int(mm.get_free_memory(place)), needed)
+def fastest_execution(needed_bytes: int) -> Any:
+    """Make room for a training; returns the fastest way of it that fits the memory that is free then."""
+    place = make_room(needed_bytes)
+    return core.Execution.fastest(place, int(mm.get_free_memory(place)), needed_bytes)
 
 
 def unless_memory_is_full(work: Callable[[], Any]) -> Any:

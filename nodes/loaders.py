@@ -253,7 +253,7 @@ class OneShotSaveGenerator(io.ComfyNode):
     ) -> bool | str:
         """Refuse a place outside the output folder, and what the format does not know."""
         values = {"filename_prefix": filename_prefix, "format": format, "dtype": dtype}
-        return problem(cls, values, _PREFIX, (("format", "dtype"), _check_dtype))
+        return problem(cls, values, _PREFIX, (("format", "dtype"), core.check_format))
 
     @classmethod
     @checked
@@ -280,11 +280,6 @@ class OneShotSaveGenerator(io.ComfyNode):
 
 
 _PREFIX = (("filename_prefix",), bridge.check_prefix)
-
-
-def _check_dtype(format: str, dtype: str) -> None:
-    if format == "rosinality" and dtype != "float32":
-        raise ValueError(f"rosinality files are float32, got dtype {dtype}; use the format safetensors")
 
 
 def _cover(generator: Any) -> tuple[Any, list[str]]:

@@ -163,7 +163,7 @@ def _room(recipe: Any, inputs: Any) -> Any:
     """Make room for the training; returns where and how it is done."""
     preset, _ = recipe.preset(inputs.source.size)
     given = inputs.source, inputs.encoders, inputs.aim, preset, recipe.training.precision
-    return bridge.fastest_execution(lambda recompute: core.training_bytes(*given, recompute))
+    return bridge.fastest_execution(core.training_bytes(*given))
 
 
 def _preview(adapted: Any, inputs: Any) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Provenance,
         UnsafePickleError,
         check_family,
+        check_format,
         detect,
         inspect,
         load,
@@ -90,8 +91,8 @@ _MODULES = {
     "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
-        "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family detect inspect load "
-        "related save with_fresh_discriminator"
+        "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family check_format detect "
+        "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "draw_cover model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
@@ -181,6 +182,7 @@ __all__ = [
     "check_adaptable",
     "check_count",
     "check_family",
+    "check_format",
     "check_run",
     "count_of",
     "demo_encoders",

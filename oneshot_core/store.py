@@ -140,14 +140,10 @@ class RunStore:
                 if 0 < step <= run.recipe.training.steps and (folder / WORK / STATE_FILE).is_file():
                     found.append((step, folder))
         for _, folder in sorted(found, reverse=True):
-            held = claim(_lock_of(folder))
-            if held is None:  # another process is at work there
-                continue
-            try:
-                run.take_over(folder)
-            finally:
-                held.release()
-            return
+            with _held(folder) as free:
+                if free:
+                    run.take_over(folder)
+                    return
 
     def trim(self) -> list[Path]:
         """Remove what killed processes left half-made, then what was longest unused, down to the limit.
@@ -202,27 +198,29 @@ def _raised(error: OSError) -> None:
     raise error
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a run's folder; gives False where another process does."""
+    held = claim(_lock_of(folder))
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            held.release()
+
+
 def _remove_unused(folder: Path) -> bool:
     """Remove a run's folder unless a process holds it."""
-    held = claim(_lock_of(folder))
-    if held is None:
-        return False
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        held.release()
-    return True
+    with _held(folder) as free:
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free
 
 
 def _remove_state(folder: Path) -> int:
     """Remove the training state of a run that has ended, unless a process holds it."""
-    held = claim(_lock_of(folder))
-    if held is None:
-        return 0
-    try:
-        return remove_state(folder)
-    finally:
-        held.release()
+    with _held(folder) as free:
+        return remove_state(folder) if free else 0
 
 
 def _lock_of(folder: Path) -> Path:

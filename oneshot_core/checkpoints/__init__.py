@@ -230,14 +230,19 @@ def save(
     """
     path = Path(path)
     bundle.check_finite(training=with_discriminator)
+    check_format(format, dtype)
     if format == "safetensors":
         native.write(bundle, path, dtype, with_discriminator, metadata)
     elif format == "rosinality":
-        if dtype != "float32":
-            raise ValueError(f"rosinality files are float32, got dtype {dtype!r}; use format 'safetensors'")
         if metadata:
             raise ValueError("rosinality files have no place for metadata; use format 'safetensors'")
         rosinality.write(bundle, path, with_discriminator)
-    else:
-        raise ValueError(f"format must be 'safetensors' or 'rosinality', got {format!r}")
     return path
+
+
+def check_format(format: str, dtype: str) -> None:
+    """Refuse a format that cannot be written, or not in that type of weights; raises ValueError."""
+    if format not in ("safetensors", "rosinality"):
+        raise ValueError(f"format must be 'safetensors' or 'rosinality', got {format!r}")
+    if format == "rosinality" and dtype != "float32":
+        raise ValueError(f"rosinality files are float32, got dtype {dtype!r}; use format 'safetensors'")

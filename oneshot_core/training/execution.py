@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,22 +29,19 @@ class Execution:
     recompute: bool = False
 
     @classmethod
-    def fastest(
-        cls, device: torch.device, free_bytes: int | None, needed: Callable[[bool], int]
-    ) -> Execution:
+    def fastest(cls, device: torch.device, free_bytes: int | None, needed_bytes: int) -> Execution:
         """The fastest way that fits the memory that is free; the leanest where none does.
 
         Args:
             device: of the training.
             free_bytes: on it; None where that is not known.
-            needed: gives the bytes that a training takes with recomputing or without, such as
-                `training_bytes`.
+            needed_bytes: by a training that keeps everything, see `training_bytes`.
         """
-        if free_bytes is None or (most := needed(False)) <= free_bytes:
+        if free_bytes is None or needed_bytes <= free_bytes:
             return cls(device)
         log.info(
             "the training needs %s and %s are free: parts of the networks are computed again instead of kept",
-            told_bytes(most),
+            told_bytes(needed_bytes),
             told_bytes(free_bytes),
         )
         return cls(device, recompute=True)
@@ -56,11 +52,8 @@ def fastest_in_place(
 ) -> Execution:
     """The fastest way to train where the networks are; see `training_bytes`."""
     place = bundle.generator.const.device
-
-    def needed(recompute: bool) -> int:
-        return training_bytes(bundle, encoders, aim, preset, precision, recompute)
-
-    return replace(Execution.fastest(place, free_bytes(place), needed), device=None)
+    needed_bytes = training_bytes(bundle, encoders, aim, preset, precision)
+    return replace(Execution.fastest(place, free_bytes(place), needed_bytes), device=None)
 
 
 def free_bytes(device: torch.device) -> int | None:

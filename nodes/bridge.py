@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO as DEMO
 from . import routes
+from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, workflow_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left
 RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
 RUNS_LIMIT_GB = 20.0
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
-PREVIEW_PX = 768
+PREVIEW_PX, SHOWN_PX = 768, 512
 PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
 
 
@@ -244,6 +247,23 @@ def to_comfy(images: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1).contiguous().to(mm.intermediate_device())
 
 
+def jpegs(images: Tensor) -> list[bytes]:
+    """Pictures [N, H, W, C] in [0, 1] as files for the page, not larger than it shows them."""
+    return [core.jpeg_file(picture, SHOWN_PX) for picture in core.to_pillow(to_core(images))]
+
+
+def shown(jpeg: bytes) -> dict[str, str]:
+    """Put a picture into the temporary folder, and say where the page finds it."""
+    name = f"oneshot_{hashlib.sha256(jpeg).hexdigest()[:24]}.jpg"
+    path = Path(folder_paths.get_temp_directory()) / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(jpeg)
+        os.replace(part, path)
+    return {"filename": name, "subfolder": "", "type": "temp"}
+
+
 def said(notes: Sequence[str]) -> list[str]:
     """Log notes that the user should read, and return them for the node's output."""
     for note in notes:
@@ -369,6 +389,54 @@ def working(lower: str, kept: str) -> Iterator[None]:
 
 # Progress, previews, events ---------------------------------------------------------------------------
 
+BOARD, STOPS = Board(), Stops()
+
+
+def _place(workflow: str = "") -> Place:
+    """Where the node that is executing stands."""
+    context = get_executing_context()
+    if context is None:
+        return Place(workflow, "", "")
+    return Place(workflow, str(context.node_id), str(context.prompt_id))
+
+
+_WORKFLOW: ContextVar[str] = ContextVar("workflow", default="")
+
+
+@contextmanager
+def watched(kind: str, hidden: Any) -> Iterator[Callable[[Any], None]]:
+    """Tell the page that a node works, how far it is, and how it ended, in its words; keep it on the board.
+
+    Args:
+        kind: id of its class.
+        hidden: its hidden inputs, which name the workflow.
+
+    Yields:
+        What to call with the node's output once it is there.
+    """
+    workflow = workflow_of(getattr(hidden, "extra_pnginfo", None))
+    place, began, shown = _place(workflow), time.monotonic(), dict[str, Any]()
+    token = _WORKFLOW.set(workflow)
+    send("oneshot.status", BOARD.begin(place, kind))
+    state, error = DONE, ""
+    try:
+        yield lambda output: shown.update(_ui_of(output))
+    except mm.InterruptProcessingException:
+        state = CANCELLED
+        raise
+    except Exception as problem:
+        state, error = FAILED, str(problem) or type(problem).__name__
+        raise
+    finally:
+        _WORKFLOW.reset(token)
+        send("oneshot.status", BOARD.end(place, state, time.monotonic() - began, shown, error))
+
+
+def _ui_of(output: Any) -> Mapping[str, Any]:
+    """What a node's output shows, as a dict of lists."""
+    found = getattr(output, "ui", None)
+    return found if isinstance(found, Mapping) else {} if found is None else found.as_dict()
+
 
 class NodeProgress:
     """Progress of the node that is executing."""
@@ -376,9 +444,7 @@ class NodeProgress:
     def __init__(self, total: int, sheet: Callable[[Tensor], Image.Image] | None = None) -> None:
         """Start the bar of `total` steps; `sheet` lays a preview's pictures out, else side by side."""
         self._sheet = sheet or _strip
-        context = get_executing_context()
-        self.node = "" if context is None else str(context.node_id)
-        self.prompt = "" if context is None else str(context.prompt_id)
+        self.place = _place(_WORKFLOW.get())
         self._bar = comfy.utils.ProgressBar(total)
         self._total = total
         self._previewed = self._sent = 0.0
@@ -405,18 +471,19 @@ class NodeProgress:
     def report(self, now: Any) -> None:
         """Tell what the engine's progress says: step, losses, and a preview that is drawn when it is due."""
         self.step(now.step, now.preview)
-        self._losses(now.step, now.losses, now.eta_seconds)
-
-    def _losses(self, step: int, values: Mapping[str, float], eta: float) -> None:
-        """Collect loss points; they are sent in batches as the event `oneshot.loss`."""
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._points.setdefault(name, []).append([int(step), float(value)])
-        if time.monotonic() - self._sent > EVENT_SECONDS or step >= self._total:
-            place = {"node": self.node, "prompt_id": self.prompt}
-            far = {"step": step, "steps": self._total, "eta": round(eta, 1)}
-            send("oneshot.loss", {**place, **far, "points": self._points})
+        for name, value in finite(now.losses).items():
+            self._points.setdefault(name, []).append([int(now.step), value])
+        # In batches: a quick run makes hundreds of steps a second.
+        if time.monotonic() - self._sent > EVENT_SECONDS or now.step >= self._total:
+            far = {"step": now.step, "steps": self._total, **finite({"eta": round(now.eta_seconds, 1)})}
+            send("oneshot.loss", BOARD.progress(self.place, far, self._points))
             self._points, self._sent = {}, time.monotonic()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[core.StopSignal]:
+        """Let the route `/oneshot/stop_and_keep` end the node's run early with what it has."""
+        with STOPS.open(self.place, core.StopSignal()) as signal:
+            yield signal
 
 
 def _strip(images: Tensor) -> Image.Image:
@@ -429,29 +496,13 @@ def _strip(images: Tensor) -> Image.Image:
 def send(event: str, data: dict[str, Any]) -> None:
     """Send an event to the browser that queued the prompt; data must be plain JSON."""
     server = _server()
-    if server is not None:
+    if server is not None and data:
         server.send_sync(event, data, server.client_id)
 
 
 def _server() -> Any:
     """ComfyUI's web server; None where nodes are loaded without one."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-
-
-# Stop and keep ----------------------------------------------------------------------------------------
-
-_STOPS: dict[str, core.StopSignal] = {}
-
-
-@contextmanager
-def stoppable(node: str) -> Iterator[core.StopSignal]:
-    """Let the route `/oneshot/stop_and_keep` end the node's run early with what it has."""
-    signal = core.StopSignal()
-    _STOPS[node] = signal
-    try:
-        yield signal
-    finally:
-        _STOPS.pop(node, None)
 
 
 # Routes ------------------------------------------------------------------------------------------------
@@ -471,7 +522,7 @@ def register_routes(own: Mapping[str, type]) -> None:
     import nodes
 
     allowed = comfy.cli_args.args.enable_cors_header
-    routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, _STOPS).add_to(server)
+    routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, STOPS, BOARD).add_to(server)
 
 
 def download_progress(done: int, total: int | None) -> None:

@@ -8,7 +8,7 @@ from .. import oneshot_core as core
 from . import bridge
 from .api import io
 from .queue_checks import check_text, problem
-from .sockets import CATEGORY, Latent, encoders_input, generator_input, seed_input
+from .sockets import Latent, encoders_input, generator_input, schema, seed_input
 from .values import checked
 
 OPTIMISATION = "latent optimisation"
@@ -20,10 +20,11 @@ class StyleCLIPEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The settings hang on the chosen method; any number of codes, and pictures before and after."""
-        return io.Schema(
+        return schema(
             node_id="StyleCLIPEdit",
+            aliases=("text edit", "edit latent", "styleclip", "prompt"),
+            shows=True,
             display_name="StyleCLIP Edit",
-            category=CATEGORY,
             description="Changes latents until CLIP sees the text in their pictures. The edited latents can "
             "be drawn by the source and by every generator adapted from it.",
             inputs=[
@@ -37,6 +38,7 @@ class StyleCLIPEdit(io.ComfyNode):
                 io.String.Input(
                     "text",
                     default="",
+                    placeholder="a person with a smile",
                     multiline=True,
                     tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP "
                     "knows the words of portraits only.",
@@ -44,6 +46,7 @@ class StyleCLIPEdit(io.ComfyNode):
                 io.String.Input(
                     "neutral_text",
                     default="",
+                    placeholder="a person",
                     tooltip="What they show now, in the same words, such as: a person. Then only the "
                     "difference counts. Empty: plain StyleCLIP.",
                 ),

@@ -9,7 +9,7 @@ from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io, ui
 from .queue_checks import problem
-from .sockets import CATEGORY, Encoders, Generator, Latent, advanced
+from .sockets import Encoders, Generator, Latent, advanced, schema
 from .stamps import stamp
 from .values import checked
 
@@ -33,10 +33,10 @@ class LoadStyleGAN(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """One choice of file, the demo among them; beside the generator the node says what the file was."""
-        return io.Schema(
+        return schema(
             node_id="LoadStyleGAN",
+            aliases=("stylegan2", "load generator", "gan", "checkpoint", "pkl"),
             display_name="Load StyleGAN2",
-            category=CATEGORY,
             description="Reads a StyleGAN2 generator, with its discriminator where the file has one, without "
             "ever running code from the file: .safetensors, state dicts of rosinality, NVIDIA, BasicSR, "
             "genforce and MMGeneration (.pt, .pth), NVIDIA .pkl, TensorFlow .pkl.",
@@ -87,10 +87,10 @@ class OneShotLoadEncoders(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Both networks by name or by file, on one output; their files are read when they are first used."""
         files = [AUTOMATIC, *bridge.names(bridge.ENCODERS)]
-        return io.Schema(
+        return schema(
             node_id="OneShotLoadEncoders",
+            aliases=("clip", "lpips", "load clip", "perceptual"),
             display_name="Load Encoders (CLIP, LPIPS)",
-            category=CATEGORY,
             description="The networks that compare pictures: CLIP and a perceptual net. Each is loaded when "
             "it is first used.",
             inputs=[
@@ -169,10 +169,11 @@ class OneShotDemoTarget(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """One choice of look; the picture has the size of the demo generator, 128 px."""
-        return io.Schema(
+        return schema(
             node_id="OneShotDemoTarget",
+            aliases=("demo", "style picture", "example"),
+            shows=True,
             display_name="Demo Target Picture",
-            category=CATEGORY,
             description="One of the target pictures that come with this pack, for trying the demo.",
             inputs=[
                 io.Combo.Input(
@@ -202,10 +203,10 @@ class OneShotSaveGenerator(io.ComfyNode):
 
         The hidden prompt and workflow go into the header of a safetensors file.
         """
-        return io.Schema(
+        return schema(
             node_id="OneShotSaveGenerator",
+            aliases=("export generator", "save stylegan", "rosinality"),
             display_name="Save Generator",
-            category=CATEGORY,
             description="Writes a generator into the output folder, where Load StyleGAN2 finds it.",
             is_output_node=True,
             inputs=[
@@ -299,10 +300,10 @@ class OneShotSaveLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Runs with nothing linked behind it; the output is the name as Load StyleGAN Latent lists it."""
-        return io.Schema(
+        return schema(
             node_id="OneShotSaveLatent",
+            aliases=("save w", "save latent code"),
             display_name="Save StyleGAN Latent",
-            category=CATEGORY,
             description="Writes latents, with where they came from, into the output folder, where Load "
             "StyleGAN Latent finds them.",
             is_output_node=True,
@@ -347,10 +348,10 @@ class OneShotLoadLatent(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """A choice of files without a default: the demo, which other loaders start with, has none."""
         files = bridge.names(bridge.LATENTS)
-        return io.Schema(
+        return schema(
             node_id="OneShotLoadLatent",
+            aliases=("load w", "projected latent", "e4e", "inversion"),
             display_name="Load StyleGAN Latent",
-            category=CATEGORY,
             description="Reads latents that Save StyleGAN Latent, or `oneshot search`, wrote, and w and w+ "
             "codes of other programs' projectors and encoders: .npz, .npy, .pt, .pth, plain .safetensors.",
             inputs=[

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from .board import Board, Stops
+
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 10_000
@@ -54,14 +56,24 @@ def _place(address: str) -> tuple[str, int | None] | None:
         return None
 
 
-def node_of(body: bytes) -> str | None:
-    """Read the node that a request's body names; None where it names none, whatever it is."""
+def node_of(body: bytes) -> tuple[str, str] | None:
+    """Read the node that a request's body names, and its workflow, which may be left out.
+
+    Returns:
+        Id of the node, id of the workflow or an empty text; None where no node is named, whatever it is.
+    """
     try:
         values = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    node = values.get("node") if isinstance(values, dict) else None
-    return node if isinstance(node, str) and 0 < len(node) <= MAX_ID and node.isprintable() else None
+    if not isinstance(values, dict) or not _is_id(values.get("node")):
+        return None
+    workflow = values.get("workflow", "")
+    return values["node"], workflow if _is_id(workflow) else ""
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isprintable()
 
 
 class Routes:
@@ -72,7 +84,8 @@ class Routes:
         allowed: origin that may ask besides the server's own page; None: none.
         own: class by given node id.
         registered: classes of all packs by node id, as they are now.
-        signals: by node id, what ends the run of a node early.
+        stops: what ends the run of a node early.
+        board: what the nodes did last.
     """
 
     def __init__(
@@ -81,10 +94,11 @@ class Routes:
         allowed: str | None,
         own: Mapping[str, type],
         registered: Mapping[str, type],
-        signals: Mapping[str, Any],
+        stops: Stops,
+        board: Board,
     ) -> None:
         self._web, self._allowed = web, allowed
-        self._own, self._registered, self._signals = own, registered, signals
+        self._own, self._registered, self._stops, self._board = own, registered, stops, board
         self._replaced = self._foreign()
         for name, pack in self._replaced.items():
             log.warning(_CONFLICT_BEFORE, name, pack, pack)
@@ -92,6 +106,7 @@ class Routes:
     def add_to(self, server: Any) -> None:
         """Add the routes to ComfyUI's server, and a look at the ids once all packs are loaded."""
         server.routes.post("/oneshot/stop_and_keep")(self.stop_and_keep)
+        server.routes.get("/oneshot/status")(self.status)
         server.routes.get("/oneshot/conflicts")(self.conflicts)
         server.app.on_startup.append(self._after_start)
 
@@ -99,14 +114,23 @@ class Routes:
         """End a node's run early with what it has."""
         if is_foreign(request.headers, self._allowed):
             return self._error(FOREIGN, 403)
-        node = node_of(await _short_body(request))
-        if node is None:
+        asked = node_of(await _short_body(request))
+        if asked is None:
             return self._error(ASKED, 400)
-        signal = self._signals.get(node)
+        signal = self._stops.find(*asked)
         if signal is None:
-            return self._error(f"node {node} is not training now", 404)
+            return self._error(f"node {asked[0]} is not training now", 404)
         signal.stop_and_keep()
-        return self._web.json_response({"node": node, "stopping": True})
+        return self._web.json_response({"node": asked[0], "stopping": True})
+
+    async def status(self, request: Any) -> Any:
+        """Tell what the nodes of a workflow did last, for a page that was opened or loaded again."""
+        if is_foreign(request.headers, self._allowed):
+            return self._error(FOREIGN, 403)
+        workflow = request.query.get("workflow", "")
+        if not _is_id(workflow):
+            return self._error("name the workflow's id: /oneshot/status?workflow=<id>", 400)
+        return self._web.json_response({"nodes": self._board.of_workflow(workflow)})
 
     async def conflicts(self, request: Any) -> Any:
         """Tell which given ids another pack has, too."""

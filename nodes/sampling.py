@@ -9,11 +9,12 @@ from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
 from .queue_checks import check_optional_seeds, check_seeds, problem
-from .sockets import CATEGORY, Generator, Latent, advanced, generator_input
+from .sockets import Generator, Latent, advanced, generator_input, schema
 from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 _CLASSES = (("classes",), core.parse_classes)
+COMPARED = 8  # pictures whose two looks the node itself shows
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
 
 
@@ -22,6 +23,7 @@ def seeds_input(default: str = "0-7") -> io.Input:
     return io.String.Input(
         "seeds",
         default=default,
+        placeholder="0-15,42",
         tooltip="Seeds and ranges, such as 0-15,42; one picture per seed. A seed draws the same person on "
         "every machine and in every batch.",
     )
@@ -36,10 +38,11 @@ class SampleAdapted(io.ComfyNode):
 
         Without a source its pictures are blocked, and what they feed does not run.
         """
-        return io.Schema(
+        return schema(
             node_id="SampleAdapted",
+            aliases=("sample stylegan", "generate faces", "draw", "seeds", "truncation"),
+            shows=True,
             display_name="Sample Adapted",
-            category=CATEGORY,
             description="Draws pictures from seeds or latents, with the adapted generator and, where it is "
             "connected, with its source.",
             inputs=[
@@ -118,7 +121,14 @@ class SampleAdapted(io.ComfyNode):
             else:
                 pairs = core.sample_pairs(source, adapted, samples, config, **options)
                 images, codes, plain = pairs.adapted, pairs.latent, pairs.source
-        return io.NodeOutput(images, plain, codes)
+        compared = [] if source is None else _compared(images, plain)
+        return io.NodeOutput(images, plain, codes, ui={"pairs": compared})
+
+
+def _compared(adapted: Any, source: Any) -> list[dict[str, Any]]:
+    """The first pictures of both generators, for the slider of the node."""
+    rows = [[bridge.shown(one) for one in bridge.jpegs(images[:COMPARED])] for images in (adapted, source)]
+    return [{"adapted": after, "source": before} for after, before in zip(*rows, strict=True)]
 
 
 def _advanced_inputs() -> list[io.Input]:
@@ -148,6 +158,7 @@ def _advanced_inputs() -> list[io.Input]:
             io.String,
             "mix_seeds",
             default="",
+            placeholder="none",
             tooltip="Style mixing: a seed for all pictures, or one per picture; empty: none.",
         ),
         slot("mix_from", 0, "First slot that comes from mix_seeds; 0 is coarse, the last is fine."),
@@ -162,6 +173,7 @@ def _advanced_inputs() -> list[io.Input]:
             io.String,
             "classes",
             default="",
+            placeholder="0",
             tooltip="Of a conditional generator: class numbers, one for all or one per picture; empty: "
             "class 0.",
         ),
@@ -202,10 +214,10 @@ class OneShotRandomLatents(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Codes come out in z; those of a conditional generator in w, which depends on the class."""
-        return io.Schema(
+        return schema(
             node_id="OneShotRandomLatents",
+            aliases=("seeds", "random faces", "z"),
             display_name="Random StyleGAN Latents",
-            category=CATEGORY,
             description="One latent per seed, for editing, mixing or saving.",
             inputs=[
                 generator_input("Whose latents; source and adapted generator share them."),
@@ -214,6 +226,7 @@ class OneShotRandomLatents(io.ComfyNode):
                     io.String,
                     "classes",
                     default="",
+                    placeholder="0",
                     tooltip="Of a conditional generator: class numbers, one for all or one per seed.",
                 ),
             ],
@@ -262,10 +275,10 @@ class OneShotBlendGenerators(io.ComfyNode):
             default="4: 0, 8: 0, 16: 0.5, 32: 1, 64: 1, 128: 1",
             tooltip="Strength per resolution in pixels; resolutions that are not named stay with the first.",
         )
-        return io.Schema(
+        return schema(
             node_id="OneShotBlendGenerators",
+            aliases=("layer swap", "toonify", "fader", "interpolate", "mix generators"),
             display_name="Blend Generators",
-            category=CATEGORY,
             description="Mixes the weights of a generator and one adapted from it: a fader between the two "
             "looks, or a swap of layers by resolution.",
             inputs=[

@@ -13,7 +13,6 @@ from .api import io, ui
 from .queue_checks import method_check, problem
 from .recipes import SEARCH, recipe_of
 from .sockets import (
-    CATEGORY,
     DEFAULTS,
     Latent,
     advanced,
@@ -23,6 +22,7 @@ from .sockets import (
     mask_input,
     precision_input,
     profile_input,
+    schema,
     seed_input,
     target_input,
 )
@@ -43,10 +43,11 @@ class CLIPLatentSearch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Only space w comes out, one code; the weights of the terms are inputs of their own."""
-        return io.Schema(
+        return schema(
             node_id="CLIPLatentSearch",
+            aliases=("gan inversion", "projector", "counterpart", "find latent"),
+            shows=True,
             display_name="CLIP Latent Search",
-            category=CATEGORY,
             description="Finds the latent of the generator whose picture is closest to the target in "
             "content: the counterpart from which the adaptation learns the look.",
             inputs=[
@@ -132,7 +133,7 @@ class CLIPLatentSearch(io.ComfyNode):
                 callbacks=[run.report], poll=run.check,
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
-        shown = ui.PreviewImage(image, cls=cls).as_dict()
+        shown = ui.PreviewImage(_sheet(picture, "counterpart", result.reconstruction), cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
 
@@ -144,3 +145,8 @@ def _progress(steps: int, target: Tensor) -> Any:
         return core.labelled_grid([("counterpart so far", found)], lead=("target", target))
 
     return bridge.NodeProgress(steps, sheet)
+
+
+def _sheet(target: Tensor, name: str, found: Tensor) -> Tensor:
+    """Target and counterpart side by side, as the node shows them."""
+    return bridge.to_comfy(core.to_tensor(core.labelled_grid([(name, found)], lead=("target", target))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -16,6 +17,26 @@ Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 
 DEFAULTS = Recipe()
+
+
+def schema(*, aliases: tuple[str, ...] = (), shows: bool = False, **fields: Any) -> io.Schema:
+    """Describe a node, in what this ComfyUI knows of: an unknown entry would cost the whole pack.
+
+    Args:
+        aliases: words under which the node is found in the search, besides its name.
+        shows: whether it shows pictures or curves that a page should get again when it is reloaded.
+        fields: of the schema.
+    """
+    newer = {"search_aliases": list(aliases), "has_intermediate_output": shows}
+    known = {one.name for one in dataclasses.fields(io.Schema)}
+    # The page's workflow has an id, by which it asks for what its nodes did last.
+    hidden = [*fields.pop("hidden", ()), io.Hidden.extra_pnginfo]
+    return io.Schema(
+        **fields,
+        category=CATEGORY,
+        hidden=list(dict.fromkeys(hidden)),
+        **{name: value for name, value in newer.items() if name in known},
+    )
 
 
 def advanced(kind: Any, name: str, **settings: Any) -> io.Input:

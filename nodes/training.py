@@ -15,7 +15,6 @@ from .api import io, ui
 from .queue_checks import check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
-    CATEGORY,
     DEFAULTS,
     Generator,
     Latent,
@@ -26,6 +25,7 @@ from .sockets import (
     mask_input,
     precision_input,
     profile_input,
+    schema,
     seed_input,
     target_input,
 )
@@ -58,10 +58,11 @@ class OneShotAdapt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Needs the search's reference; the adapted generator comes with a sheet of pictures and a report."""
-        return io.Schema(
+        return schema(
             node_id="OneShotAdapt",
+            aliases=("one shot", "style transfer", "fine-tune", "train generator", "nada", "mind the gap"),
+            shows=True,
             display_name="One-Shot Adapt",
-            category=CATEGORY,
             description="Trains a copy of the generator to draw in the look of the target. The run is kept "
             "in output/oneshot_runs: the same inputs again are loaded, a cancelled run goes on.",
             inputs=_inputs(),
@@ -122,9 +123,10 @@ class OneShotAdapt(io.ComfyNode):
         """Train, or load what is there."""
         recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
         result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
-        text, shown = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
-        curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
-        return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
+        text, picture = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
+        shown = {"losses": [core.plot_points(result.losses)], "snapshots": _gallery(result)}
+        told = {"text": [text], "notes": [_far(result), *inputs.notes]}
+        return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told})
 
 
 def _prepared(
@@ -144,7 +146,7 @@ def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple
     """Train, or load what is there; also the sheet of pictures."""
     sheet = core.LiveSheet(inputs.source, inputs.target, LIVE_SEEDS)
     run = bridge.NodeProgress(recipe.training.steps, sheet)
-    with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
+    with bridge.working(LOWER, KEPT), run.stoppable() as stop:
         result = core.adapt_recipe(
             recipe,
             inputs,
@@ -164,6 +166,16 @@ def _room(recipe: Any, inputs: Any) -> Any:
     preset, _ = recipe.preset(inputs.source.size)
     given = inputs.source, inputs.encoders, inputs.aim, preset, recipe.training.precision
     return bridge.fastest_execution(core.training_bytes(*given))
+
+
+def _gallery(result: Any) -> list[dict[str, Any]]:
+    """Pictures of the steps that can be chosen: the same people at each."""
+    covers = {step: core.cover_of(path) for step, path in result.snapshots.items()}
+    return [
+        {"step": step, "chosen": step == result.step, **bridge.shown(cover)}
+        for step, cover in covers.items()
+        if cover is not None
+    ]
 
 
 def _preview(adapted: Any, inputs: Any) -> Tensor:
@@ -277,6 +289,7 @@ def _what_is_trained() -> list[io.Input]:
             io.String,
             "trained_parts",
             default="",
+            placeholder="constant, affine, convolution, noise",
             tooltip="Parts of the generator that are trained, separated by commas: constant, affine, "
             "convolution, noise, rgb, mapping. Empty: all but rgb and mapping, as published. Without noise "
             "looks cannot come as grain; with rgb colours change more freely.",
@@ -293,6 +306,12 @@ def _what_is_trained() -> list[io.Input]:
     ]
 
 
+def _far(result: Any) -> str:
+    """How far the generator has come that is given."""
+    kept = "kept at " if result.step < result.steps and result.step not in result.snapshots else ""
+    return f"{kept}step {result.step} of {result.steps}"
+
+
 def _report(result: Any, notes: tuple[str, ...]) -> str:
     """What was done, as text."""
     curves = {
@@ -300,9 +319,8 @@ def _report(result: Any, notes: tuple[str, ...]) -> str:
     }
     losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve)
     steps = ", ".join(map(str, result.snapshots)) or "none"
-    kept = "kept at " if result.step < result.steps and result.step not in result.snapshots else ""
     lines = [
-        f"{kept}step {result.step} of {result.steps}",
+        _far(result),
         f"losses: {losses}",
         f"snapshots: {steps}",
         *notes,

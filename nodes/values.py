@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import oneshot_core as core
+from . import bridge
 from .api import io
 
 Values = dict[str, Any]
@@ -24,12 +25,15 @@ class InputError(ValueError):
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Let a node's `execute` run only with values that fit the description of its inputs."""
+    """Let a node's `execute` run only with values that fit its inputs, and the page see how it goes."""
 
     @wraps(execute)
     def check_first(cls: Any, **values: Any) -> io.NodeOutput:
         schema = cls.GET_SCHEMA() if cls.SCHEMA is None else cls.SCHEMA
-        return execute(cls, **fitting(schema.inputs, values))
+        with bridge.watched(schema.node_id, cls.hidden) as tell:
+            output = execute(cls, **fitting(schema.inputs, values))
+            tell(output)
+            return output
 
     return check_first
 

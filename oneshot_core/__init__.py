@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         to_pillow,
         to_tensor,
     )
-    from .pictures.covers import draw_cover, model_card
+    from .pictures.covers import cover_of, draw_cover, jpeg_file, model_card
     from .pictures.files import PictureError
     from .pictures.plots import loss_plot, plot_points
     from .pictures.sheets import LiveSheet, adaptation_sheet
@@ -94,7 +94,7 @@ _MODULES = {
         "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family check_format detect "
         "inspect load related save with_fresh_discriminator"
     ),
-    "pictures.covers": "draw_cover model_card",
+    "pictures.covers": "cover_of draw_cover jpeg_file model_card",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
     "editing": "EditConfig EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
@@ -190,6 +190,7 @@ __all__ = [
     "demo_recipe",
     "demo_target",
     "detect",
+    "cover_of",
     "draw_cover",
     "edit_latents",
     "editing_bytes",
@@ -213,6 +214,7 @@ __all__ = [
     "loss_plot",
     "masked_target",
     "mix_table",
+    "jpeg_file",
     "model_card",
     "oneshot_clip",
     "open_inputs",

@@ -56,7 +56,7 @@ class StoredResult:
             snapshot of a run that did not end.
         step: steps that the bundle was trained.
         steps: steps of the whole run.
-        snapshots: steps whose generator is kept.
+        snapshots: files of the steps whose generator is kept; their headers hold a picture, see `cover_of`.
         trained: whether anything was trained for it now.
     """
 
@@ -64,7 +64,7 @@ class StoredResult:
     losses: dict[str, list[float]]
     step: int
     steps: int
-    snapshots: tuple[int, ...]
+    snapshots: Mapping[int, Path]
     trained: bool = False
 
 
@@ -101,9 +101,9 @@ class Run:
         """What the adaptation is drawn to where a mask leaves parts of the target out."""
         return self.work / MASKED_FILE
 
-    def snapshots(self) -> tuple[int, ...]:
-        """Steps whose generator is kept."""
-        return tuple(sorted(snapshot_files(self.work)))
+    def snapshots(self) -> dict[int, Path]:
+        """Files of the steps whose generator is kept, in their order."""
+        return dict(sorted(snapshot_files(self.work).items()))
 
     # The record --------------------------------------------------------------------------------------
 

@@ -82,12 +82,3 @@ export function clock(seconds) {
   const [hours, minutes, rest] = parts.map((part, at) => (at ? String(part).padStart(2, "0") : part));
   return hours ? `${hours}:${minutes}:${rest}` : `${parts[1]}:${rest}`;
 }
-
-/** How far a run is: step, steps, time left. */
-export function caption({ curves, steps, eta }) {
-  const lasts = shownNames(curves).map((name) => curves[name].at(-1)[0]);
-  if (!lasts.length) return "";
-  const step = Math.max(...lasts);
-  const left = Number.isFinite(eta) && steps > step ? `, ${clock(eta)} left` : "";
-  return steps ? `step ${step} of ${steps}${left}` : `step ${step}`;
-}

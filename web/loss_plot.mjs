@@ -1,27 +1,26 @@
 // The chart under a node that optimises: few lines at first, each scaled to itself; a click on a name adds it.
 
-import { caption, colourOf, legend, nearest, polyline, short, shownNames, smoothed, visible } from "./curves.mjs";
+import { colourOf, legend, nearest, polyline, short, shownNames, smoothed, visible } from "./curves.mjs";
+import { word } from "./words.mjs";
 
 const HEIGHT = 120;
 const AXIS = 14; // px below the lines for the steps
 const SMOOTHING = 3;
 const MARGIN = 4;
 
-/** Make the chart's element; `draw(curves, steps, eta)` shows curves of a run of so many steps. */
+/** Make the chart's element; `draw(curves, steps)` shows curves of a run of so many steps. */
 export function lossPlot() {
   const element = document.createElement("div");
   element.dataset.oneshotLosses = "";
   element.style.cssText = "display:flex;flex-direction:column;gap:4px;width:100%;font:11px sans-serif;overflow:hidden";
   const canvas = document.createElement("canvas");
   canvas.style.cssText = `width:100%;height:${HEIGHT}px;background:#0003;border-radius:4px`;
-  canvas.title = "Each curve lies between its own least and greatest value.";
-  const told = document.createElement("div");
-  told.style.cssText = "color:#999;white-space:nowrap;overflow:hidden;text-overflow:ellipsis";
+  canvas.title = word("scale");
   const names = document.createElement("div");
   names.style.cssText = "display:flex;flex-wrap:wrap;gap:0 10px;max-height:56px;overflow:hidden";
-  element.append(canvas, told, names);
+  element.append(canvas, names);
   const choices = new Map(); // name -> shown, for names that were clicked
-  let shown = { curves: {}, steps: 0, eta: undefined };
+  let shown = { curves: {}, steps: 0 };
   let pointed; // step under the pointer
   let pending = 0;
 
@@ -50,14 +49,28 @@ export function lossPlot() {
       pen.textAlign = share === 0 ? "left" : share === 1 ? "right" : "center";
       pen.fillText(String(Math.round(share * last)), MARGIN + share * (width - 2 * MARGIN), HEIGHT - 3);
     }
-    if (pointed !== undefined) pen.fillRect(MARGIN + (pointed / last) * (width - 2 * MARGIN), 0, 0.7, HEIGHT - AXIS);
+  }
+
+  function paintPointed(pen, width, last, drawn) {
+    if (pointed === undefined || !drawn.length) return;
+    pen.fillStyle = "#888";
+    pen.fillRect(MARGIN + (pointed / last) * (width - 2 * MARGIN), 0, 0.7, HEIGHT - AXIS);
+    const values = drawn.map((name) => `${name} ${short(nearest(shown.curves[name], pointed))}`);
+    const text = `${pointed}: ${values.join("  ")}`;
+    pen.font = "10px sans-serif";
+    pen.textAlign = "left";
+    pen.fillStyle = "#000c";
+    pen.fillRect(MARGIN, 1, Math.min(width - 2 * MARGIN, pen.measureText(text).width + 8), 14);
+    pen.fillStyle = "#ddd";
+    pen.fillText(text, MARGIN + 4, 11, width - 2 * MARGIN - 8);
+    canvas.dataset.pointed = text;
   }
 
   function label(name, value, drawn) {
     const found = document.createElement("span");
     found.style.cssText = `cursor:pointer;color:${colourOf(name)};opacity:${drawn.includes(name) ? 1 : 0.4}`;
     found.textContent = `${name} ${value}`;
-    found.title = "click to show or hide";
+    found.title = word("toggle");
     found.onclick = () => {
       choices.set(name, !drawn.includes(name));
       paint();
@@ -75,8 +88,7 @@ export function lossPlot() {
     const last = lastStep();
     const drawn = paintLines(pen, width, last);
     if (drawn.length) paintAxis(pen, width, last);
-    const values = drawn.map((name) => `${name} ${short(nearest(shown.curves[name], pointed))}`);
-    told.textContent = pointed === undefined ? caption(shown) : `step ${pointed}: ${values.join(", ")}`;
+    paintPointed(pen, width, last, drawn);
     names.replaceChildren(...legend(shown.curves).map(([name, value]) => label(name, value, drawn)));
   }
 
@@ -100,9 +112,8 @@ export function lossPlot() {
 
   return {
     element,
-    height: HEIGHT + 82,
-    draw(curves, steps, eta) {
-      shown = { curves, steps, eta };
+    draw(curves, steps) {
+      shown = { curves, steps };
       later();
     },
     stop: () => cancelAnimationFrame(pending),

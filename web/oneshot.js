@@ -1,63 +1,137 @@
-// One-Shot StyleGAN in the browser: loss charts, "stop and keep", a warning when another pack took an id.
-// Nodes work without any of it.
+// One-Shot StyleGAN in the browser: what each node does and said, curves, steps to choose from, both looks;
+// "stop and keep", "go on", folded inputs; a warning when another pack took an id. Nodes work without any of it.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { mergePoints } from "./curves.mjs";
-import { lossPlot } from "./loss_plot.mjs";
+import { fold } from "./fold.mjs";
+import { panel } from "./panel.mjs";
+import { merged, nodeAt } from "./status.mjs";
+import { speak, word } from "./words.mjs";
 
-const OPTIMISING = new Set(["OneShotAdapt", "CLIPLatentSearch", "StyleCLIPEdit"]);
-const STOPPABLE = new Set(["OneShotAdapt"]);
+const OWN = new Set([
+  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotDemoTarget",
+  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotRandomLatents", "OneShotSaveGenerator",
+  "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
+]);
+const KEPT = new Set(["OneShotAdapt", "CLIPLatentSearch"]);
 const TITLE = "One-Shot StyleGAN";
-const charts = new Map(); // node -> {curves, prompt, plot}
+const MARGIN = 10; // px around a widget's element
+const panels = new Map(); // node -> {panel, entry}
+
+const root = () => app.rootGraph ?? app.graph;
+const isVue = () => Boolean(globalThis.LiteGraph?.vueNodesMode);
 
 function toast(severity, detail) {
   app.extensionManager?.toast?.add({ severity, summary: TITLE, detail, life: severity === "warn" ? 20000 : 6000 });
 }
 
-// Inside subgraphs an execution id is "outer:inner"; the node on the canvas knows its last part.
-function executionId(node) {
-  const known = [...charts.keys()].includes(node) ? charts.get(node).execution : undefined;
-  return String(known ?? node.id);
+function address({ filename, subfolder, type }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
-function chartOf(id) {
-  const parts = String(id).split(":");
-  for (const [node, chart] of charts) {
-    if (String(node.id) === parts[parts.length - 1]) return chart;
-  }
-  return undefined;
+// Panels ------------------------------------------------------------------------------------------------
+
+function grow(node) {
+  const least = node.computeSize()[1];
+  if (!isVue() && node.size[1] < least) node.setSize([node.size[0], least]);
+  node.setDirtyCanvas?.(true, true);
 }
 
-function addChart(node) {
-  const plot = lossPlot();
-  const chart = { curves: {}, prompt: "", execution: undefined, plot };
-  charts.set(node, chart);
-  node.addDOMWidget("oneshot_losses", "oneshot_loss_plot", plot.element, {
+function addPanel(node) {
+  const made = panel({ url: address, choose: (step) => choose(node, step), grown: () => grow(node) });
+  panels.set(node, { panel: made, entry: undefined });
+  const room = () => made.height() + 2 * MARGIN;
+  const widget = node.addDOMWidget("oneshot_panel", "oneshot_panel", made.element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => plot.height,
-    getMaxHeight: () => plot.height,
+    margin: MARGIN,
+    getMinHeight: room,
+    getMaxHeight: room,
   });
+  widget.serialize = false;
   const removed = node.onRemoved;
   node.onRemoved = function (...args) {
-    plot.stop();
-    charts.delete(node);
+    made.stop();
+    panels.delete(node);
     return removed?.apply(this, args);
   };
 }
+
+// Chooses the generator that the node gives; the last step is what 0 stands for.
+function choose(node, step) {
+  const widget = node.widgets?.find((one) => one.name === "snapshot_step");
+  const known = panels.get(node);
+  if (!widget || !known) return;
+  const steps = known.entry?.snapshots ?? [];
+  widget.value = step === steps.at(-1)?.step ? 0 : step;
+  widget.callback?.(widget.value);
+  known.panel.mark(step);
+  node.setDirtyCanvas?.(true, true);
+}
+
+// ComfyUI draws a node's last live picture before or beside the pictures of its result. It has no public call to
+// end that, so its store is asked; where there is none, both are shown.
+function endLivePicture(told) {
+  outputs()?.revokePreviewsByExecutionId?.(told.node);
+}
+
+function outputs() {
+  const page = document.getElementById("vue-app")?.__vue_app__?.config?.globalProperties;
+  return page?.$pinia?._s?.get?.("nodeOutput");
+}
+
+// Of another workflow's node with the same id nothing is taken.
+function take(told) {
+  if (!told?.workflow || told.workflow !== root()?.id) return;
+  const node = nodeAt(root(), told.node);
+  const known = panels.get(node);
+  if (!known || node.comfyClass !== told.node_type) return;
+  known.entry = merged(known.entry, told);
+  known.panel.draw(known.entry);
+  if (known.entry.state !== "running") endLivePicture(told);
+}
+
+// The page forgets what nodes told it on every undo, change of tab and reload; the server does not.
+async function restore() {
+  const workflow = root()?.id;
+  if (!workflow || !panels.size) return;
+  const answer = await api.fetchApi(`/oneshot/status?workflow=${encodeURIComponent(workflow)}`);
+  if (!answer.ok) return;
+  const { nodes } = await answer.json();
+  const told = new Set(nodes.map((one) => nodeAt(root(), one.node)));
+  for (const [node, known] of panels) {
+    // A server that was started anew knows nothing of a run that ended with it.
+    if (known.entry?.state === "running" && !told.has(node)) known.panel.draw((known.entry = { points: {} }));
+  }
+  for (const one of nodes) {
+    take(one);
+    if (one.images?.length) outputs()?.setNodeOutputsByExecutionId?.(one.node, { images: one.images });
+  }
+}
+
+function softly(work) {
+  return async (...args) => {
+    try {
+      await work(...args);
+    } catch (error) {
+      console.warn(`${TITLE}:`, error);
+    }
+  };
+}
+
+// Buttons -----------------------------------------------------------------------------------------------
 
 async function stopAndKeep(node) {
   try {
     const answer = await api.fetchApi("/oneshot/stop_and_keep", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ node: executionId(node) }),
+      body: JSON.stringify({ node: panels.get(node)?.entry?.node ?? String(node.id), workflow: root()?.id }),
     });
-    if (answer.ok) toast("info", "stopping after this step; the generator so far is the result");
+    if (answer.ok) toast("info", word("stopping"));
     else toast("warn", (await answer.json()).error);
   } catch (error) {
-    toast("warn", `the server could not be reached: ${error.message}`);
+    toast("warn", word("unreachable", error.message));
   }
 }
 
@@ -74,63 +148,45 @@ async function goOn(node) {
   }
 }
 
+function addButtons(node) {
+  const buttons = { "stop and keep": [word("stop"), stopAndKeep], "go on": [word("goOn"), goOn] };
+  for (const [name, [label, act]] of Object.entries(buttons)) {
+    const button = node.addWidget("button", name, null, () => act(node), { serialize: false });
+    button.label = label;
+  }
+}
+
+// Messages ----------------------------------------------------------------------------------------------
+
 async function warnOfConflicts() {
   const answer = await api.fetchApi("/oneshot/conflicts");
   if (!answer.ok) return;
   const { overridden, replaced } = await answer.json();
-  for (const [id, pack] of Object.entries(overridden)) {
-    toast("warn", `${pack} also has a node ${id} and loaded later: workflows of this pack will not work. Disable one of the two packs.`);
-  }
-  for (const [id, pack] of Object.entries(replaced)) {
-    toast("warn", `its node ${id} replaces the one of ${pack}: workflows made for that pack will not work. Disable one of the two packs.`);
-  }
-}
-
-function onPoints({ detail }) {
-  const chart = chartOf(detail.node);
-  if (!chart) return;
-  if (chart.prompt !== detail.prompt_id) Object.assign(chart, { curves: {}, prompt: detail.prompt_id });
-  chart.execution = detail.node;
-  chart.curves = mergePoints(chart.curves, detail.points);
-  chart.plot.draw(chart.curves, detail.steps, detail.eta);
-}
-
-function onExecuted({ detail }) {
-  const chart = chartOf(detail?.display_node ?? detail?.node);
-  const whole = detail?.output?.losses?.[0];
-  if (!chart || !whole) return;
-  chart.curves = mergePoints({}, whole); // thinned by the node, {name: [[step, value], ...]}
-  chart.plot.draw(chart.curves, 0);
+  for (const [id, pack] of Object.entries(overridden)) toast("warn", word("overridden", pack, id));
+  for (const [id, pack] of Object.entries(replaced)) toast("warn", word("replaced", pack, id));
 }
 
 function onInterrupted({ detail }) {
-  if (OPTIMISING.has(detail?.node_type) && detail.node_type !== "StyleCLIPEdit") {
-    toast("info", "cancelled; what was done is kept, and Run goes on from there");
-  }
+  if (KEPT.has(detail?.node_type)) toast("info", word("kept"));
 }
 
 app.registerExtension({
   name: "oneshot.stylegan",
+  init() {
+    speak(app.ui?.settings?.getSettingValue?.("Comfy.Locale"));
+  },
   async setup() {
-    api.addEventListener("oneshot.loss", onPoints);
-    api.addEventListener("executed", onExecuted);
+    api.addEventListener("oneshot.loss", ({ detail }) => take(detail));
+    api.addEventListener("oneshot.status", ({ detail }) => take(detail));
     api.addEventListener("execution_interrupted", onInterrupted);
-    try {
-      await warnOfConflicts();
-    } catch (error) {
-      console.warn(`${TITLE}: could not ask for conflicting nodes`, error);
-    }
+    api.addEventListener("reconnected", softly(restore));
+    await softly(warnOfConflicts)();
   },
-  nodeCreated(node) {
-    if (!OPTIMISING.has(node.comfyClass)) return;
-    try {
-      if (STOPPABLE.has(node.comfyClass)) {
-        node.addWidget("button", "stop and keep", null, () => stopAndKeep(node), { serialize: false });
-        node.addWidget("button", "go on", null, () => goOn(node), { serialize: false });
-      }
-      addChart(node);
-    } catch (error) {
-      console.warn(`${TITLE}: no chart on ${node.comfyClass}`, error);
-    }
-  },
+  nodeCreated: softly((node) => {
+    if (!OWN.has(node.comfyClass)) return;
+    fold(node, isVue);
+    if (node.comfyClass === "OneShotAdapt") addButtons(node);
+    addPanel(node);
+  }),
+  afterConfigureGraph: softly(restore),
 });

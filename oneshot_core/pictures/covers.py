@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 from PIL import Image
 
 from ..checkpoints import GeneratorBundle
+from ..checkpoints.native import opened_tensors
 from ..sampling import SampleConfig, sample
 from . import Picture, to_pillow
 
@@ -75,6 +77,32 @@ def model_card(bundle: GeneratorBundle, cover: Picture | None = None, title: str
     return texts
 
 
+def jpeg_file(picture: Picture, largest_px: int) -> bytes:
+    """Encode a Pillow picture as a JPEG file of at most so many pixels a side, for looking at."""
+    shown = picture.convert("RGB")
+    shown.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
+    return _encoded(shown, QUALITIES[0])
+
+
+def cover_of(path: Path) -> bytes | None:
+    """Read the cover picture out of a generator file's header.
+
+    Returns:
+        A JPEG file; None where the header has none.
+
+    Raises:
+        CheckpointError: missing, damaged, or no safetensors file.
+    """
+    with opened_tensors(path) as (_, texts):
+        kind, _, picture = texts.get("modelspec.thumbnail", "").partition(",")
+    if kind != "data:image/jpeg;base64":
+        return None
+    try:
+        return base64.b64decode(picture, validate=True)
+    except ValueError:
+        return None
+
+
 def _what(bundle: GeneratorBundle) -> str:
     kind = "Blended" if "blend" in bundle.provenance.history else "Adapted" if _steps(bundle) else ""
     return f"{kind} StyleGAN2 generator, {bundle.size} px".lstrip()
@@ -98,9 +126,13 @@ def _jpeg(picture: Picture) -> bytes:
     """Encode as good as MAX_COVER_BYTES allow; the last quality is taken whatever its size."""
     content = b""
     for quality in QUALITIES:
-        stream = io.BytesIO()
-        picture.convert("RGB").save(stream, format="JPEG", quality=quality, optimize=True)
-        content = stream.getvalue()
+        content = _encoded(picture.convert("RGB"), quality)
         if len(content) <= MAX_COVER_BYTES:
             break
     return content
+
+
+def _encoded(picture: Picture, quality: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=quality, optimize=True)
+    return stream.getvalue()

@@ -21,8 +21,10 @@ from ..draws import SeededDraws
 from ..features import Encoders
 from ..fingerprints import determining, inputs_of
 from ..json_values import Fields, JsonError
+from ..memory import is_out_of_memory
 from ..objective import Aim, Preset
 from ..objective.presets import oneshot_clip
+from ..pictures.covers import draw_cover, model_card
 from ..saved_states import StateError
 from ..stages import kept, recomputed
 from ..tensors import gradients, owned
@@ -215,10 +217,18 @@ def _is_of(path: Path, step: int, settings: Mapping[str, Any]) -> bool:
 
 
 def _save_snapshot(state: TrainState, bundle: GeneratorBundle, folder: Path) -> None:
-    """Keep the generator as it is now, without its discriminator."""
+    """Keep the generator as it is now, without its discriminator, with a picture to choose by."""
     state.check_finite()
     path = folder / SNAPSHOTS / f"step_{state.step:06d}.safetensors"
-    save(adapted_bundle(state, bundle, copied=False), path, with_discriminator=False)  # half the size
+    now = adapted_bundle(state, bundle, copied=False)
+    try:
+        cover = draw_cover(now)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        cover = None  # the file matters more
+    card = model_card(now, cover, title=f"step {state.step}")
+    save(now, path, with_discriminator=False, metadata=card)  # half the size
 
 
 def loss_points(history: Mapping[str, Sequence[float]]) -> dict[str, list[list[float]]]:

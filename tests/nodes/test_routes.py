@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import importlib.util
+import importlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,14 +23,13 @@ NODES = Path(__file__).resolve().parents[2] / "nodes"
 
 def loaded(name: str) -> Any:
     """A file of the nodes that needs no ComfyUI."""
-    spec = importlib.util.spec_from_file_location(f"pack_{name}", NODES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    package = sys.modules.setdefault("pack", ModuleType("pack"))
+    package.__path__ = [str(NODES)]
+    return importlib.import_module(f"pack.{name}")
 
 
-routes, stamps = loaded("routes"), loaded("stamps")
+routes, stamps, board = loaded("routes"), loaded("stamps"), loaded("board")
+PLACE = board.Place("graph", "5", "prompt")
 HOST = {"Host": "127.0.0.1:8188"}
 
 
@@ -42,9 +42,12 @@ class Signal:
 
 @pytest.fixture
 def server() -> Iterator[SimpleNamespace]:
-    """A server with the routes; `signal` belongs to the node 5."""
+    """A server with the routes; `signal` belongs to the node 5 of the workflow `graph`."""
     signal, table, app = Signal(), web.RouteTableDef(), web.Application()
-    made = routes.Routes(web, None, {"LoadStyleGAN": Signal}, {"LoadStyleGAN": int}, {"5": signal})
+    stops, wall = board.Stops(), board.Board()
+    ended = stops.open(PLACE, signal)
+    ended.__enter__()
+    made = routes.Routes(web, None, {"LoadStyleGAN": Signal}, {"LoadStyleGAN": int}, stops, wall)
     made.add_to(SimpleNamespace(routes=table, app=app))
     app.add_routes(table)
     loop = asyncio.new_event_loop()
@@ -58,7 +61,9 @@ def server() -> Iterator[SimpleNamespace]:
     runner = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield SimpleNamespace(port=runner.addresses[0][1], signal=signal)
+    yield SimpleNamespace(port=runner.addresses[0][1], signal=signal, board=wall)
+    ended.__exit__(None, None, None)
+    assert stops.find("5") is None
     asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
@@ -77,6 +82,36 @@ def test_a_running_node_is_stopped(server):
     assert post(server, b'{"node": "5"}') == (200, {"node": "5", "stopping": True})
     assert server.signal.stopped
     assert post(server, b'{"node": "6"}')[0] == 404
+
+
+def test_a_node_of_another_workflow_with_the_same_id_is_not_stopped(server):
+    assert post(server, b'{"node": "5", "workflow": "other"}')[0] == 404 and not server.signal.stopped
+    assert post(server, b'{"node": "5", "workflow": "graph"}')[0] == 200 and server.signal.stopped
+
+
+def get(server: SimpleNamespace, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_a_page_that_is_loaded_again_learns_what_its_nodes_did(server):
+    server.board.begin(PLACE, "OneShotAdapt")
+    server.board.progress(PLACE, {"step": 2, "steps": 9, "eta": 7.5}, {"lpips": [[1, 0.5], [2, 0.4]]})
+    server.board.begin(board.Place("other", "5", "prompt"), "OneShotAdapt")
+    status, answer = get(server, "/oneshot/status?workflow=graph")
+    assert status == 200 and answer["nodes"] == [
+        {
+            "workflow": "graph", "node": "5", "prompt_id": "prompt", "node_type": "OneShotAdapt",
+            "state": "running", "step": 2, "steps": 9, "eta": 7.5,
+            "points": {"lpips": [[1, 0.5], [2, 0.4]]},
+        }
+    ]  # fmt: skip
+    assert get(server, "/oneshot/status?workflow=none")[1] == {"nodes": []}
+    for path in ("/oneshot/status", "/oneshot/status?workflow=", f"/oneshot/status?workflow={'x' * 300}"):
+        assert get(server, path)[0] == 400
+    assert get(server, "/oneshot/status?workflow=graph", Origin="http://evil.example")[0] == 403
 
 
 BODIES = {

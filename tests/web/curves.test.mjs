@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import {
-  caption, clock, colourOf, legend, mergePoints, nearest, polyline, short, shownNames, smoothed, visible,
+  clock, colourOf, legend, mergePoints, nearest, polyline, short, shownNames, smoothed, visible,
 } from "../../web/curves.mjs";
 
 test("points are merged in the order of steps, later values win, what is not finite is left out", () => {
@@ -52,11 +52,7 @@ test("a pointed step reads the value up to it", () => {
   assert.deepEqual([0, 4, 8, 99, undefined].map((step) => nearest(points, step)), [5, 6, 6, 7, 7]);
 });
 
-test("the caption says how far a run is", () => {
-  const curves = { patch: [[1, 2], [120, 3]], real_score: [[200, 1]] };
-  assert.equal(caption({ curves, steps: 200, eta: 65.2 }), "step 120 of 200, 1:05 left");
-  assert.equal(caption({ curves, steps: 120, eta: 0 }), "step 120 of 120");
-  assert.equal(caption({ curves, steps: 0 }), "step 120");
-  assert.equal(caption({ curves: {}, steps: 5 }), "");
+test("seconds are told as a clock", () => {
+  assert.equal(clock(65.2), "1:05");
   assert.equal(clock(7383), "2:03:03");
 });

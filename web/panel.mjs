@@ -1,0 +1,74 @@
+// What a node of the pack shows below its inputs: a status line, and where they say something a chart of its losses,
+// the steps to choose from, a slider over both looks.
+
+import { compare } from "./compare.mjs";
+import { gallery } from "./gallery.mjs";
+import { lossPlot } from "./loss_plot.mjs";
+import { lines } from "./status.mjs";
+
+const EMPTY_PX = 2;
+
+/**
+ * Make a node's panel.
+ *
+ * `draw(entry)` shows an entry of the server's board, `height()` is what it needs, in pixels.
+ *
+ * @param {{url: (picture: object) => string, choose: (step: number) => void, grown: () => void}} page
+ */
+export function panel(page) {
+  const element = document.createElement("div");
+  element.dataset.oneshotPanel = "";
+  element.style.cssText = "width:100%;overflow:hidden;font:11px sans-serif";
+  const inner = document.createElement("div");
+  inner.style.cssText = "display:flex;flex-direction:column;gap:6px";
+  const told = document.createElement("div");
+  told.dataset.oneshotStatus = "";
+  told.style.cssText = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35;user-select:text";
+  inner.append(told);
+  element.append(inner);
+  let plot;
+  let steps;
+  let slider;
+  let tall = EMPTY_PX;
+
+  const watcher = new ResizeObserver(() => {
+    // The widget's box may be hidden: then it has no height, and keeps the one it had.
+    if (inner.offsetHeight && Math.abs(inner.offsetHeight - tall) > 1) {
+      tall = inner.offsetHeight;
+      page.grown();
+    }
+  });
+  watcher.observe(inner);
+
+  function part(made) {
+    inner.append(made.element);
+    return made;
+  }
+
+  function status(entry) {
+    const { shown, whole, wrong } = lines(entry);
+    told.textContent = shown.join("\n") + (shown.length < whole.length ? "\n…" : "");
+    told.title = whole.join("\n");
+    told.style.color = wrong ? "#ff6b6b" : "inherit";
+    told.style.display = shown.length ? "" : "none";
+  }
+
+  return {
+    element,
+    height: () => tall,
+    draw(entry) {
+      status(entry);
+      if (!plot && Object.keys(entry.points ?? {}).length) plot = part(lossPlot());
+      plot?.draw(entry.points ?? {}, entry.steps ?? 0);
+      if (!steps && entry.snapshots?.length) steps = part(gallery(page.choose));
+      steps?.show((entry.snapshots ?? []).map((one) => ({ ...one, src: page.url(one) })));
+      if (!slider && entry.pairs?.length) slider = part(compare());
+      slider?.show((entry.pairs ?? []).map(({ source, adapted }) => ({ source: page.url(source), adapted: page.url(adapted) })));
+    },
+    mark: (step) => steps?.mark(step),
+    stop() {
+      watcher.disconnect();
+      plot?.stop();
+    },
+  };
+}

@@ -13,7 +13,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 MOST = 400  # nodes that are remembered; a curve of 200 points takes some 5 kB
-SHOWN = ("notes", "text", "images", "snapshots", "pairs", "frame")  # parts of a node's ui that pages draw
+SHOWN = (
+    "notes",
+    "text",
+    "images",
+    "snapshots",
+    "pairs",
+    "names",
+    "frame",
+)  # parts of a node's ui that pages draw
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 Entry = dict[str, Any]
 

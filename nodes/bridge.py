@@ -47,6 +47,7 @@ RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
 RUNS_LIMIT_GB = 20.0
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
 PREVIEW_PX, SHOWN_PX = 768, 512
+COMPARED = 8  # pictures that a node shows in both looks
 PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
 
 
@@ -247,11 +248,6 @@ def to_comfy(images: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1).contiguous().to(mm.intermediate_device())
 
 
-def jpegs(images: Tensor) -> list[bytes]:
-    """Pictures [N, H, W, C] in [0, 1] as files for the page, not larger than it shows them."""
-    return [core.jpeg_file(picture, SHOWN_PX) for picture in core.to_pillow(to_core(images))]
-
-
 def shown(jpeg: bytes) -> dict[str, str]:
     """Put a picture into the temporary folder, and say where the page finds it."""
     name = f"oneshot_{hashlib.sha256(jpeg).hexdigest()[:24]}.jpg"
@@ -262,6 +258,22 @@ def shown(jpeg: bytes) -> dict[str, str]:
         part.write_bytes(jpeg)
         os.replace(part, path)
     return {"filename": name, "subfolder": "", "type": "temp"}
+
+
+def compared(before: tuple[str, Tensor], after: tuple[str, Tensor]) -> dict[str, list[Any]]:
+    """The first pictures of two batches, for the slider that the page shows on the node.
+
+    Args:
+        before: name, and pictures [N, H, W, C] in [0, 1].
+        after: the same.
+
+    Returns:
+        Entries of a node's ui: `pairs` of pictures, `names` of their sides.
+    """
+    sides = [core.to_pillow(to_core(images[:COMPARED])) for _, images in (before, after)]
+    files = [[shown(core.jpeg_file(picture, SHOWN_PX)) for picture in side] for side in sides]
+    pairs = [{"before": one, "after": other} for one, other in zip(*files, strict=True)]
+    return {"pairs": pairs, "names": [before[0], after[0]]}
 
 
 def said(notes: Sequence[str]) -> list[str]:

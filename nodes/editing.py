@@ -84,7 +84,9 @@ class StyleCLIPEdit(io.ComfyNode):
                     neutral_text=neutral_text, callbacks=[run.report],
                 )  # fmt: skip
         images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
-        return io.NodeOutput(result.latent, images, before, ui={"losses": [core.plot_points(result.losses)]})
+        curves = {"losses": [core.plot_points(result.losses)]}
+        shown = bridge.compared(("before", before), ("edited", images))
+        return io.NodeOutput(result.latent, images, before, ui={**curves, **shown})
 
 
 def _config(method: dict[str, Any]) -> Any:

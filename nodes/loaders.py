@@ -77,7 +77,9 @@ class LoadStyleGAN(io.ComfyNode):
             with bridge.by_name(path, generator_name):
                 bundle = core.load(path)
         info = bundle.summary()
-        return io.NodeOutput(bundle, info, ui=ui.PreviewText(info))
+        kind, *_ = info.splitlines()
+        notes = [f"{kind}, {bundle.critic()}", *bundle.provenance.notes]
+        return io.NodeOutput(bundle, info, ui={"text": [info], "notes": notes})
 
 
 class OneShotLoadEncoders(io.ComfyNode):

@@ -14,7 +14,6 @@ from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 _CLASSES = (("classes",), core.parse_classes)
-COMPARED = 8  # pictures whose two looks the node itself shows
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
 
 
@@ -121,14 +120,8 @@ class SampleAdapted(io.ComfyNode):
             else:
                 pairs = core.sample_pairs(source, adapted, samples, config, **options)
                 images, codes, plain = pairs.adapted, pairs.latent, pairs.source
-        compared = [] if source is None else _compared(images, plain)
-        return io.NodeOutput(images, plain, codes, ui={"pairs": compared})
-
-
-def _compared(adapted: Any, source: Any) -> list[dict[str, Any]]:
-    """The first pictures of both generators, for the slider of the node."""
-    rows = [[bridge.shown(one) for one in bridge.jpegs(images[:COMPARED])] for images in (adapted, source)]
-    return [{"adapted": after, "source": before} for after, before in zip(*rows, strict=True)]
+        pairs_shown = {} if source is None else bridge.compared(("source", plain), ("adapted", images))
+        return io.NodeOutput(images, plain, codes, ui=pairs_shown)
 
 
 def _advanced_inputs() -> list[io.Input]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def origin_of(kind: str) -> dict[str, str]:
 
 def with_origins(template: dict[str, Any]) -> dict[str, Any]:
     """The template with every node's origin in its properties."""
-    for node in template["nodes"]:
+    for node in nodes_of(template):
         node["properties"] = {**node.get("properties", {}), **origin_of(node["type"])}
     return template
+
+
+def nodes_of(template: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a template that do something: those inside of subgraphs instead of the subgraphs."""
+    packed = template.get("definitions", {}).get("subgraphs", [])
+    found = chain(template["nodes"], *(one["nodes"] for one in packed))
+    return [node for node in found if node["type"] not in {one["id"] for one in packed}]

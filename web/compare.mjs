@@ -1,11 +1,11 @@
-// A slider over two pictures of the same latent: left of it the source's, right of it the adapted generator's.
+// A slider over two pictures of the same latent: left of it as it was, right of it adapted or edited.
 // ComfyUI's own compare widget exists in newer versions only, and draws in Vue nodes only.
 
 import { word } from "./words.mjs";
 
 const PICTURE = "position:absolute;inset:0;width:100%;height:100%;object-fit:contain;pointer-events:none";
 
-/** Make the slider's element; `show(pairs)` takes {source, adapted} with addresses. */
+/** Make the slider's element; `show(pairs, names)` takes {before, after} with addresses, and names of the sides. */
 export function compare() {
   const element = document.createElement("div");
   element.dataset.oneshotCompare = "";
@@ -14,8 +14,6 @@ export function compare() {
   stage.style.cssText = "position:relative;width:100%;max-width:420px;aspect-ratio:1;margin:auto;cursor:ew-resize;overflow:hidden";
   const [after, before] = [document.createElement("img"), document.createElement("img")];
   after.style.cssText = before.style.cssText = PICTURE;
-  after.alt = word("adapted");
-  before.alt = word("source");
   const line = document.createElement("div");
   line.style.cssText = "position:absolute;top:0;bottom:0;width:2px;background:#fff;pointer-events:none";
   const [left, right] = ["left", "right"].map((side) => {
@@ -35,6 +33,7 @@ export function compare() {
   bar.append(range, next);
   element.append(stage, bar);
   let pairs = [];
+  let names = [];
   let at = 0;
 
   function place() {
@@ -44,9 +43,9 @@ export function compare() {
   }
 
   function paint() {
-    after.src = pairs[at].adapted;
-    before.src = pairs[at].source;
-    [left.textContent, right.textContent] = [word("source"), word("adapted")];
+    after.src = pairs[at].after;
+    before.src = pairs[at].before;
+    [left.textContent, right.textContent] = [before.alt, after.alt] = names.map((name) => word(name));
     range.title = range.ariaLabel = word("slider");
     next.title = word("next");
     next.textContent = `${at + 1}/${pairs.length} ›`;
@@ -69,8 +68,8 @@ export function compare() {
 
   return {
     element,
-    show(found) {
-      pairs = found;
+    show(found, sides) {
+      [pairs, names] = [found, sides];
       at = Math.min(at, Math.max(0, pairs.length - 1));
       element.style.display = pairs.length ? "flex" : "none";
       if (pairs.length) paint();

@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fold } from "./fold.mjs";
 import { panel } from "./panel.mjs";
-import { merged, nodeAt } from "./status.mjs";
+import { merged, nodeAt, path } from "./status.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
@@ -72,7 +72,10 @@ function choose(node, step) {
 // ComfyUI draws a node's last live picture before or beside the pictures of its result. It has no public call to
 // end that, so its store is asked; where there is none, both are shown.
 function endLivePicture(told) {
-  outputs()?.revokePreviewsByExecutionId?.(told.node);
+  // The subgraphs around it show its live picture, too.
+  for (const parts = path(told.node); parts.length; parts.pop()) {
+    outputs()?.revokePreviewsByExecutionId?.(parts.join(":"));
+  }
 }
 
 function outputs() {

@@ -63,7 +63,8 @@ export function panel(page) {
       if (!steps && entry.snapshots?.length) steps = part(gallery(page.choose));
       steps?.show((entry.snapshots ?? []).map((one) => ({ ...one, src: page.url(one) })));
       if (!slider && entry.pairs?.length) slider = part(compare());
-      slider?.show((entry.pairs ?? []).map(({ source, adapted }) => ({ source: page.url(source), adapted: page.url(adapted) })));
+      const pairs = (entry.pairs ?? []).map(({ before, after }) => ({ before: page.url(before), after: page.url(after) }));
+      slider?.show(pairs, entry.names ?? []);
     },
     mark: (step) => steps?.mark(step),
     stop() {

@@ -109,11 +109,15 @@ class GeneratorBundle:
             f"StyleGAN2 generator, {self.size} px, {parameters / 1e6:.1f} M parameters",
             f"widths from 4 px on: {widths}; z {config.z_dim}, w {config.w_dim}, {self.num_layers} slots",
             f"classes: {config.c_dim}" if config.c_dim else "unconditional",
-            "with discriminator" if self.discriminator is not None else "without discriminator",
+            self.critic(),
             f"source: {origin.file_name} ({origin.format})" + (f", adapted from {parent}" if parent else ""),
             f"family: {self.family[:12]}",
         ]
         return "\n".join([*lines, *origin.notes])
+
+    def critic(self) -> str:
+        """Say whether the discriminator is there, with which an adaptation goes more surely."""
+        return "without discriminator" if self.discriminator is None else "with discriminator"
 
     def to(self, device: torch.device | str) -> GeneratorBundle:
         """Copy the networks to a device; the original, and the mean latent, stay where they are."""

@@ -60,6 +60,7 @@ def main() -> None:
                 page.wait_for_timeout(1500)
                 made = without_nothing(json.loads(page.evaluate(TAKE_OVER, [template, workflow])))
                 made = with_origins(made)
+                made.pop("id", None)  # without one every tab that opens the template gets its own
                 path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 sys.stdout.write(f"{path.name}: {len(made['nodes'])} nodes\n")
     finally:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from template_nodes import CORE, PAGE_ONLY, origin_of
+from template_nodes import CORE, PAGE_ONLY, nodes_of, origin_of
 
 from oneshot_core.demo.world import demo_recipe
 
 PACK = Path(__file__).resolve().parents[2]
 FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
 TEMPLATES = sorted((PACK / "example_workflows").glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
 
 
@@ -26,14 +27,23 @@ def test_every_template_has_its_api_form() -> None:
     assert templates == [path.name for path in FORMS] and len(templates) == 4
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TEMPLATES, *BLUEPRINTS], ids=lambda path: path.stem)
 def test_every_node_says_which_pack_brings_it(path: Path) -> None:
     """ComfyUI-Manager finds a missing pack by these; `ver` is the version of pyproject.toml."""
-    nodes = read(path)["nodes"]
+    nodes = nodes_of(read(path))
     assert {node["type"] for node in nodes} <= {*SCHEMAS, *CORE, *PAGE_ONLY}
     for node in nodes:
         found = {name: value for name, value in node["properties"].items() if name in ("cnr_id", "ver")}
         assert found == origin_of(node["type"]), f"{node['type']}: run tests/live/make_templates.py"
+
+
+def test_the_sweep_has_the_blueprint_in_it() -> None:
+    (path,) = BLUEPRINTS
+    (ours,) = read(path)["definitions"]["subgraphs"]
+    (theirs,) = read(PACK / "example_workflows" / "target_sweep.json")["definitions"]["subgraphs"]
+    kinds = [[(node["type"], node["widgets_values"]) for node in one["nodes"]] for one in (ours, theirs)]
+    assert kinds[0] == kinds[1], "make the sweep anew from the blueprint"
+    assert [one["name"] for one in ours["inputs"]] == [one["name"] for one in theirs["inputs"]]
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO as DEMO
+from ..oneshot_core.choices import TARGET_LOOKS
 from . import routes
 from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, workflow_of
 
@@ -534,7 +535,8 @@ def register_routes(own: Mapping[str, type]) -> None:
     import nodes
 
     allowed = comfy.cli_args.args.enable_cors_header
-    routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, STOPS, BOARD).add_to(server)
+    targets = {look: core.target_path(look) for look in TARGET_LOOKS}
+    routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, STOPS, BOARD, targets).add_to(server)
 
 
 def download_progress(done: int, total: int | None) -> None:

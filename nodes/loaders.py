@@ -7,7 +7,7 @@ from typing import Any
 from .. import oneshot_core as core
 from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
-from .api import io, ui
+from .api import io
 from .queue_checks import problem
 from .sockets import Encoders, Generator, Latent, advanced, schema
 from .stamps import stamp
@@ -174,7 +174,6 @@ class OneShotDemoTarget(io.ComfyNode):
         return schema(
             node_id="OneShotDemoTarget",
             aliases=("demo", "style picture", "example"),
-            shows=True,
             display_name="Demo Target Picture",
             description="One of the target pictures that come with this pack, for trying the demo.",
             inputs=[
@@ -192,8 +191,7 @@ class OneShotDemoTarget(io.ComfyNode):
     @checked
     def execute(cls, look: str) -> io.NodeOutput:
         """Load the picture."""
-        image = bridge.to_comfy(core.demo_target(look))
-        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+        return io.NodeOutput(bridge.to_comfy(core.demo_target(look)))
 
 
 class OneShotSaveGenerator(io.ComfyNode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,6 +87,7 @@ class Routes:
         registered: classes of all packs by node id, as they are now.
         stops: what ends the run of a node early.
         board: what the nodes did last.
+        targets: files of the demo's target pictures by look.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Routes:
         registered: Mapping[str, type],
         stops: Stops,
         board: Board,
+        targets: Mapping[str, Path],
     ) -> None:
         self._web, self._allowed = web, allowed
         self._own, self._registered, self._stops, self._board = own, registered, stops, board
+        self._targets = targets
         self._replaced = self._foreign()
         for name, pack in self._replaced.items():
             log.warning(_CONFLICT_BEFORE, name, pack, pack)
@@ -107,6 +111,7 @@ class Routes:
         """Add the routes to ComfyUI's server, and a look at the ids once all packs are loaded."""
         server.routes.post("/oneshot/stop_and_keep")(self.stop_and_keep)
         server.routes.get("/oneshot/status")(self.status)
+        server.routes.get("/oneshot/demo_target")(self.demo_target)
         server.routes.get("/oneshot/conflicts")(self.conflicts)
         server.app.on_startup.append(self._after_start)
 
@@ -131,6 +136,15 @@ class Routes:
         if not _is_id(workflow):
             return self._error("name the workflow's id: /oneshot/status?workflow=<id>", 400)
         return self._web.json_response({"nodes": self._board.of_workflow(workflow)})
+
+    async def demo_target(self, request: Any) -> Any:
+        """Give a target picture of the demo, so that its node shows it before it runs."""
+        if is_foreign(request.headers, self._allowed):
+            return self._error(FOREIGN, 403)
+        path = self._targets.get(request.query.get("look", ""))
+        if path is None:
+            return self._error(f"give one of the looks {', '.join(self._targets)}", 404)
+        return self._web.FileResponse(path)
 
     async def conflicts(self, request: Any) -> Any:
         """Tell which given ids another pack has, too."""

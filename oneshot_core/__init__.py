@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
-    from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target
+    from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target, target_path
     from .editing import EditConfig, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
@@ -95,7 +95,7 @@ _MODULES = {
         "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
-    "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
+    "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target target_path",
     "editing": "EditConfig EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
@@ -185,12 +185,12 @@ __all__ = [
     "check_format",
     "check_run",
     "count_of",
+    "cover_of",
     "demo_encoders",
     "demo_generator",
     "demo_recipe",
     "demo_target",
     "detect",
-    "cover_of",
     "draw_cover",
     "edit_latents",
     "editing_bytes",
@@ -205,6 +205,7 @@ __all__ = [
     "iter_samples",
     "labelled_grid",
     "latent_notes",
+    "jpeg_file",
     "load",
     "load_clip",
     "load_latent",
@@ -214,7 +215,6 @@ __all__ = [
     "loss_plot",
     "masked_target",
     "mix_table",
-    "jpeg_file",
     "model_card",
     "oneshot_clip",
     "open_inputs",
@@ -238,6 +238,7 @@ __all__ = [
     "search_latent",
     "search_recipe",
     "swap_from",
+    "target_path",
     "to_pillow",
     "to_tensor",
     "training_bytes",

@@ -1,4 +1,4 @@
-// Advanced inputs fold away in classic nodes too; Vue nodes do it by themselves.
+// Advanced inputs fold away in classic nodes too; Vue nodes do it by themselves, by `showAdvanced` as well.
 
 import { word } from "./words.mjs";
 
@@ -6,17 +6,16 @@ import { word } from "./words.mjs";
  * Hide a classic node's advanced inputs behind a button, unless they are linked.
  *
  * @param {object} node - its widgets say by `options.advanced` or `advanced` which they are.
- * @param {() => boolean} isVue - whether nodes are drawn by Vue now.
  */
-export function fold(node, isVue) {
+export function fold(node) {
   const folded = (node.widgets ?? []).filter((one) => one.options?.advanced || one.advanced);
   if (!folded.length) return;
   const linked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
   for (const widget of folded) {
-    // A property that answers anew each time: the renderer can be changed while the page is open.
+    // A property that answers anew each time. Vue nodes do not ask it, but their least height counts it.
     Object.defineProperty(widget, "hidden", {
       configurable: true,
-      get: () => !isVue() && !node.showAdvanced && !linked(widget),
+      get: () => !node.showAdvanced && !linked(widget),
       set: () => {},
     });
   }

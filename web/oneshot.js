@@ -57,6 +57,25 @@ function addPanel(node) {
   };
 }
 
+// The demo's target shows its picture before it runs.
+function showTarget(node) {
+  const look = node.widgets?.find((one) => one.name === "look");
+  const show = () => panels.get(node)?.panel.picture(api.apiURL(`/oneshot/demo_target?${new URLSearchParams({ look: look.value })}`));
+  const changed = look.callback;
+  look.callback = function (...args) {
+    show();
+    return changed?.apply(this, args);
+  };
+  // Its value comes after it was made, when a workflow is read.
+  const configured = node.onConfigure;
+  node.onConfigure = function (...args) {
+    const answer = configured?.apply(this, args);
+    show();
+    return answer;
+  };
+  show();
+}
+
 // Chooses the generator that the node gives; the last step is what 0 stands for.
 function choose(node, step) {
   const widget = node.widgets?.find((one) => one.name === "snapshot_step");
@@ -187,9 +206,10 @@ app.registerExtension({
   },
   nodeCreated: softly((node) => {
     if (!OWN.has(node.comfyClass)) return;
-    fold(node, isVue);
+    fold(node);
     if (node.comfyClass === "OneShotAdapt") addButtons(node);
     addPanel(node);
+    if (node.comfyClass === "OneShotDemoTarget") showTarget(node);
   }),
   afterConfigureGraph: softly(restore),
 });

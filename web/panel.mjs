@@ -26,6 +26,7 @@ export function panel(page) {
   told.style.cssText = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.35;user-select:text";
   inner.append(told);
   element.append(inner);
+  let first;
   let plot;
   let steps;
   let slider;
@@ -65,6 +66,16 @@ export function panel(page) {
       if (!slider && entry.pairs?.length) slider = part(compare());
       const pairs = (entry.pairs ?? []).map(({ before, after }) => ({ before: page.url(before), after: page.url(after) }));
       slider?.show(pairs, entry.names ?? []);
+    },
+    /** Show a picture before the node runs. */
+    picture(src) {
+      if (!first) {
+        first = document.createElement("img");
+        first.alt = "";
+        first.style.cssText = "display:block;width:100%;max-width:240px;aspect-ratio:1;margin:auto;border-radius:4px";
+        inner.prepend(first);
+      }
+      first.src = src;
     },
     mark: (step) => steps?.mark(step),
     stop() {

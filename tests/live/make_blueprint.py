@@ -46,7 +46,9 @@ async ([name, about, inside, given, outputs]) => {
     const input = subgraph.addInput(label, String(socket.type));
     input.connect(socket, inner[title]);
   }
-  for (const output of subgraph.outputs) if (outputs[output.name]) subgraph.renameOutput(output, outputs[output.name]);
+  for (const output of subgraph.outputs) {
+    if (outputs[output.name]) subgraph.renameOutput(output, outputs[output.name]);
+  }
   const sheet = inner.Adapt.outputs.find((one) => one.name === "preview");
   subgraph.addOutput("sheet", "IMAGE").connect(sheet, inner.Adapt);
   subgraph.name = node.title = name;

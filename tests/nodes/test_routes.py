@@ -47,7 +47,9 @@ def server() -> Iterator[SimpleNamespace]:
     stops, wall = board.Stops(), board.Board()
     ended = stops.open(PLACE, signal)
     ended.__enter__()
-    made = routes.Routes(web, None, {"LoadStyleGAN": Signal}, {"LoadStyleGAN": int}, stops, wall)
+    made = routes.Routes(
+        web, None, {"LoadStyleGAN": Signal}, {"LoadStyleGAN": int}, stops, wall, {"comic": Path(__file__)}
+    )
     made.add_to(SimpleNamespace(routes=table, app=app))
     app.add_routes(table)
     loop = asyncio.new_event_loop()
@@ -112,6 +114,16 @@ def test_a_page_that_is_loaded_again_learns_what_its_nodes_did(server):
     for path in ("/oneshot/status", "/oneshot/status?workflow=", f"/oneshot/status?workflow={'x' * 300}"):
         assert get(server, path)[0] == 400
     assert get(server, "/oneshot/status?workflow=graph", Origin="http://evil.example")[0] == 403
+
+
+def test_a_demo_target_is_given_by_its_look(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", "/oneshot/demo_target?look=comic")
+    assert connection.getresponse().read() == Path(__file__).read_bytes()
+    for look in ("", "other", "../../etc/passwd", "comic%00"):
+        status, answer = get(server, f"/oneshot/demo_target?look={look}")
+        assert status == 404 and "comic" in answer["error"]
+    assert get(server, "/oneshot/demo_target?look=comic", Origin="http://evil.example")[0] == 403
 
 
 BODIES = {

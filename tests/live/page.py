@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import Server
+from comfy_server import PACK, Server
 
+SCREENSHOTS = os.environ.get("ONESHOT_SCREENSHOTS", "")
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}
 
 
@@ -37,3 +41,32 @@ def opened_page(server: Server, vue: bool = False, language: str = "en") -> Iter
         page.wait_for_timeout(1500)
         yield page
         browser.close()
+
+
+SET = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
+    if (values[node.type] && w.name in values[node.type]) w.value = values[node.type][w.name] }"""
+
+
+def load(page: Any, name: str) -> None:
+    """Put a template on the canvas and fit it into the view."""
+    graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.wait_for_timeout(1500)
+
+
+def screenshot(page: Any, name: str) -> None:
+    """Keep a picture of the page where somebody asked for it."""
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.evaluate("() => app.canvas.ds && app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        page.wait_for_timeout(2500)
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+
+
+def wait(wanted: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Ask again and again until there is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := wanted()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+    return found

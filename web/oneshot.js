@@ -6,6 +6,7 @@ import { api } from "../../scripts/api.js";
 import { fold } from "./fold.mjs";
 import { panel } from "./panel.mjs";
 import { merged, nodeAt, path } from "./status.mjs";
+import { showFrame, showTarget } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
@@ -55,25 +56,6 @@ function addPanel(node) {
     panels.delete(node);
     return removed?.apply(this, args);
   };
-}
-
-// The demo's target shows its picture before it runs.
-function showTarget(node) {
-  const look = node.widgets?.find((one) => one.name === "look");
-  const show = () => panels.get(node)?.panel.picture(api.apiURL(`/oneshot/demo_target?${new URLSearchParams({ look: look.value })}`));
-  const changed = look.callback;
-  look.callback = function (...args) {
-    show();
-    return changed?.apply(this, args);
-  };
-  // Its value comes after it was made, when a workflow is read.
-  const configured = node.onConfigure;
-  node.onConfigure = function (...args) {
-    const answer = configured?.apply(this, args);
-    show();
-    return answer;
-  };
-  show();
 }
 
 // Chooses the generator that the node gives; the last step is what 0 stands for.
@@ -209,7 +191,9 @@ app.registerExtension({
     fold(node);
     if (node.comfyClass === "OneShotAdapt") addButtons(node);
     addPanel(node);
-    if (node.comfyClass === "OneShotDemoTarget") showTarget(node);
+    const made = panels.get(node).panel;
+    if (node.comfyClass === "OneShotDemoTarget") showTarget(node, api, made.picture);
+    if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app));
   }),
   afterConfigureGraph: softly(restore),
 });

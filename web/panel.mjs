@@ -77,6 +77,8 @@ export function panel(page) {
       }
       first.src = src;
     },
+    /** Put an element before all others. */
+    lead: (made) => inner.prepend(made),
     mark: (step) => steps?.mark(step),
     stop() {
       watcher.disconnect();

@@ -1,0 +1,77 @@
+// Target pictures before anything runs: the demo's own, and the one that a node is to frame.
+
+import { framePicker } from "./frame.mjs";
+
+const LOOK_AGAIN_MS = 700; // after an upload or another choice on the node before
+
+/** Call something after a widget's value changed, and after a workflow gave it its value. */
+function follow(node, names, changed) {
+  for (const widget of node.widgets?.filter((one) => names.includes(one.name)) ?? []) {
+    const before = widget.callback;
+    widget.callback = function (...args) {
+      const answer = before?.apply(this, args);
+      changed();
+      return answer;
+    };
+  }
+  const configured = node.onConfigure;
+  node.onConfigure = function (...args) {
+    const answer = configured?.apply(this, args);
+    changed();
+    return answer;
+  };
+}
+
+const value = (node, name) => node.widgets?.find((one) => one.name === name)?.value;
+
+/** Let the demo's target show its picture; `picture(src)` draws it. */
+export function showTarget(node, api, picture) {
+  const show = () => picture(demoTarget(api, value(node, "look")));
+  follow(node, ["look"], show);
+  show();
+}
+
+function demoTarget(api, look) {
+  return api.apiURL(`/oneshot/demo_target?${new URLSearchParams({ look })}`);
+}
+
+/** Address of the picture that comes in on a node's input; undefined where the page cannot know it. */
+export function incoming(node, name, api, app) {
+  const link = node.inputs?.find((one) => one.name === name)?.link;
+  const origin = link == null ? undefined : node.getInputNode?.(node.inputs.findIndex((one) => one.name === name));
+  if (!origin) return undefined;
+  if (origin.comfyClass === "OneShotDemoTarget") return demoTarget(api, value(origin, "look"));
+  const shown = app.nodeOutputs?.[origin.id]?.images?.[0];
+  if (shown) return api.apiURL(`/view?${new URLSearchParams({ filename: shown.filename, subfolder: shown.subfolder ?? "", type: shown.type })}`);
+  const file = value(origin, "image");
+  if (origin.comfyClass !== "LoadImage" || typeof file !== "string" || !file) return undefined;
+  const parts = file.replace(/ \[\w+\]$/, "").split("/");
+  return api.apiURL(`/view?${new URLSearchParams({ filename: parts.pop(), subfolder: parts.join("/"), type: "input" })}`);
+}
+
+/** Let a node show the picture that comes in, with the square that it takes; returns its element. */
+export function showFrame(node, api, app) {
+  const names = ["zoom", "offset_x", "offset_y"];
+  const picker = framePicker((frame) => {
+    for (const name of names) {
+      const widget = node.widgets?.find((one) => one.name === name);
+      if (!widget || widget.value === frame[name]) continue;
+      widget.value = frame[name];
+      widget.callback?.(frame[name]);
+    }
+    node.setDirtyCanvas?.(true, true);
+  });
+  const show = () => {
+    const numbers = Object.fromEntries(names.map((name) => [name, value(node, name)]));
+    picker.show(incoming(node, "image", api, app), { fit: value(node, "fit"), ...numbers });
+  };
+  follow(node, ["fit", ...names], show);
+  const timer = setInterval(show, LOOK_AGAIN_MS);
+  const removed = node.onRemoved;
+  node.onRemoved = function (...args) {
+    clearInterval(timer);
+    return removed?.apply(this, args);
+  };
+  show();
+  return picker.element;
+}

@@ -38,7 +38,7 @@ class StyleCLIPEdit(io.ComfyNode):
                     "text",
                     default="",
                     multiline=True,
-                    tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP "
+                    tooltip="What the pictures should show, such as: a smiling person. The demo's CLIP "
                     "knows the words of portraits only.",
                 ),
                 io.String.Input(

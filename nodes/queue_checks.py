@@ -77,7 +77,7 @@ def check_optional_seeds(text: str) -> None:
 def check_text(text: str) -> None:
     """Refuse an empty text; raises ValueError."""
     if not text.strip():
-        raise ValueError("text is empty; say what the pictures should show, such as: a person with a smile")
+        raise ValueError("text is empty; say what the pictures should show, such as: a smiling person")
 
 
 def method_check(entries: Mapping[str, str], *names: str) -> Check:

@@ -253,8 +253,9 @@ class _Goal:
         # The direction would be rounding noise.
         if float((target - neutral).norm()) < 1e-4:
             raise ValueError(
-                f"{clip.name} reads the same in text {text!r} and neutral_text {neutral_text!r}; "
-                "let them differ in the one thing to be changed, or leave neutral_text empty"
+                f"the CLIP model {clip.name} reads the same in text {text!r} and neutral_text "
+                f"{neutral_text!r}; let them differ in the one thing to be changed, or leave neutral_text "
+                "empty"
             )
         return cls(clip, target, target - neutral)
 

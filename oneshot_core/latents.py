@@ -117,7 +117,10 @@ def labels(classes: Sequence[int] | None, count: int, c_dim: int) -> Tensor | No
     chosen = list(classes or [0])
     chosen = chosen * count if len(chosen) == 1 else chosen
     if len(chosen) != count or any(not 0 <= value < c_dim for value in chosen):
-        raise ValueError(f"classes must be one or {count} numbers from 0 to {c_dim - 1}, got {chosen}")
+        raise ValueError(
+            f"classes must be numbers from 0 to {c_dim - 1}, one for all pictures or one for each of the "
+            f"{count}, got {', '.join(map(str, classes or [0]))}"
+        )
     return torch.nn.functional.one_hot(torch.tensor(chosen), c_dim).float()
 
 

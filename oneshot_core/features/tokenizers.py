@@ -120,8 +120,8 @@ def text_notes(tokenizer: Tokenizer | None, text: str, name: str) -> list[str]:
     made = tokenizer.make() if isinstance(tokenizer, LazyTokenizer) else tokenizer
     notes, cut = [], _not_read(made, text).strip()
     if cut:
-        shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}…"
-        notes.append(f"too long a text for the CLIP model {name}, which does not read its end: {shown!r}")
+        shown = repr(cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}…")
+        notes.append(f"the text is too long for the CLIP model {name}, which does not read its end: {shown}")
     foreign = _foreign_words(text) if _has_own_vocabulary(made) else []
     if foreign:
         notes.append(

@@ -17,6 +17,7 @@ from oneshot_core.latents import Latent
 from oneshot_core.objective.terms import direction_distance
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded
+from oneshot_core.training.memory import editing_bytes, editing_step_bytes
 
 SIZE = 16
 TEXT, NEUTRAL = "a face with a hat", "a face"
@@ -269,3 +270,17 @@ def test_the_demo_generator_follows_a_caption():
         before, after = (clip.encode_images(images) for images in (result.before, result.images))
         gained = (after - before) @ clip.encode_text([text])[0]
     assert float(gained) > 0.08
+
+
+def test_a_step_that_does_not_fit_memory_is_refused_before_it(monkeypatch):
+    bundle, clip = demo_generator(), demo_encoders().clip
+    needed = [editing_step_bytes(bundle, clip, 2, views) for views in (0, 1, 2, 32)]
+    assert needed[0] == needed[1] < needed[2] < needed[3]
+    assert editing_bytes(bundle, clip, 2, 32) > needed[3]
+    monkeypatch.setattr("oneshot_core.memory.available_bytes", lambda: needed[2])
+    latent = random_latents(bundle, [0])
+    edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=2))
+    with pytest.raises(
+        ValueError, match=r"2 latents edited at once, 32 views each, need .* MB are free; lower"
+    ):
+        edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=32))

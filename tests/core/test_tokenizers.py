@@ -63,8 +63,8 @@ def test_the_end_is_named_for_the_transformers_package_too() -> None:
 def test_foreign_script_is_told_where_the_vocabulary_is_english() -> None:
     assert text_notes(OWN, "a café with naïve Æsir, 3 hats & 100 %", "X") == []
     assert text_notes(OWN, "a улыбка 微笑 of улыбка", "X") == [
-        "the CLIP model X learnt from English texts, so that 'улыбка', '微笑' may say nothing to it; write it "
-        "in English"
+        "the CLIP model X learnt from English texts, so that 'улыбка', '微笑' may say nothing to it; "
+        "write it in English"
     ]
     unknown = SimpleNamespace()
     assert text_notes(None, "微笑", "X") == text_notes(unknown, "微笑", "X") == []  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO as DEMO
 from ..oneshot_core.choices import TARGET_LOOKS
-from . import routes
+from . import graphs, routes
 from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, workflow_of
 
 log = logging.getLogger(__name__)
@@ -534,9 +534,18 @@ def register_routes(own: Mapping[str, type]) -> None:
 
     import nodes
 
+    server.add_on_prompt_handler(graphs.remember)
     allowed = comfy.cli_args.args.enable_cors_header
     targets = {look: core.target_path(look) for look in TARGET_LOOKS}
     routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, STOPS, BOARD, targets).add_to(server)
+
+
+def queued(kind: str) -> graphs.Queued | None:
+    """The node of a class that is being validated, in its graph; see `graphs.queued`."""
+    import nodes
+
+    context = get_executing_context()
+    return None if context is None else graphs.queued(str(context.node_id), kind, nodes.NODE_CLASS_MAPPINGS)
 
 
 def download_progress(done: int, total: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
-from .queue_checks import check_text, problem
+from .queue_checks import edit_checks, problem
 from .sockets import Latent, encoders_input, generator_input, schema, seed_input
 from .values import checked
 
@@ -38,9 +38,9 @@ class StyleCLIPEdit(io.ComfyNode):
                 io.String.Input(
                     "text",
                     default="",
-                    placeholder="a person with a smile",
+                    placeholder="a smiling person",
                     multiline=True,
-                    tooltip="What the pictures should show, such as: a person with a smile. The demo's CLIP "
+                    tooltip="What the pictures should show, such as: a smiling person. The demo's CLIP "
                     "knows the words of portraits only.",
                 ),
                 io.String.Input(
@@ -64,9 +64,12 @@ class StyleCLIPEdit(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text: str | None = None, method: Any = None) -> bool | str:
-        """Refuse an empty text; ComfyUI hands on a dynamic combo whether it is asked for or not."""
-        return problem(cls, {"text": text}, (("text",), check_text))
+    def validate_inputs(
+        cls, text: str | None = None, neutral_text: str | None = None, method: Any = None
+    ) -> bool | str:
+        """Refuse texts that cannot be read; a dynamic combo is handed on whether it is asked for or not."""
+        checks = edit_checks(bridge.queued("StyleCLIPEdit"))
+        return problem(cls, {"text": text, "neutral_text": neutral_text}, *checks)
 
     @classmethod
     @checked
@@ -75,18 +78,28 @@ class StyleCLIPEdit(io.ComfyNode):
     ) -> io.NodeOutput:
         """Edit."""
         config = _config(method)
+        core.check_edit(generator, latent, text, config)  # before CLIP is fetched
+        notes = _notes(generator, encoders, text, neutral_text)
         run = bridge.NodeProgress(config.steps * core.count_of(latent))
-        with bridge.working("the number of latents or the generator's size", "Nothing of the edit is kept"):
-            device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size))
+        with bridge.working("views, the number of latents or the generator's size", "Nothing is kept"):
+            needed = core.editing_bytes(generator, encoders.clip, config.batch_size, config.views)
+            device = bridge.make_room(needed)
             with core.gradients():
                 result = core.edit_latents(
                     generator.to(device), encoders.to(device).clip, latent, text, config,
                     neutral_text=neutral_text, callbacks=[run.report],
                 )  # fmt: skip
         images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
-        curves = {"losses": [core.plot_points(result.losses)]}
+        curves = {"losses": [core.plot_points(result.losses)], "text": notes}
         shown = bridge.compared(("before", before), ("edited", images))
         return io.NodeOutput(result.latent, images, before, ui={**curves, **shown})
+
+
+def _notes(generator: Any, encoders: Any, text: str, neutral_text: str) -> list[str]:
+    """Refuse what CLIP cannot read; say what it hardly knows, of the pictures and of the texts."""
+    clip = encoders.clip_name
+    unread = core.check_texts(encoders.clip, text, neutral_text)
+    return bridge.said([*core.encoder_notes(generator, clip, ""), *unread])
 
 
 def _config(method: dict[str, Any]) -> Any:

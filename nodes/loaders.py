@@ -141,6 +141,17 @@ class OneShotLoadEncoders(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, clip: str | None = None, clip_file: str | None = None) -> bool | str:
+        """Refuse a file for the demo's CLIP, which has its own, and one that is not there."""
+
+        def check(model: str, file: str) -> None:
+            if file != AUTOMATIC:
+                core.EncoderChoice(model, file)
+                bridge.file_path(bridge.ENCODERS, file, "clip_file")
+
+        return problem(cls, {"clip": clip, "clip_file": clip_file}, (("clip", "clip_file"), check))
+
+    @classmethod
     def fingerprint_inputs(cls, clip_file: str, perceptual_file: str, **_: Any) -> str:
         """Run again when a file changed."""
         chosen = {"clip_file": clip_file, "perceptual_file": perceptual_file}

@@ -1,16 +1,20 @@
 """What is known to be wrong when a graph is queued is said then, on its node, not after minutes of work.
 
 ComfyUI hands `validate_inputs` the constant inputs that it names, None for those that are linked, and leaves
-their types and ranges to it as well.
+their types and ranges to it as well. What follows from the graph alone, who feeds whom, is looked up in it
+(`graphs.Queued`, None where it is not known).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import DEMO
 from ..oneshot_core.recipe import nested
+from .graphs import Queued
 from .recipes import values_of
 from .values import fitting
 
@@ -73,7 +77,7 @@ def check_optional_seeds(text: str) -> None:
 def check_text(text: str) -> None:
     """Refuse an empty text; raises ValueError."""
     if not text.strip():
-        raise ValueError("text is empty; say what the pictures should show, such as: a person with a smile")
+        raise ValueError("text is empty; say what the pictures should show, such as: a smiling person")
 
 
 def method_check(entries: Mapping[str, str], *names: str) -> Check:
@@ -98,3 +102,94 @@ def method_check(entries: Mapping[str, str], *names: str) -> Check:
 def check_snapshot(step: int, steps: int, every: int) -> None:
     """Refuse a step of which a run will keep no snapshot; raises ValueError."""
     core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(step)
+
+
+# What the graph tells -----------------------------------------------------------------------------------
+
+SOURCE_PICTURES = 1  # place among the outputs of SampleAdapted
+EDIT_COPIES = 4  # of all pictures, see `core.check_edit`
+
+
+def sample_checks(here: Queued | None) -> list[Check]:
+    """Checks of SampleAdapted; its seeds, and how many there are, only count where no latent is linked."""
+    linked = here is not None and here.giver("latent") is not None
+    checks: list[Check] = [(("mix_seeds",), check_optional_seeds), (("classes",), core.parse_classes)]
+    if not linked:
+        checks += [(("seeds",), check_seeds)]
+        checks += [(("seeds", name), partial(_check_list, name)) for name in ("mix_seeds", "classes")]
+    if here is None:
+        return checks
+    return [*checks, ((), partial(_check_source, here)), ((), partial(_check_latents, here, 1)),
+            ((), partial(_check_one, here))]  # fmt: skip
+
+
+def adapt_checks(here: Queued | None) -> list[Check]:
+    """Checks of OneShotAdapt: the reference is the target's counterpart, one code."""
+    return [] if here is None else [((), partial(_check_counterpart, here)), ((), partial(_check_one, here))]
+
+
+def edit_checks(here: Queued | None) -> list[Check]:
+    """Checks of StyleCLIPEdit: texts that the demo's CLIP reads, where that is linked; how many latents."""
+    checks: list[Check] = [(("text",), check_text)]
+    if here is None:
+        return checks
+    encoders = here.giver("encoders")
+    if encoders is not None and (encoders.kind, encoders.value("clip")) == ("OneShotLoadEncoders", DEMO):
+        checks += [((name,), core.check_demo_text) for name in ("text", "neutral_text")]
+    return [*checks, ((), partial(_check_latents, here, EDIT_COPIES))]
+
+
+def _check_list(name: str, seeds: str, text: str) -> None:
+    total = len(core.parse_seeds(seeds))
+    given = len(core.parse_classes(text))  # seeds are written like classes
+    if given not in (0, 1, total):
+        raise ValueError(f"{name} must be one number or {total}, as many as there are seeds; got {given}")
+
+
+def _check_source(here: Queued) -> None:
+    if here.giver("source") is None and here.is_used(SOURCE_PICTURES):
+        raise ValueError(
+            "something is wired to the output source, but no generator to the input source; connect the "
+            "generator that was adapted, or unlink that output"
+        )
+
+
+def _check_latents(here: Queued, copies: int) -> None:
+    count = _codes(here.giver("latent"))
+    if count is not None:
+        core.check_count(count, SMALLEST, copies)
+
+
+def _check_counterpart(here: Queued) -> None:
+    giver = here.giver("reference")
+    if giver is not None and giver.kind == "OneShotRandomLatents":
+        raise ValueError(
+            "random latents cannot be the reference, which is the target's counterpart: use CLIP Latent "
+            "Search"
+        )
+
+
+def _check_one(here: Queued) -> None:
+    count = _codes(here.giver("reference"))
+    if count not in (None, 1):
+        raise ValueError(f"the reference must be one code, but {count} are linked")
+
+
+def _codes(giver: Queued | None) -> int | None:
+    """How many codes a node will give; None where the graph does not tell."""
+    for _ in range(0 if giver is None else len(giver.prompt)):  # graphs may have loops
+        if giver is None or giver.kind == "CLIPLatentSearch":
+            return None if giver is None else 1
+        before = giver.giver("latent") if giver.kind in ("SampleAdapted", "StyleCLIPEdit") else None
+        if before is None:
+            seeds = giver.value("seeds") if giver.kind in ("SampleAdapted", "OneShotRandomLatents") else None
+            return _counted(seeds)
+        giver = before
+    return None
+
+
+def _counted(seeds: Any) -> int | None:
+    try:
+        return len(core.parse_seeds(seeds)) if isinstance(seeds, str) else None
+    except ValueError:  # which the node that has them says
+        return None

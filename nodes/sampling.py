@@ -8,7 +8,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
-from .queue_checks import check_optional_seeds, check_seeds, problem
+from .queue_checks import problem, sample_checks
 from .sockets import Generator, Latent, advanced, generator_input, schema
 from .values import checked
 
@@ -35,7 +35,8 @@ class SampleAdapted(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Latents, where linked, take the place of the seeds; the source and the reference are optional.
 
-        Without a source its pictures are blocked, and what they feed does not run.
+        Pictures of a source that is not linked are refused when the graph is queued; where ComfyUI does not
+        tell the graph then, they are blocked, and what they feed does not run.
         """
         return schema(
             node_id="SampleAdapted",
@@ -91,8 +92,8 @@ class SampleAdapted(io.ComfyNode):
     def validate_inputs(
         cls, seeds: str | None = None, mix_seeds: str | None = None, classes: str | None = None
     ) -> bool | str:
-        """Refuse lists that cannot be read, and more pictures than memory can hold."""
-        checks = (("seeds",), check_seeds), (("mix_seeds",), check_optional_seeds), _CLASSES
+        """Refuse lists that cannot be read, too many pictures, and those of a source that is not there."""
+        checks = sample_checks(bridge.queued("SampleAdapted"))
         return problem(cls, {"seeds": seeds, "mix_seeds": mix_seeds, "classes": classes}, *checks)
 
     @classmethod

@@ -12,7 +12,7 @@ from ..oneshot_core.choices import KEPT_RUNS, PRESETS, USE
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
-from .queue_checks import check_snapshot, method_check, problem
+from .queue_checks import adapt_checks, check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
     DEFAULTS,
@@ -99,11 +99,12 @@ class OneShotAdapt(io.ComfyNode):
         reference_steps: int | None = None,
         random_steps: int | None = None,
     ) -> bool | str:
-        """Refuse snapshots that will not exist, unknown parts, and a schedule that leaves nothing."""
+        """Refuse snapshots that will not exist, unknown parts, an empty schedule, what is no reference."""
         given = dict(locals())
         return problem(
             cls,
             {name: given[name] for name in given if name != "cls"},
+            *adapt_checks(bridge.queued("OneShotAdapt")),
             (("snapshot_step", "steps", "snapshot_every"), check_snapshot),
             method_check(ADAPT, "trained_parts"),
             method_check(ADAPT, "batch", "reference_steps", "random_steps"),

@@ -78,18 +78,38 @@ def described(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Tensor):
+        if (shown := _pictured(value)) is not None:
+            return shown
         return f"a tensor of shape {list(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, str):
         return f"the text {value[:SHOWN]!r}"
     if type(value) in (int, float):
         return f"the {'whole ' if type(value) is int else ''}number {str(value)[:SHOWN]}"
     name = type(value).__name__[:SHOWN]
+    if name in KINDS:
+        return KINDS[name]
+    if isinstance(value, dict) and isinstance(value.get("samples"), Tensor):
+        return "a latent of a diffusion model"
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
+def _pictured(value: Tensor) -> str | None:
+    """Say what ComfyUI's pictures and masks are; None for other tensors."""
+    is_picture = value.ndim == 4 and value.shape[-1] in (1, 3, 4)
+    if not value.numel() or not value.dtype.is_floating_point or not (is_picture or value.ndim == 3):
+        return None
+    what, (count, height, width) = "picture" if is_picture else "mask", value.shape[:3]
+    return f"{f'a {what}' if count == 1 else f'{count} {what}s'} of {width} x {height} px"
+
+
+KINDS = {  # what of this pack travels, in the user's words
+    "GeneratorBundle": "a generator",
+    "Latent": "a StyleGAN latent",
+    "EncodersOnDemand": "encoders",
+}
 # Sockets of this pack: class that travels, and which nodes give it.
 SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ONESHOT_GENERATOR": (("GeneratorBundle",), "Load StyleGAN2 or One-Shot Adapt"),
+    "ONESHOT_GENERATOR": (("GeneratorBundle",), "Load StyleGAN2, One-Shot Adapt or Blend Generators"),
     "ONESHOT_LATENT": (("Latent",), "CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent"),
     "ONESHOT_ENCODERS": (("EncodersOnDemand",), "Load Encoders (CLIP, LPIPS)"),
 }
@@ -100,8 +120,8 @@ def _check_socket(name: str, value: Any, classes: Sequence[str], givers: str) ->
         return
     if type(value).__name__ in classes:
         raise InputError(
-            f"{name} must come from {givers}, found a {type(value).__name__} of another version of this "
-            "pack; restart ComfyUI"
+            f"{name} must come from {givers}, found {described(value)} of another version of this pack; "
+            "restart ComfyUI"
         )
     raise _wrong(name, f"come from {givers}", value)
 
@@ -170,7 +190,7 @@ def _choice(one: Any, name: str, value: Any) -> str:
 
 
 def _image(one: Any, name: str, value: Any) -> Tensor:
-    wanted = "be a picture: a tensor [N, H, W, C] of numbers from 0 to 1, with at least one picture"
+    wanted = "be at least one picture (IMAGE), such as Load Image gives"
     if not _is_dense(value) or value.ndim != 4 or value.shape[-1] not in (1, 3, 4) or not value.numel():
         raise _wrong(name, wanted, value)
     if not value.dtype.is_floating_point:
@@ -179,7 +199,7 @@ def _image(one: Any, name: str, value: Any) -> Tensor:
 
 
 def _mask(one: Any, name: str, value: Any) -> Tensor:
-    wanted = "be a mask: a tensor [N, H, W] of numbers from 0 to 1, with at least one mask"
+    wanted = "be a mask (MASK), such as Load Image gives"
     if not _is_dense(value) or value.ndim not in (2, 3, 4) or not value.numel():
         raise _wrong(name, wanted, value)
     if not value.dtype.is_floating_point and value.dtype != torch.bool:

@@ -25,8 +25,16 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
-    from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target, target_path
-    from .editing import EditConfig, EditResult, edit_latents
+    from .demo.world import (
+        TARGET_LOOKS,
+        check_demo_text,
+        demo_encoders,
+        demo_generator,
+        demo_recipe,
+        demo_target,
+        target_path,
+    )
+    from .editing import EditConfig, EditResult, check_edit, check_texts, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .interpolation import interpolate
@@ -95,8 +103,10 @@ _MODULES = {
         "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
-    "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target target_path",
-    "editing": "EditConfig EditResult edit_latents",
+    "demo.world": (
+        "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
+    ),
+    "editing": "EditConfig EditResult check_edit check_texts edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
@@ -181,9 +191,12 @@ __all__ = [
     "blend_generators",
     "check_adaptable",
     "check_count",
+    "check_demo_text",
+    "check_edit",
     "check_family",
     "check_format",
     "check_run",
+    "check_texts",
     "count_of",
     "cover_of",
     "demo_encoders",

@@ -63,10 +63,17 @@ def check_batch(
     check_memory(copies * picture_bytes(bundle.size, count) + codes, what, advice)
 
 
-def check_count(count: int, size_px: int) -> None:
-    """Refuse pictures that memory cannot hold as one batch, from their side alone; raises ValueError."""
-    what = f"{count} pictures held in one batch, of {size_px} px already,"
-    check_memory(picture_bytes(size_px, count), what, FEWER)
+def check_count(count: int, size_px: int, copies: int = 1) -> None:
+    """Refuse pictures that memory cannot hold as one batch, from their side alone; raises ValueError.
+
+    Args:
+        count: pictures.
+        size_px: side of the smallest that are meant.
+        copies: how often each is held.
+    """
+    times = "" if copies == 1 else f" {copies} times"
+    what = f"{count} pictures held{times} in one batch, of {size_px} px already,"
+    check_memory(copies * picture_bytes(size_px, count), what, FEWER)
 
 
 def check_drawn(images: Images, keys: Sequence[int]) -> Images:

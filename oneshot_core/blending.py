@@ -103,22 +103,29 @@ def _listed(sides: list[int]) -> str:
     return ", ".join(map(str, sides))
 
 
-def _named(bundle: GeneratorBundle) -> str:
-    return f"{bundle.provenance.file_name} (family {bundle.family[:12]})"
+_DIFFERENCES = {  # of two shapes, what users know first
+    "size": "pictures of {} px",
+    "c_dim": "{} classes",
+    "channels": "widths {}",
+}
+_ONLY = "only a generator and one adapted from it can be blended"
 
 
 def _check_pair(first: GeneratorBundle, second: GeneratorBundle) -> None:
-    one, other = first.generator.config.to_dict(), second.generator.config.to_dict()
-    if different := [key for key in one if one[key] != other[key]]:
-        raise ValueError(
-            f"{first.provenance.file_name} and {second.provenance.file_name} are not built alike: "
-            + "; ".join(f"{key} {one[key]} and {other[key]}" for key in different)
-        )
+    one, other = (bundle.generator.config.to_dict() for bundle in (first, second))
+    for key in (*_DIFFERENCES, *one):
+        if one[key] != other[key]:
+            told = _DIFFERENCES.get(key, f"{key} {{}}")
+            ours, theirs = (told.format(_plain(values[key])) for values in (one, other))
+            raise ValueError(
+                f"{first.title} ({ours}) and {second.title} ({theirs}) are not built alike: {_ONLY}"
+            )
     if not (related(first, second.family) or related(second, first.family)):
-        raise ValueError(
-            f"{_named(first)} and {_named(second)} are not related: only a generator and one adapted from it "
-            "can be blended"
-        )
+        raise ValueError(f"{first.title} and {second.title} are not related: {_ONLY}")
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _strengths(strength: float | Mapping[int, float], size: int) -> dict[int, float]:
@@ -144,8 +151,8 @@ def _whole_strength(
         return 0.0
     if isinstance(strength, Mapping):
         raise ValueError(
-            f"the mapping networks of {_named(first)} and {_named(second)} differ, and they have no "
-            "resolution; give one strength for everything"
+            f"the mapping networks of {first.title} and {second.title} differ, and they have no resolution; "
+            "give one strength for everything"
         )
     return float(strength)
 

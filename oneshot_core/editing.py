@@ -22,13 +22,16 @@ from .draws import SeededDraws
 from .features import ClipEncoder
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent
+from .memory import check_memory
 from .networks import Generator
 from .objective.terms import direction_distance
 from .ranges import MOST_RATE, check_number
 from .tensors import Images, Latents, check_weights, gradients, is_finite, owned
+from .training.memory import editing_step_bytes
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
+COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
 SOFTNESS = 0.1  # of the direction: every edit starts from an unchanged picture, see `direction_distance`
 
 
@@ -108,8 +111,8 @@ def edit_latents(
         The codes, their pictures, the pictures before, the losses: "clip" or "direction", and "deviation".
 
     Raises:
-        ValueError: an empty text, two texts of one meaning, a latent of another family or of no code, weights
-            that are not finite, or more codes than memory holds pictures of.
+        ValueError: see `check_edit`; words that CLIP does not know, two texts of one meaning, weights that
+            are not finite, or a step that does not fit main memory.
         EncoderError: the CLIP model reads no text.
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, code,
             step and seed.
@@ -120,24 +123,60 @@ def edit_latents(
         published code feeds it [-1, 1] (editing.md 1a).
     """
     config = config or EditConfig()
-    check_family(latent, bundle)
-    if not len(latent.values):
-        raise ValueError("the latent holds no code; give at least one")
-    bundle.check_finite()
-    check_weights(
-        clip, f"the CLIP model {getattr(clip, 'name', '')}".rstrip(), "load its file again, or use another"
-    )
-    advice = "edit fewer latents at a time"  # four copies: before and after, in chunks and joined
-    check_batch(bundle, len(latent.values), config.batch_size, copies=4, advice=advice)
+    check_edit(bundle, latent, text, config)
+    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
+    check_texts(clip, text, neutral_text)
+    _check_step(bundle, clip, config)
     with gradients():
         goal = _Goal.of(clip, text, neutral_text)
         with torch.no_grad():
             codes = owned(latent.codes(bundle.generator))  # w+, as StyleCLIP: each slot moves by itself
         chunks, losses = _run(bundle.generator, goal, codes, config, callbacks)
         values, images, before = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    origin = _origin(latent, text, neutral_text, config)
+    whose = latent.generator_name or bundle.title
+    origin = {"generator": whose, **_origin(latent, text, neutral_text, config)}
     family = bundle.family if latent.space == "z" else latent.family or bundle.family  # z fits any mapping
     return EditResult(Latent("w+", values, family, origin), images, before, losses)
+
+
+def check_edit(bundle: GeneratorBundle, latent: Latent, text: str, config: EditConfig) -> None:
+    """Refuse what cannot be edited whatever CLIP reads it; see `edit_latents`.
+
+    Raises:
+        ValueError: an empty text, a latent of another family or of no code, weights of the generator that are
+            not finite, or more codes than memory holds pictures of.
+    """
+    if not text.strip():
+        raise ValueError('the text is empty; say what the pictures are to show, such as "a smiling face"')
+    check_family(latent, bundle)
+    if not len(latent.values):
+        raise ValueError("the latent holds no code; give at least one")
+    bundle.check_finite()
+    advice = "edit fewer latents at a time"
+    check_batch(bundle, len(latent.values), config.batch_size, copies=COPIES, advice=advice)
+
+
+def _check_step(bundle: GeneratorBundle, clip: ClipEncoder, config: EditConfig) -> None:
+    """Refuse a step that main memory cannot hold; on a device its own limit tells."""
+    if bundle.generator.const.device.type == "cpu" and isinstance(clip, torch.nn.Module):
+        needed = editing_step_bytes(bundle, clip, config.batch_size, config.views)
+        seen = f", {config.views} views each" if config.views else ""
+        what = f"the pictures of {config.batch_size} latents edited at once{seen},"
+        check_memory(needed, what, "lower views" if config.views else "use a smaller CLIP model or generator")
+
+
+def check_texts(clip: ClipEncoder, text: str, neutral_text: str = "") -> list[str]:
+    """Refuse texts that CLIP cannot read; return sentences about what of them it does not read.
+
+    Raises:
+        ValueError: words that it does not know.
+        EncoderError: it reads no text.
+    """
+    notes = list[str]()
+    for one in (text, neutral_text):
+        clip.check_text(one)
+        notes += clip.text_notes(one)
+    return list(dict.fromkeys(notes))
 
 
 def _run(
@@ -208,16 +247,15 @@ class _Goal:
     @classmethod
     @torch.no_grad()
     def of(cls, clip: ClipEncoder, text: str, neutral_text: str) -> _Goal:
-        if not text.strip():
-            raise ValueError('the text is empty; say what the pictures are to show, such as "a smiling face"')
         if not neutral_text.strip():
             return cls(clip, owned(clip.encode_text([text]))[0], None)
         target, neutral = owned(clip.encode_text([text, neutral_text]))
         # The direction would be rounding noise.
         if float((target - neutral).norm()) < 1e-4:
             raise ValueError(
-                f"{clip.name} reads the same in text {text!r} and neutral_text {neutral_text!r}; "
-                "let them differ in the one thing to be changed, or leave neutral_text empty"
+                f"the CLIP model {clip.name} reads the same in text {text!r} and neutral_text "
+                f"{neutral_text!r}; let them differ in the one thing to be changed, or leave neutral_text "
+                "empty"
             )
         return cls(clip, target, target - neutral)
 

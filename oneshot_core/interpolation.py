@@ -50,7 +50,8 @@ def interpolate(
     path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
     if not loop:
         path.append(ends[-1])
-    origin = {"method": "interpolate", "frames": frames, "loop": loop, "ends": keys_of(samples)}
+    walked = {"frames": frames, "loop": loop, "ends": keys_of(samples)}
+    origin = {"method": "interpolate", "generator": bundle.title, **walked}
     return Latent("z" if space == "z" else "w+", torch.stack(path), bundle.family, origin)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from .draws import Draws
 from .networks import Generator
 from .tensors import Latents, check_finite, check_shape, seeded
+from .texts import printable
 
 SPACES = ("z", "w", "w+")
 
@@ -42,24 +43,52 @@ class Latent:
         """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated.
 
         Raises:
-            ValueError: the latent has another width or number of slots than the generator.
+            ValueError: the latent has another width or number of slots than the generator, or is in z and
+                the generator conditional.
         """
         self.check(generator)
         if self.space == "z":
+            if generator.config.c_dim:
+                raise ValueError(
+                    "this latent (z) has no class, which a conditional generator needs; draw it first with a "
+                    "class, and take the latent that comes with the pictures"
+                )
             return generator.map(self.values.to(generator.const))
         return generator.broadcast(self.values.to(generator.const))
 
-    def check(self, generator: Generator) -> None:
-        """Refuse a generator of another width or number of slots; raises ValueError that names both."""
-        config = generator.config
+    @property
+    def generator_name(self) -> str:
+        """The generator that it was made with, as its origin tells; "" when unknown."""
+        origin: Any = self.origin
+        while isinstance(origin, Mapping):
+            recipe = origin.get("recipe")
+            told = origin.get("generator") or (recipe.get("generator") if isinstance(recipe, Mapping) else "")
+            if isinstance(told, str) and told:
+                return printable(told)
+            origin = origin.get("edited")
+        return ""
+
+    def check(self, generator: Generator, name: str = "the generator", what: str = "latent") -> None:
+        """Refuse a generator of another width or number of slots.
+
+        Args:
+            generator: who is to draw it.
+            name: how the user calls the generator.
+            what: and this latent.
+
+        Raises:
+            ValueError: it says what both have.
+        """
+        config, found = generator.config, list(self.values.shape[1:])
         width = config.z_dim if self.space == "z" else config.w_dim
-        found = list(self.values.shape[1:])
         wanted = [config.num_layers, width] if self.space == "w+" else [width]
         if found != wanted:
-            slots = f"{wanted[0]} slots of " if self.space == "w+" else ""
+            ours, theirs = (
+                f"{f'{one[0]} slots of ' if one[1:] else ''}width {one[-1]}" for one in (found, wanted)
+            )
             raise ValueError(
-                f"this latent holds codes in {self.space} of shape {found}, but the generator ({config.size} "
-                f"px) has {slots}width {width} there; use the generator that the latent was made with"
+                f"this {what} is for another generator: its codes in {self.space} have {ours}, those of "
+                f"{name} ({config.size} px) have {theirs}; use the generator that the {what} was made with"
             )
 
 
@@ -88,7 +117,10 @@ def labels(classes: Sequence[int] | None, count: int, c_dim: int) -> Tensor | No
     chosen = list(classes or [0])
     chosen = chosen * count if len(chosen) == 1 else chosen
     if len(chosen) != count or any(not 0 <= value < c_dim for value in chosen):
-        raise ValueError(f"classes must be one or {count} numbers from 0 to {c_dim - 1}, got {chosen}")
+        raise ValueError(
+            f"classes must be numbers from 0 to {c_dim - 1}, one for all pictures or one for each of the "
+            f"{count}, got {', '.join(map(str, classes or [0]))}"
+        )
     return torch.nn.functional.one_hot(torch.tensor(chosen), c_dim).float()
 
 

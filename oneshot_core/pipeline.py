@@ -139,7 +139,7 @@ def open_inputs(
         recipe.check(_with_discriminator(recipe, source)[0])
     target, mask = load_target(_picture(recipe.aim.target), source.size, recipe.aim.fit, recipe.aim.mask)
     if reference is not None:
-        check_family(reference, source)
+        check_family(reference, source, "reference")
     choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
     names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
     if device.type != "cpu":

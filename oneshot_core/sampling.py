@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batches import Filled, check_batch, check_chunk, check_drawn
-from .checkpoints import GeneratorBundle, check_family, related
+from .checkpoints import GeneratorBundle, check_family, check_pair
 from .latents import Latent, labels, mix, truncate, z_from_seeds
 from .memory import check_memory
 from .networks import Generator
@@ -128,7 +128,7 @@ def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Seque
     generator = bundle.generator
     check_memory(8 * len(seeds) * generator.config.z_dim, f"latents of {len(seeds)} seeds", "give fewer")
     z = z_from_seeds(seeds, generator.config.z_dim)
-    origin: dict[str, Any] = {"method": "seeds", "seeds": list(seeds)}
+    origin: dict[str, Any] = {"method": "seeds", "seeds": list(seeds), "generator": bundle.title}
     if not generator.config.c_dim:
         labels(classes, len(seeds), 0)
         return Latent("z", z, bundle.family, origin)
@@ -214,9 +214,12 @@ def _check(
     if isinstance(samples, Latent):
         check_family(samples, bundle)
     if reference is not None:
-        check_family(reference, bundle)
+        check_family(reference, bundle, "reference")
         if len(reference.values) != 1:
-            raise ValueError(f"the reference latent must hold one code, got {len(reference.values)}")
+            raise ValueError(
+                f"the reference must be one code, whose slots go into every picture; this one holds "
+                f"{len(reference.values)}"
+            )
 
 
 def _needed_classes(
@@ -348,7 +351,7 @@ def sample_with_codes(
         keys += part_keys
         if progress is not None:
             progress(len(keys), total)
-    origin = {"method": "sampled", "seeds": keys, "settings": config.describe()}
+    origin = {"method": "sampled", "generator": bundle.title, "seeds": keys, "settings": config.describe()}
     return images.whole(), Latent("w+", codes.whole(), bundle.family, origin)
 
 
@@ -362,11 +365,7 @@ def iter_pairs(
     reference: Latent | None = None,
 ) -> Iterator[tuple[SamplePairs, list[int]]]:
     """Draw pairs chunk by chunk, each with its keys as in `iter_codes`; see `sample_pairs`."""
-    if not (related(adapted, source.family) or related(source, adapted.family)):
-        raise ValueError(
-            f"{adapted.provenance.file_name} (family {adapted.family[:12]}) was not adapted from "
-            f"{source.provenance.file_name} (family {source.family[:12]}): their latents do not correspond"
-        )
+    check_pair(source, adapted)
     config = config or SampleConfig()
     config.check(source.num_layers)
     adapted.check_finite()
@@ -374,7 +373,7 @@ def iter_pairs(
     plain, last = replace(config, replace_from=None), _replacement(source, reference)
     for codes, keys in iter_codes(source, samples, plain, classes=classes, reference=reference):
         own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
-        origin = {"method": "sample_pairs", "seeds": keys, "settings": config.describe()}
+        origin = _pairs_origin(source, keys, config)
         latent = Latent("w+", owned(own).cpu().float(), source.family, origin)
         drawn = render_codes(adapted.generator, own.to(adapted.generator.const), keys, config)
         yield SamplePairs(render_codes(source.generator, codes, keys, config), drawn, latent), keys
@@ -423,8 +422,13 @@ def sample_pairs(
         keys += part_keys
         if progress is not None:
             progress(len(keys), total)
-    origin = {"method": "sample_pairs", "seeds": keys, "settings": config.describe()}
-    return SamplePairs(ours.whole(), theirs.whole(), Latent("w+", codes.whole(), source.family, origin))
+    latent = Latent("w+", codes.whole(), source.family, _pairs_origin(source, keys, config))
+    return SamplePairs(ours.whole(), theirs.whole(), latent)
+
+
+def _pairs_origin(source: GeneratorBundle, keys: list[int], config: SampleConfig) -> dict[str, Any]:
+    told = {"method": "sample_pairs", "generator": source.title}
+    return {**told, "seeds": keys, "settings": config.describe()}
 
 
 def truncation_sweep(

@@ -358,7 +358,8 @@ class _Search:
         )
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
-        origin = {"method": "clip_search", "settings": self.config.describe()}
+        settings = self.config.describe()
+        origin = {"method": "clip_search", "generator": self.bundle.title, "settings": settings}
         latent = Latent("w", owned(self.optimiser.codes).cpu(), self.bundle.family, origin)
         with torch.no_grad():
             # Stored noise, so that sampling the latent shows this very picture.

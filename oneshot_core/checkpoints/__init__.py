@@ -30,6 +30,7 @@ from .bundle import (
     GeneratorBundle,
     Provenance,
     check_family,
+    check_pair,
     estimate_mean_latent,
     related,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Provenance",
     "UnsafePickleError",
     "check_family",
+    "check_pair",
     "detect",
     "estimate_mean_latent",
     "inspect",

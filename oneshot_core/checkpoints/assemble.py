@@ -339,8 +339,8 @@ def with_fresh_discriminator(bundle: GeneratorBundle, seed: int = 0) -> Generato
     config = bundle.generator.config
     if config.c_dim:
         raise ValueError(
-            f"{bundle.provenance.file_name} is a conditional generator ({config.c_dim} classes), for "
-            "which no fresh discriminator is made; give an unconditional checkpoint"
+            f"{bundle.title} is a conditional generator ({config.c_dim} classes), which cannot be adapted "
+            "and gets no fresh discriminator; give one without classes"
         )
     with _NoInitialDraws():
         judge = Discriminator(

@@ -99,6 +99,23 @@ class GeneratorBundle:
         """Number of slots of a W+ code."""
         return self.generator.config.num_layers
 
+    @property
+    def title(self) -> str:
+        """What messages call it: its file, and whose child it is; one that was never saved has no file."""
+        known = self.provenance
+        if known.format == "adapted":
+            return f"the generator adapted from {self.parent_name or known.file_name}"
+        if known.format == "blended":
+            return f"the blend of {known.file_name}"
+        return f"{known.file_name} (adapted from {self.parent_name})" if self.parent_name else known.file_name
+
+    @property
+    def parent_name(self) -> str:
+        """File of the generator that this one was adapted from; "" where it was not adapted."""
+        history = self.provenance.history
+        name = "" if "blend" in history else history.get("parent", {}).get("file_name")
+        return printable(name or "")
+
     def summary(self) -> str:
         """Describe the bundle in a few lines: size, widths, discriminator, where it came from."""
         config, origin = self.generator.config, self.provenance
@@ -199,12 +216,55 @@ def related(bundle: GeneratorBundle, family: str) -> bool:
     return not family or family == bundle.family or family == parent.get("family")
 
 
-def check_family(latent: Latent, bundle: GeneratorBundle) -> None:
-    """Refuse a latent of another family, width or number of slots; raises ValueError that names both."""
+def check_family(latent: Latent, bundle: GeneratorBundle, what: str = "latent") -> None:
+    """Refuse a latent of another family, width or number of slots.
+
+    Args:
+        latent: what is to be drawn or edited.
+        bundle: by whom.
+        what: the user's word for it, such as "reference".
+
+    Raises:
+        ValueError: it names both generators, by their files.
+    """
     if not related(bundle, latent.family):
+        whose = latent.generator_name
+        known = whose not in ("", bundle.title)
+        told = f"{whose}, not of {bundle.title}" if known else f"another generator than {bundle.title}"
         raise ValueError(
-            f"this latent belongs to generator family {latent.family[:12]}, but "
-            f"{bundle.provenance.file_name} is of family {bundle.family[:12]}; use the generator it was made "
-            "with, or one adapted from it"
+            f"this {what} is of {told}: use the generator that the {what} was made with, or one adapted from "
+            "it"
         )
-    latent.check(bundle.generator)
+    latent.check(bundle.generator, bundle.title, what)
+
+
+def check_pair(source: GeneratorBundle, adapted: GeneratorBundle) -> None:
+    """Refuse two generators of which one was not adapted from the other, and a pair that is swapped.
+
+    Raises:
+        ValueError: it names both, and whom the adapted one was adapted from.
+    """
+    if not (related(adapted, source.family) or related(source, adapted.family)):
+        parent = adapted.parent_name
+        wanted = f", {parent}" if parent not in ("", source.provenance.file_name) else ""
+        raise ValueError(
+            f"{adapted.title} was not adapted from {source.title}: their latents do not correspond; as the "
+            f"source give the generator that was adapted{wanted}"
+        )
+    if _is_child(source, adapted) and not _is_child(adapted, source):
+        raise ValueError(
+            f"source and adapted are swapped: the source is {source.title}, the adapted generator is "
+            f"{adapted.title}; exchange them"
+        )
+
+
+def _is_child(one: GeneratorBundle, other: GeneratorBundle) -> bool:
+    """Whether one was adapted from the other, as far as records tell."""
+    parent = one.provenance.history.get("parent", {}) if one.parent_name else {}
+    known = other.provenance
+    if not parent or parent.get("family") != other.family:
+        return False
+    digests = parent.get("sha256"), known.sha256
+    if all(digests):
+        return digests[0] == digests[1]
+    return known.format != "adapted" and parent.get("file_name") == known.file_name

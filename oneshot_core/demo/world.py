@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..checkpoints import GeneratorBundle, load
-from ..choices import DEMO_TARGET
+from ..choices import DEMO, DEMO_TARGET
 from ..choices import TARGET_LOOKS as TARGET_LOOKS
-from ..features import Encoders, load_clip, load_perceptual
+from ..features import Encoders, WordTokenizer, load_clip, load_perceptual
 from ..json_values import read
 from ..pictures import load_picture
 from ..recipe import Recipe
@@ -26,7 +27,8 @@ def demo_generator() -> GeneratorBundle:
         CheckpointError: the asset is missing or damaged.
     """
     with gradients():
-        return load(ASSETS / "generator.safetensors")
+        bundle = load(ASSETS / "generator.safetensors")
+    return replace(bundle, provenance=replace(bundle.provenance, file_name=DEMO))
 
 
 @lru_cache(maxsize=1)
@@ -41,6 +43,17 @@ def demo_encoders() -> Encoders:
         return Encoders.of(
             clip, load_perceptual("demo", ASSETS / "perceptual.safetensors", allow_download=False)
         )
+
+
+def check_demo_text(text: str) -> None:
+    """Refuse a text with words that the demo's CLIP does not know, without loading it.
+
+    Raises:
+        ValueError: it names them, and the words that it knows.
+    """
+    config = read(ASSETS / "clip.json")
+    words, context = config["tokenizer"]["words"], config["text_cfg"]["context_length"]
+    WordTokenizer(words, context).check(text, DEMO)
 
 
 def target_file(look: str) -> str:

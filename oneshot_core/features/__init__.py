@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ..tensors import check_weights, gradients
-from .clip import ClipEncoder, ClipPreprocess, WordTokenizer, assumed_activation, build_clip, load_clip
+from .clip import ClipEncoder, ClipPreprocess, assumed_activation, build_clip, load_clip
 from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
+from .tokenizers import WordTokenizer
 from .weights import EncoderError
 
 __all__ = [

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..tensors import Images, check_shape, gradients
 from .clip_config import check_size, read_config
 from .download import BytesProgress
+from .tokenizers import LazyTokenizer, Tokenizer, WordTokenizer, check_text, text_notes
 from .towers import layout_of, lowered, run_length_first, simplify, tower_weight
 from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
@@ -28,8 +28,6 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files, not weights
 SIMPLE_VOCABULARY = 49408  # entries of CLIP's own byte-pair vocabulary
-
-Tokenizer = Callable[[list[str]], Tensor]  # texts -> ids [N, context], int64
 
 
 @dataclass(frozen=True)
@@ -89,31 +87,6 @@ def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     """Return [1, C, 1, 1] constants, made once per device and outside inference mode (they enter graphs)."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
-
-
-class WordTokenizer:
-    """Whole words of a fixed list as token ids, for small models with a vocabulary of their own.
-
-    Ids: 0 padding, 1 … W the words, W + 1 any other word, W + 2 start, W + 3 end. The end has the highest id,
-    which is where open_clip's "argmax" pooling reads the text feature.
-    """
-
-    def __init__(self, words: Sequence[str], context_length: int) -> None:
-        if len(set(words)) != len(words) or context_length < 3:
-            raise ValueError("words must differ from each other and context_length be at least 3")
-        self.ids = {word: number for number, word in enumerate(words, start=1)}
-        self.context_length = context_length
-        self.unknown, self.start, self.end = (len(words) + offset for offset in (1, 2, 3))
-        self.vocab_size = len(words) + 4
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Turn texts into ids [N, context_length]; what does not fit is cut before the end token."""
-        rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
-        for row, text in zip(rows, texts, strict=True):
-            words = re.findall(r"\w+", text.lower())[: self.context_length - 2]
-            ids = [self.start, *(self.ids.get(word, self.unknown) for word in words), self.end]
-            row[: len(ids)] = torch.tensor(ids)
-        return rows
 
 
 class ClipEncoder(nn.Module):
@@ -190,12 +163,28 @@ class ClipEncoder(nn.Module):
         Raises:
             EncoderError: the encoder was made without a tokenizer.
         """
+        return self.encode_tokens(self._reader()([texts] if isinstance(texts, str) else list(texts)))
+
+    def check_text(self, text: str) -> None:
+        """Refuse a text that the model cannot read.
+
+        Raises:
+            ValueError: words that it does not know, where it has a list of them.
+            EncoderError: the encoder was made without a tokenizer.
+        """
+        check_text(self._reader(), text, self.name)
+
+    def text_notes(self, text: str) -> list[str]:
+        """Say what of a text the model does not read or hardly understands; see `tokenizers.text_notes`."""
+        return text_notes(self.tokenizer, text, self.name)
+
+    def _reader(self) -> Tokenizer:
         if self.tokenizer is None:
             raise EncoderError(
                 f"CLIP model {self.name} has no tokenizer, so it reads no text; pass one to ClipEncoder, or "
                 f'put "tokenizer": {{"words": [...]}} into its configuration'
             )
-        return self.encode_tokens(self.tokenizer([texts] if isinstance(texts, str) else list(texts)))
+        return self.tokenizer
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Return one unit feature per row of token ids [N, context], [N, D], float32 or float64."""
@@ -466,28 +455,4 @@ def _tokenizer(plan: _Plan, folder: Path | None, allow_download: bool) -> Tokeni
     if plan.custom:
         return open_clip.SimpleTokenizer(context_length=int(text.get("context_length", 77)))
     options = {"local_files_only": not allow_download} if text.get("hf_tokenizer_name") else {}
-    return _LazyTokenizer(plan.name, folder, options)
-
-
-@dataclass
-class _LazyTokenizer:
-    """open_clip's tokenizer of a model, made at the first text: some need the transformers package."""
-
-    name: str
-    folder: Path | None
-    options: dict[str, bool]
-    made: Tokenizer | None = None
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        if self.made is None:
-            import open_clip
-
-            try:
-                folder = str(self.folder) if self.folder else None
-                self.made = open_clip.get_tokenizer(self.name, cache_dir=folder, **self.options)
-            except (ImportError, OSError, ValueError) as error:
-                raise EncoderError(
-                    f"the tokenizer of {self.name} cannot be made ({error}); it comes from the transformers "
-                    f"package and the hub: install the one, allow the download, or use ViT-B-32-quickgelu"
-                ) from error
-        return self.made(texts)
+    return LazyTokenizer(plan.name, folder, options)

@@ -23,8 +23,8 @@ def check_adaptable(bundle: GeneratorBundle, preset: Preset) -> None:
     """
     if bundle.generator.config.c_dim:
         raise ValueError(
-            f"{bundle.provenance.file_name} is a conditional generator ({bundle.generator.config.c_dim} "
-            "classes), which cannot be adapted; give an unconditional checkpoint"
+            f"{bundle.title} is a conditional generator ({bundle.generator.config.c_dim} classes), which "
+            "cannot be adapted; give one without classes"
         )
     needs = preset.needs
     if needs.path is not None:
@@ -91,9 +91,14 @@ def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
     if isinstance(aim.reference, Latent):
         if aim.reference.space == "z":
             raise ValueError(
-                "the reference latent must be in w or w+, got z; map it first with Latent.codes()"
+                "random latents (z) cannot be the reference, which is the target's counterpart: let the "
+                "latent search find it"
             )
-        check_family(aim.reference, bundle)
+        check_family(aim.reference, bundle, "reference")
+        if len(codes) != 1:
+            raise ValueError(
+                f"the reference must be one code, the target's counterpart; this one holds {len(codes)}"
+            )
     shape = (1, config.num_layers, config.w_dim) if codes.ndim == 3 else (1, config.w_dim)
     check_shape(codes, "reference latent", shape)
     check_finite(codes, "the reference latent", "search it again")

@@ -175,18 +175,29 @@ def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) ->
     return int(OVERHEAD_BYTES + weights + WORKING_SHARE * saved)
 
 
-def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2) -> int:
+def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0) -> int:
     """Estimate the peak memory of a text edit, which sees pictures with CLIP alone.
 
     Args:
         bundle: who draws.
         clip: the encoder.
         codes: latents that are edited at once.
+        views: crops of each picture that CLIP sees; 0: the picture itself.
     """
+    weights = _bytes(bundle.generator) + _bytes(clip)
+    return OVERHEAD_BYTES + weights + editing_step_bytes(bundle, clip, codes, views)
+
+
+def editing_step_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0) -> int:
+    """The part of `editing_bytes` that comes on top of the networks, with every step."""
     generator, seeing = _on_meta(bundle.generator), _on_meta(clip)
+
+    def step() -> Any:
+        images = _rendered(generator, codes)
+        return [seeing.encode_images(images) for _ in range(max(1, views))]
+
     with gradients():
-        saved = _saved(lambda: seeing.encode_images(_rendered(generator, codes)))
-    return int(OVERHEAD_BYTES + _bytes(generator) + _bytes(seeing) + WORKING_SHARE * saved)
+        return int(WORKING_SHARE * _saved(step))
 
 
 def _rendered(generator: Generator, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from oneshot_core.latents import Latent
 from oneshot_core.objective.terms import direction_distance
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded
+from oneshot_core.training.memory import editing_bytes, editing_step_bytes
 
 SIZE = 16
 TEXT, NEUTRAL = "a face with a hat", "a face"
@@ -26,6 +27,13 @@ class ReadingClip(StandInClip):
     """A stand-in that reads text: each one is a random direction."""
 
     name = "reading"
+
+    def check_text(self, text: str) -> None:
+        """It knows all words."""
+
+    def text_notes(self, text: str) -> list[str]:
+        """It reads all of them."""
+        return []
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         drawn = [torch.randn(12, generator=seeded(0, 0, text)) for text in texts]
@@ -192,7 +200,7 @@ def test_an_edit_refuses_what_does_not_fit():
     latent = random_latents(tiny_bundle(SIZE), [0])
     with pytest.raises(ValueError, match="the text is empty"):
         edit(text="  ")
-    with pytest.raises(ValueError, match="belongs to generator family"):
+    with pytest.raises(ValueError, match="this latent is of another generator than tiny: use"):
         edit(dataclasses.replace(latent, family="0" * 64))
     with pytest.raises(ValueError, match="holds no code"):
         edit(dataclasses.replace(latent, values=latent.values[:0]))
@@ -262,3 +270,17 @@ def test_the_demo_generator_follows_a_caption():
         before, after = (clip.encode_images(images) for images in (result.before, result.images))
         gained = (after - before) @ clip.encode_text([text])[0]
     assert float(gained) > 0.08
+
+
+def test_a_step_that_does_not_fit_memory_is_refused_before_it(monkeypatch):
+    bundle, clip = demo_generator(), demo_encoders().clip
+    needed = [editing_step_bytes(bundle, clip, 2, views) for views in (0, 1, 2, 32)]
+    assert needed[0] == needed[1] < needed[2] < needed[3]
+    assert editing_bytes(bundle, clip, 2, 32) > needed[3]
+    monkeypatch.setattr("oneshot_core.memory.available_bytes", lambda: needed[2])
+    latent = random_latents(bundle, [0])
+    edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=2))
+    with pytest.raises(
+        ValueError, match=r"2 latents edited at once, 32 views each, need .* MB are free; lower"
+    ):
+        edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=32))

@@ -50,7 +50,9 @@ def test_labels():
     with pytest.raises(ValueError, match="unconditional"):
         labels([0], 1, 0)
     for wrong in ([3], [-1], [0, 1, 2]):
-        with pytest.raises(ValueError, match="one or 2 numbers from 0 to 2"):
+        with pytest.raises(
+            ValueError, match="numbers from 0 to 2, one for all pictures or one for each of the 2, got"
+        ):
             labels(wrong, 2, 3)
 
 

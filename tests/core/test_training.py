@@ -364,7 +364,7 @@ def test_bad_inputs_are_refused_before_any_work() -> None:
         adapt(bundle, encoders, Aim(target, reference[:, :4]))
     with pytest.raises(ValueError, match="trains a discriminator"):
         adapt(dataclasses.replace(bundle, discriminator=None), encoders, Aim(target, reference))
-    with pytest.raises(ValueError, match="family"):
+    with pytest.raises(ValueError, match="this reference is of another generator"):
         adapt(bundle, encoders, Aim(target, Latent("w", reference, family="another")))
     with pytest.raises(ValueError, match="at least 64 px"):
         small = tiny_bundle(32)

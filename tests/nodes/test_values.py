@@ -40,7 +40,7 @@ def test_odd_values_are_refused_by_the_name_of_the_input() -> None:
 def test_a_refusal_says_where_the_right_value_comes_from() -> None:
     cases = told()["cases"]
     assert cases["OneShotAdapt/generator/a float"][2] == (
-        "generator must come from Load StyleGAN2 or One-Shot Adapt, found the number 1.5"
+        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found the number 1.5"
     )
     assert cases["SampleAdapted/adapted/another pack's dict"][2].endswith("found a dict")
     assert (

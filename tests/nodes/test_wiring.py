@@ -1,0 +1,145 @@
+"""Nodes that are wired wrongly say so in the words of the canvas, through their own `execute`."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_pack import needs_comfy
+from comfy_server import PACK, comfy_folders, comfy_python
+
+SCRIPT = Path(__file__).parent / "wire_wrongly.py"
+CLIP = PACK / "oneshot_core" / "demo" / "assets" / "clip.json"
+USE = ": use the generator that the {} was made with, or one adapted from it"
+ONLY = ": only a generator and one adapted from it can be blended"
+
+
+def words() -> str:
+    """What the demo's CLIP knows."""
+    return ", ".join(json.loads(CLIP.read_text(encoding="utf-8"))["tokenizer"]["words"])
+
+
+MISTAKES = {
+    "drawn by a stranger": "this latent is of demo, not of church.safetensors" + USE.format("latent"),
+    "drawn by a stranger, w+": "this latent is of demo, not of church.safetensors" + USE.format("latent"),
+    "another program's": (
+        "this latent is for another generator: its codes in w+ have 18 slots of width 512, those of demo "
+        "(128 px) have 12 slots of width 64; use the generator that the latent was made with"
+    ),
+    "no source": (
+        "sketch.safetensors (adapted from demo) was not adapted from church.safetensors: their latents do "
+        "not correspond; as the source give the generator that was adapted, demo"
+    ),
+    "swapped": (
+        "source and adapted are swapped: the source is sketch.safetensors (adapted from demo), the adapted "
+        "generator is demo; exchange them"
+    ),
+    "two codes for slots": (
+        "the reference must be one code, whose slots go into every picture; this one holds 2"
+    ),
+    "a stranger's code for slots": ("this reference is of demo, not of church.safetensors")
+    + USE.format("reference"),
+    "slots beyond the last": "replace_from must be at most 12 for this generator, got 15",
+    "classes without classes": "classes were given but this generator is unconditional; leave them out",
+    "a class that is not there": (
+        "classes must be numbers from 0 to 2, one for all pictures or one for each of the 1, got 7"
+    ),
+    "random as reference": (
+        "random latents (z) cannot be the reference, which is the target's counterpart: let the latent "
+        "search find it"
+    ),
+    "two references": "the reference must be one code, the target's counterpart; this one holds 2",
+    "a stranger's reference": ("this reference is of demo, not of church.safetensors")
+    + USE.format("reference"),
+    "adapting classes": (
+        "animals.safetensors is a conditional generator (3 classes), which cannot be adapted and gets no "
+        "fresh discriminator; give one without classes"
+    ),
+    "strangers blended": (
+        "demo (pictures of 128 px) and church.safetensors (pictures of 64 px) are not built alike"
+    )
+    + ONLY,
+    "sizes blended": (
+        "church.safetensors (pictures of 64 px) and small.safetensors (pictures of 32 px) are not built alike"
+    )
+    + ONLY,
+    "a blend and a stranger": (
+        "church.safetensors (pictures of 64 px) and the blend of demo + sketch.safetensors (pictures of 128"
+        " px) are not built alike"
+    )
+    + ONLY,
+    "editing for a stranger": "this latent is of demo, not of church.safetensors" + USE.format("latent"),
+    "unknown words": (
+        "the CLIP model demo does not know 'crown'; say it in its words, or use another CLIP model. It "
+        "knows: "
+    )
+    + words(),
+    "unknown neutral words": (
+        "the CLIP model demo does not know 'queen'; say it in its words, or use another CLIP model. It "
+        "knows: "
+    )
+    + words(),
+    "one meaning": (
+        "the CLIP model demo reads the same in text 'a hat' and neutral_text 'a hat'; let them differ in "
+        "the one thing to be changed, or leave neutral_text empty"
+    ),
+    "a picture as a generator": (
+        "adapted must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a picture of 8 x "
+        "8 px"
+    ),
+    "latents as a generator": (
+        "adapted must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a StyleGAN latent"
+    ),
+    "a generator as latents": (
+        "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
+        " generator"
+    ),
+    "encoders as a generator": (
+        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found encoders"
+    ),
+    "diffusion latents": (
+        "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
+        " latent of a diffusion model"
+    ),
+    "a mask as a picture": (
+        "target must be at least one picture (IMAGE), such as Load Image gives, found a mask of 8 x 8 px"
+    ),
+}
+
+
+@cache
+def told() -> dict[str, Any]:
+    """What the script printed."""
+    folder = comfy_folders()[0]
+    command = [comfy_python(folder), str(SCRIPT), str(PACK)]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=600)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+@needs_comfy()
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_said_in_the_words_of_the_canvas(case: str) -> None:
+    assert told()["mistakes"][case] == MISTAKES[case]
+
+
+@needs_comfy()
+def test_every_mistake_is_in_the_table_and_none_speaks_of_hashes_or_python() -> None:
+    said = told()["mistakes"]
+    assert said.keys() == MISTAKES.keys()
+    for text in said.values():
+        assert not re.search(r"[0-9a-f]{12}|\w\(\)|\btensor\b|Bundle|OnDemand|\bdict\b|/", text)
+
+
+@needs_comfy()
+def test_an_edit_that_is_allowed_says_what_clip_does_not_know() -> None:
+    assert told()["notes"] == [
+        "the demo's CLIP has seen only the demo's portraits, but church.safetensors is another generator; "
+        "the method uses ViT-B-32:openai",
+        "the text is too long for the CLIP model demo, which does not read its end: 'a hat a hat a hat a hat "
+        "a hat a hat a hat'",
+    ]

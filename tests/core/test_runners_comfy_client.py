@@ -176,4 +176,26 @@ def test_the_plain_client_fetches_what_was_saved(comfy, tmp_path):
     assert told.returncode == 1 and "too bad" in told.stderr
     told = run({"1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "missing.pt"}}})
     assert told.returncode == 1 and "Value not in list" in told.stderr
-    assert len(PLAIN_CLIENT.read_text().splitlines()) <= 25
+    assert len(PLAIN_CLIENT.read_text().splitlines()) <= 40  # as the README says
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "write: plain_client.py http://127.0.0.1:8188 WORKFLOW.json FOLDER"),
+        (["http://127.0.0.1:1"], "write: plain_client.py"),
+        (["http://127.0.0.1:1", "w.json", "out"], "cannot run w.json on http://127.0.0.1:1: "),
+        (["http://127.0.0.1:1", "no.json", "out"], "No such file"),
+        (["http://127.0.0.1:1", "text.json", "out"], "Expecting value"),
+        (["nonsense", "w.json", "out"], "unknown url type"),
+    ],
+)
+def test_the_plain_client_says_in_one_line_what_it_lacks(tmp_path, words, message):
+    (tmp_path / "w.json").write_text(json.dumps(SAVING))
+    (tmp_path / "text.json").write_text("text")
+    told = subprocess.run(
+        [sys.executable, PLAIN_CLIENT, *words],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1)
+    assert message in told.stderr and not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from oneshot_core.demo.world import demo_recipe
 
 PACK = Path(__file__).resolve().parents[2]
 FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
+BATCH = PACK / "oneshot_core" / "runners" / "batch_workflow.json"
 TEMPLATES = sorted((PACK / "example_workflows").glob("*.json"))
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
 
@@ -36,7 +37,7 @@ def test_every_node_says_which_pack_brings_it(path: Path) -> None:
         assert found == origin_of(node["type"]), f"{node['type']}: run tests/live/make_templates.py"
 
 
-@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FORMS, BATCH], ids=lambda path: path.stem)
 def test_every_input_is_given_and_known(path: Path) -> None:
     for key, node in read(path).items():
         if node["class_type"] in CORE:

@@ -124,7 +124,8 @@ class OneShotAdapt(io.ComfyNode):
         result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
         text, shown = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
-        return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
+        facts = {"notes": list(inputs.notes), "versions": [core.versions()]}
+        return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves, **facts})
 
 
 def _prepared(

@@ -23,6 +23,11 @@ from tiny_networks import tiny_bundle
 from oneshot_core.checkpoints import GeneratorBundle, save
 
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+VERSIONS = {
+    "comfyui_version": "0.33.0-fake", "pytorch_version": "2.9.0+cpu", "python_version": "3.12.3 (main) [GCC]",
+}  # fmt: skip
+NOTES = ["the generator's file has no discriminator"]
+MESSAGES = [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]
 
 
 @cache
@@ -62,6 +67,7 @@ class FakeComfy:
         self.uploads: list[tuple[str, bytes]] = []
         self.submitted: list[dict[str, Any]] = []
         self.cut_downloads = 0
+        self.stats = {"system": {**VERSIONS, "os": "linux"}, "devices": []}
         self.sockets: list[Any] = []
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.port = 0
@@ -138,7 +144,7 @@ class FakeComfy:
 
     def finish(self, body: dict[str, Any]) -> None:
         prompt_id, prompt = body["prompt_id"], body["prompt"]
-        status = {"status_str": "success", "completed": True, "messages": []}
+        status = {"status_str": "success", "completed": True, "messages": MESSAGES}
         for node, values in prompt.items():
             kind = values["class_type"]
             steps = values["inputs"].get("steps")
@@ -171,6 +177,10 @@ class FakeComfy:
                 self.files["output", subfolder, name] = generator_file(prompt)
                 outputs[node] = {"generators": [{"filename": name, "subfolder": subfolder, "type": "output"}]}
                 outputs[node]["text"] = ["saved"]
+            elif values["class_type"] == "OneShotAdapt":
+                curves = {"lpips": [[1, 0.5], [values["inputs"].get("steps", 2), 0.25]], "patch": []}
+                outputs[node] = {"losses": [curves], "text": ["done"], "notes": NOTES}
+                outputs[node]["versions"] = [{"oneshot-stylegan": "0.1.0"}]
             elif values["class_type"] == "PreviewImage":
                 outputs[node] = {"images": [{"filename": "p.png", "subfolder": "", "type": "temp"}]}
             elif values["class_type"] == "SaveImage":
@@ -200,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path == "/ws":
             self._websocket()
         elif parts.path == "/system_stats":
-            self._answer(200, {"system": {"comfyui_version": "0.0-fake"}})
+            self._answer(200, comfy.stats)
         elif parts.path == "/queue":
             with comfy.lock:
                 found = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe import Recipe
+from ..run_folder import kept_record
 from ..runners.comfy import BatchWatcher, ServerRun, withdraw
 from ..runners.comfy_client import ComfyClient
 from ..runners.local import run_here
@@ -84,7 +85,8 @@ def _here(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
     )
 
     def work(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        return make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
+        made = make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
+        return {"seconds": kept_record(folder)["seconds"], **made}  # also of one that was done already
 
     return run_here(plan, manifest, work, note, quiet=options.quiet)
 

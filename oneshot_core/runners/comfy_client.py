@@ -40,9 +40,12 @@ class ComfyClient:
         self.server = self._transfer.server
         self.client_id = client_id or str(uuid.uuid4())
 
-    def version(self) -> str:
-        """Ask for ComfyUI's version; the quickest way to see whether the server answers."""
-        return answers.version(self._send("/system_stats"))
+    def versions(self) -> dict[str, str]:
+        """Ask for the versions of ComfyUI ("unknown" where it does not say), torch and Python.
+
+        It is the quickest way to see whether the server answers.
+        """
+        return answers.versions(self._send("/system_stats"))
 
     def submit(self, workflow: Workflow, prompt_id: str) -> list[str]:
         """Put a workflow in the queue.

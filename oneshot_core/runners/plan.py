@@ -16,7 +16,7 @@ from ..choices import DEMO
 from ..json_values import Fields, JsonError, read, told
 from ..recipe import MOST_STEPS, SEED_MAX, Recipe, model_and_file
 from . import manifest
-from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
+from .names import MAX_NAME, MAX_NAME_BYTES, is_reserved, safe_name, same
 from .targets import TargetError, find_target, find_targets, is_file, name_of, text_of
 from .workflow import READY, Workflow, WorkflowError, filled, read_workflow
 
@@ -326,13 +326,13 @@ def _grid(grid: Fields, folder: Path) -> Iterator[dict[str, Any]]:
     patterns = Fields({"targets": [targets] if isinstance(targets, str) else targets}, "grid")
     pictures = find_targets(folder, patterns.texts("targets", MAX_JOBS))
     axes = [
-        [{"target": path, "name": _safe(name_of(path))} for path in pictures],
+        [{"target": path, "name": safe_name(name_of(path))} for path in pictures],
         [
-            {**_cell("generator", one, folder), "name": _safe(Path(str(one)).stem)}
+            {**_cell("generator", one, folder), "name": safe_name(Path(str(one)).stem)}
             for one in grid.items("generators", MAX_JOBS, [])
         ],
         [
-            {**_cell("seed", one, folder), "name": _safe(f"seed{one}")}
+            {**_cell("seed", one, folder), "name": safe_name(f"seed{one}")}
             for one in grid.items("seeds", MAX_JOBS, [])
         ],
         [
@@ -371,25 +371,19 @@ def _joined(names: list[str]) -> str:
     return f"{kept}-{mark}"
 
 
-def _safe(text: str) -> str:
-    """Make a job's name from a file's."""
-    name = cut(re.sub(r"[^\w .+-]", "-", text).strip(" .-")[:MAX_NAME]) or "job"
-    return f"_{name}" if is_reserved(name) else name
-
-
 def _job(fields: dict[str, Any], number: int) -> BatchJob:
     fields = dict(fields)
     target = fields.get("target")
-    name = fields.pop("name", None) or (_safe(name_of(target)) if target else f"job{number}")
+    name = fields.pop("name", None) or (safe_name(name_of(target)) if target else f"job{number}")
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME or len(name.encode()) > MAX_NAME_BYTES:
         raise PlanError(
             f"job {number}: the name {told(name)} cannot be a folder's; use letters, digits, spaces and "
             f". _ + - (at most {MAX_NAME}, the first a letter or digit, the last no space or dot)"
         )
-    if is_reserved(name) or same(name) == manifest.FILE_NAME:
+    if is_reserved(name) or same(name) in (manifest.FILE_NAME, manifest.PICTURES):
         raise PlanError(
             f"job {number}: the name {name!r} cannot be a folder's, as Windows keeps it for a device or the "
-            "batch for a file of its own; choose another"
+            "batch for itself; choose another"
         )
     inputs = fields.pop("set", {})
     try:

@@ -43,7 +43,7 @@ def finished(client: ComfyClient, prompt_id: str) -> Outcome:
 
 def test_queue_history_and_download(comfy, client, tmp_path):
     prompt_id = str(uuid.uuid4())
-    assert client.version() == "0.0-fake"
+    assert client.versions() == {"comfyui": "0.33.0-fake", "torch": "2.9.0+cpu", "python": "3.12.3"}
     assert client.history(prompt_id) is None
     assert client.submit(SAVING, prompt_id) == []
     assert comfy.submitted[0]["client_id"] == client.client_id
@@ -92,10 +92,10 @@ def test_a_refused_prompt_names_node_input_and_reason(client):
 
 def test_a_server_that_is_not_there_or_is_something_else(comfy, client):
     with pytest.raises(ComfyError, match="HTTP 404"):
-        ComfyClient(f"{comfy.url}/proxy/").version()
+        ComfyClient(f"{comfy.url}/proxy/").versions()
     comfy.stop()
     with pytest.raises(ServerUnreachable, match="does not answer"):
-        client.version()
+        client.versions()
     comfy.start()
 
 

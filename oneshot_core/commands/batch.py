@@ -17,6 +17,7 @@ from ..runners.comfy_client import ComfyClient
 from ..runners.local import run_here
 from ..runners.manifest import DONE, Manifest
 from ..runners.plan import Plan, read_plan
+from ..runners.server_check import check_server
 from ..sampling import parse_seeds
 from .adapt import Results, make
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
@@ -47,12 +48,26 @@ def batch(options: Namespace) -> None:
 
 
 def _show(plan: Plan, folder: Path, options: Namespace) -> None:
-    """List the jobs as they would run."""
+    """List the jobs as they would run, and what a server that is to run them says; raises Failed."""
     values = {job.name: job.describe() for job in plan.jobs}
-    report(options, {"files": {"out": str(folder)}, "jobs": values})
+    found = check_server(plan, ComfyClient(options.server)) if options.server else None
+    asked = {} if found is None else {"server": found.values()}
+    report(options, {"files": {"out": str(folder)}, "jobs": values, **asked})
     if not options.json:
         for name, fields in values.items():
             say(f"{name:<24} " + "  ".join(f"{field}={value}" for field, value in fields.items()))
+    if found is None:
+        return
+    for problem in found.problems:
+        note(f"problem: {problem}")
+    if found.problems:
+        count = len(found.problems)
+        raise Failed(f"{count} problem{'s' * (count > 1)} with {found.server}; nothing was sent to it")
+    if not options.json:
+        say(
+            f"{'server':<12} {found.server} is ComfyUI {found.versions['comfyui']} and has all "
+            f"{len(found.node_types)} node types and the chosen values; {found.waiting} prompts in its queue"
+        )
 
 
 def _summary(manifest: Manifest, statuses: Mapping[str, str], seconds: float) -> dict[str, Any]:

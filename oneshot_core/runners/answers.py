@@ -83,6 +83,26 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What an input that is chosen from a list may be.
+
+    Args:
+        values: of the list.
+        is_upload: files of a folder, of which the list has those that lie in no subfolder.
+    """
+
+    values: tuple[Any, ...]
+    is_upload: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Tell whether the value is in the list, or may be although the list does not have it."""
+        elsewhere = isinstance(value, str) and (
+            "/" in value or value.endswith("]")
+        )  # such as "a.png [output]"
+        return value in self.values or (self.is_upload and elsewhere)
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened to a prompt.
 
@@ -123,6 +143,41 @@ def versions(text: bytes) -> dict[str, str]:
         found = {"comfyui": system.text("comfyui_version", "unknown")}
         found |= {"torch": system.text("pytorch_version", ""), "python": system.text("python_version", "")}
     return {name: plain(value.split(" ")[0], 40) for name, value in found.items() if value}
+
+
+def choices(text: bytes, class_type: str) -> dict[str, Choice] | None:
+    """Read the inputs of a node type that are chosen from a list, from what /object_info/TYPE answers.
+
+    Returns:
+        By input; None where the server has no such node type.
+    """
+    with _reading(f"the node type {class_type}"):
+        values = _fields(text, "/object_info")
+        if class_type not in values:
+            return None
+        inputs, found = values.object(class_type).object("input"), dict[str, Choice]()
+        for group in ("required", "optional"):
+            specs = inputs.object(group) if group in inputs else Fields({}, group)
+            for name in specs.names():
+                choice = _choice(specs.value(name))
+                if choice is not None:
+                    found[name] = choice
+    return found
+
+
+def _choice(spec: Any) -> Choice | None:
+    """The list in an input's description: [[VALUE, ...], {}], or [KIND, {"options": [VALUE, ...]}].
+
+    Where a choice brings inputs of its own, its value is {"key": VALUE}.
+    """
+    kind, more = (*spec, None, None)[:2] if isinstance(spec, list) else (None, None)
+    settings = more if isinstance(more, dict) else {}
+    listed = kind if isinstance(kind, list) else settings.get("options")
+    if not isinstance(listed, list):
+        return None  # a number, a text, a link, or a list that the page fetches from elsewhere
+    values = [one.get("key") if isinstance(one, dict) else one for one in listed]
+    plain_ones = tuple(one for one in values if isinstance(one, str | int | float))
+    return Choice(plain_ones, bool(settings.get("image_upload")))
 
 
 def queued(text: bytes) -> dict[str, bool]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..memory import one_line
 from ..recipe import Recipe
+from ..run_folder import versions
 from .manifest import DONE, FAILED, OPEN, Manifest
 from .pictures import keep_copy
 from .plan import BatchJob, Plan
@@ -51,6 +53,7 @@ def _run(
 ) -> None:
     entry: dict[str, Any] = {"key": key, "status": OPEN, "settings": job.describe()}
     manifest.record(job.name, entry)
+    started = time.monotonic()
     try:
         result = work(plan.recipe(job), manifest.folder / job.name)
         files = [
@@ -60,10 +63,11 @@ def _run(
         files.append(keep_copy(manifest, job, Path(result["files"]["grid"])))
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         logger.debug("job %s", job.name, exc_info=True)
-        manifest.record(job.name, {**entry, "status": FAILED, "error": one_line(error)})
+        facts = {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
+        manifest.record(job.name, {**entry, "status": FAILED, "error": one_line(error), **facts})
         say(f"{job.name} failed: {one_line(error)}")
         return
-    facts: dict[str, Any] = {name: result[name] for name in FACTS if name in result}
+    facts = {name: result[name] for name in FACTS if name in result}
     done = {**entry, "status": DONE, "files": files, **facts}
     manifest.record(job.name, done)
     if not manifest.is_done(job.name, key):  # what an earlier run left there may be damaged

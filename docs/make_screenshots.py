@@ -17,12 +17,16 @@ from comfy_server import PACK, Server, comfy_folders
 from page import load, opened_page, wait
 
 SIZE = {"width": 1600, "height": 1000}
-CORNER = "() => app.canvas.canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: 5, clientY: 995 }))"
+CORNER = (
+    "() => app.canvas.canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: 5, clientY: 995 }))"
+)
 
 
 def main() -> None:
     """Write `docs/quick_start_first.png` and `docs/quick_start.png`."""
-    server = Server(comfy_folders()[0], Path(tempfile.mkdtemp()), environment={"OMP_NUM_THREADS": "2"}).start()
+    server = Server(
+        comfy_folders()[0], Path(tempfile.mkdtemp()), environment={"OMP_NUM_THREADS": "2"}
+    ).start()
     try:
         with opened_page(server) as page:
             page.set_viewport_size(SIZE)

@@ -173,7 +173,8 @@ class OneShotLoadEncoders(io.ComfyNode):
         encoders = choice.open(
             bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
         )
-        return io.NodeOutput(encoders, ui={"text": bridge.said(choice.notes())})
+        text = bridge.said(choice.notes())
+        return io.NodeOutput(encoders, ui={"text": text, "notes": text})
 
 
 class OneShotDemoTarget(io.ComfyNode):
@@ -288,7 +289,7 @@ class OneShotSaveGenerator(io.ComfyNode):
         listed = bridge.loadable_name(path, bridge.GENERATORS)
         saved = {"filename": name, "subfolder": subfolder, "type": "output"}
         text = "\n".join([f"saved as {listed}", *notes])
-        return io.NodeOutput(listed, ui={"generators": [saved], "text": [text]})
+        return io.NodeOutput(listed, ui={"generators": [saved], "text": [text], "notes": notes})
 
 
 _PREFIX = (("filename_prefix",), bridge.check_prefix)
@@ -395,4 +396,5 @@ class OneShotLoadLatent(io.ComfyNode):
         path = bridge.file_path(bridge.LATENTS, latent_name, "latent_name")
         with bridge.by_name(path, latent_name):
             latent = core.load_latent(path)
-        return io.NodeOutput(latent, ui={"text": bridge.said(core.latent_notes(latent))})
+        text = bridge.said(core.latent_notes(latent))
+        return io.NodeOutput(latent, ui={"text": text, "notes": text})

@@ -134,7 +134,7 @@ class CLIPLatentSearch(io.ComfyNode):
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(_sheet(picture, "counterpart", result.reconstruction), cls=cls).as_dict()
-        curves = {"losses": [core.plot_points(result.losses)], "text": text}
+        curves = {"losses": [core.plot_points(result.losses)], "text": text, "notes": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
 
 

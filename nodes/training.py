@@ -126,8 +126,9 @@ class OneShotAdapt(io.ComfyNode):
         result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
         text, picture = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
         shown = {"losses": [core.plot_points(result.losses)], "snapshots": _gallery(result)}
-        told = {"text": [text], "notes": [_far(result), *inputs.notes]}
-        return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told})
+        told = {"text": [text], "status": [_far(result), *inputs.notes]}
+        facts = {"notes": list(inputs.notes), "versions": [core.versions()]}
+        return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told, **facts})
 
 
 def _prepared(

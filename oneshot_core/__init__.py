@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .pictures.sheets import LiveSheet, adaptation_sheet
     from .pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
     from .recipe import Recipe, RecipeError
-    from .run_folder import RunError, StoredResult
+    from .run_folder import RunError, StoredResult, versions
     from .sampling import (
         SampleConfig,
         SamplePairs,
@@ -124,7 +124,7 @@ _MODULES = {
     "pictures.plots": "loss_plot plot_points",
     "pipeline": "Inputs adapt_recipe open_inputs prepared run_recipe search_recipe",
     "recipe": "Recipe RecipeError",
-    "run_folder": "RunError StoredResult",
+    "run_folder": "RunError StoredResult versions",
     "store": "FolderStore RunStore",
     "sampling": (
         "SampleConfig SamplePairs count_of iter_samples mix_table parse_classes "
@@ -256,6 +256,7 @@ __all__ = [
     "to_tensor",
     "training_bytes",
     "truncation_sweep",
+    "versions",
     "with_fresh_discriminator",
 ]
 

@@ -80,10 +80,13 @@ Run it twice: the second time it resumes where it was stopped, or says that it i
   oneshot batch plan.json --check           list the jobs, run nothing
   oneshot batch plan.json --out results     one job after the other, in this process
   oneshot batch plan.json --server http://127.0.0.1:8188   in the queue of a ComfyUI server
+  oneshot batch plan.json --server http://127.0.0.1:8188 --check   ask the server, send nothing
 
 Run it again and it does what is missing. A small plan, for all pictures in a folder with two seeds:
-  {"format": "oneshot-batch", "format_version": 1, "workflow": "adapt_api.json",
-   "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}""",
+  {"format": "oneshot-batch", "format_version": 1, "workflow": "demo",
+   "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}
+
+docs/batch.md in the repository explains plans, workflows, checks and what is written.""",
     "recipe": """\
   oneshot recipe adapt --generator ffhq.pt --target sketch.png --steps 500 > sketch.json
   oneshot recipe sketch/adapted.safetensors       of a result, from its own header
@@ -344,7 +347,9 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
     _option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
-    _option(parser, "--check", "read everything, list the jobs and stop", action="store_true")
+    _option(
+        parser, "--check", "read everything, list the jobs, ask the server, and stop", action="store_true"
+    )
     _option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
     group = parser.add_argument_group("on a ComfyUI server")
     _option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")

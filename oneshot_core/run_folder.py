@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -394,7 +395,8 @@ def record_values(path: Path) -> dict[str, Any]:
     """Read a run's record.
 
     Returns:
-        step, recipe, settings, losses per half; files, seconds and seeds of the grid where it has them.
+        step, recipe, settings, losses per half, versions; files, seconds and seeds of the grid where it has
+        them.
 
     Raises:
         ForeignRecord: another kind of file or version.
@@ -408,6 +410,8 @@ def record_values(path: Path) -> dict[str, Any]:
         values[name] = fields.value(name)
     halves, lengths = fields.object("losses", {}), {"adaptation": values["step"]}
     values["losses"] = {half: curves_of(halves.object(half), lengths.get(half)) for half in halves.names()}
+    known = fields.object("versions", {})
+    values["versions"] = {name: known.text(name) for name in known.names()}
     if "files" in fields:
         files: Fields = fields.object("files")
         values["files"] = {name: files.text(name) for name in files.names()}
@@ -417,9 +421,16 @@ def record_values(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of what the numbers depend on: this program, torch, Python."""
+    return {"oneshot-stylegan": _own(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _own() -> str:
+    """Version of the installed package, else of the folder that it was copied to, as for ComfyUI."""
     try:
-        own = metadata.version("oneshot-stylegan")
+        return metadata.version("oneshot-stylegan")
     except metadata.PackageNotFoundError:
-        own = "source"
-    return {"oneshot-stylegan": own, "torch": torch.__version__, "python": platform.python_version()}
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        text = project.read_text(encoding="utf-8") if project.is_file() else ""
+        found = re.search(r'^version = "([\w.+-]+)"', text, flags=re.M)
+        return found[1] if found else "source"

@@ -14,7 +14,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from PIL import Image
 from safetensors import safe_open
@@ -23,6 +23,30 @@ from tiny_networks import tiny_bundle
 from oneshot_core.checkpoints import GeneratorBundle, save
 
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+VERSIONS = {
+    "comfyui_version": "0.33.0-fake", "pytorch_version": "2.9.0+cpu", "python_version": "3.12.3 (main) [GCC]",
+}  # fmt: skip
+NODE_TYPES: dict[str, Any] = {  # both ways in which ComfyUI describes a list
+    "LoadStyleGAN": {"input": {"required": {"generator_name": [["demo", "ffhq.pt", "church.pt"], {}]}}},
+    "OneShotLoadEncoders": {
+        "input": {"required": {"clip": ["COMBO", {"options": ["demo", "ViT-B-32:openai"]}]}, "optional": {}}
+    },
+    "LoadImage": {"input": {"required": {"image": [["example.png"], {"image_upload": True}]}}},
+    "OneShotDemoTarget": {"input": {"required": {"look": ["COMBO", {"options": ["comic"]}]}}},
+    "StyleCLIPEdit": {
+        "input": {
+            "required": {
+                "method": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "direction", "inputs": {}}]}]
+            }
+        }
+    },
+    **{
+        name: {"input": {"required": {"steps": ["INT", {"default": 1, "min": 1}]}}}
+        for name in ("CLIPLatentSearch", "OneShotAdapt", "SampleAdapted", "OneShotSaveGenerator", "SaveImage")
+    },
+}
+NOTES = ["the generator's file has no discriminator"]
+MESSAGES = [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]
 
 
 @cache
@@ -62,6 +86,9 @@ class FakeComfy:
         self.uploads: list[tuple[str, bytes]] = []
         self.submitted: list[dict[str, Any]] = []
         self.cut_downloads = 0
+        self.asked: list[str] = []
+        self.node_types = {name: dict(values) for name, values in NODE_TYPES.items()}
+        self.stats = {"system": {**VERSIONS, "os": "linux"}, "devices": []}
         self.sockets: list[Any] = []
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.port = 0
@@ -138,7 +165,7 @@ class FakeComfy:
 
     def finish(self, body: dict[str, Any]) -> None:
         prompt_id, prompt = body["prompt_id"], body["prompt"]
-        status = {"status_str": "success", "completed": True, "messages": []}
+        status = {"status_str": "success", "completed": True, "messages": MESSAGES}
         for node, values in prompt.items():
             kind = values["class_type"]
             steps = values["inputs"].get("steps")
@@ -171,6 +198,10 @@ class FakeComfy:
                 self.files["output", subfolder, name] = generator_file(prompt)
                 outputs[node] = {"generators": [{"filename": name, "subfolder": subfolder, "type": "output"}]}
                 outputs[node]["text"] = ["saved"]
+            elif values["class_type"] == "OneShotAdapt":
+                curves = {"lpips": [[1, 0.5], [values["inputs"].get("steps", 2), 0.25]], "patch": []}
+                outputs[node] = {"losses": [curves], "text": ["done"], "notes": NOTES}
+                outputs[node]["versions"] = [{"oneshot-stylegan": "0.1.0"}]
             elif values["class_type"] == "PreviewImage":
                 outputs[node] = {"images": [{"filename": "p.png", "subfolder": "", "type": "temp"}]}
             elif values["class_type"] == "SaveImage":
@@ -196,11 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts, comfy = urlsplit(self.path), self.comfy
+        comfy.asked.append(f"GET {parts.path}")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.path == "/ws":
             self._websocket()
         elif parts.path == "/system_stats":
-            self._answer(200, {"system": {"comfyui_version": "0.0-fake"}})
+            self._answer(200, comfy.stats)
         elif parts.path == "/queue":
             with comfy.lock:
                 found = {
@@ -213,6 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
             with comfy.lock:
                 found = {prompt_id: comfy.history[prompt_id]} if prompt_id in comfy.history else {}
             self._answer(200, found)
+        elif parts.path.startswith("/object_info/"):
+            name = unquote(parts.path.rpartition("/")[2])
+            self._answer(200, {name: comfy.node_types[name]} if name in comfy.node_types else {})
         elif parts.path == "/view":
             self._file(comfy.files.get((query["type"], query.get("subfolder", ""), query["filename"])))
         else:
@@ -220,6 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body, comfy = self.rfile.read(int(self.headers["Content-Length"])), self.comfy
+        comfy.asked.append(f"POST {self.path}")
         if self.path == "/prompt":
             self._answer(*comfy.take(json.loads(body)))
         elif self.path == "/upload/image":

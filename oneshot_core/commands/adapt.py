@@ -16,7 +16,7 @@ from ..pictures.plots import loss_plot
 from ..pictures.sheets import adaptation_sheet
 from ..pipeline import Finish, Inputs, PipelineResult, prepared, run_recipe
 from ..recipe import Recipe
-from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT
+from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT, versions
 from ..sampling import parse_seeds, sample
 from ..store import FolderStore
 from ..training.loop import SNAPSHOTS
@@ -76,7 +76,7 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
         results: what is drawn, and how it is told.
 
     Returns:
-        JSON values: files, steps, seconds, last losses.
+        JSON values: files, steps, seconds where it was not done already, last losses, notes, versions.
 
     Raises:
         RunError: the folder holds something else.
@@ -91,20 +91,22 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
     with followed(recipe, folder, results.quiet) as callbacks:
         done = run_recipe(recipe, inputs, FolderStore(folder, results.fresh), finish=finish, **callbacks)
     losses = {name: _last(values) for name, values in done.adapted.losses.items()}
+    facts = {"step": done.adapted.step, "losses": losses, "notes": list(inputs.notes)}
+    facts["versions"] = done.record.get("versions", {})
     files = done.record.get("files", {})
     drawn = done.record.get("seeds") == results.seeds and all(
         _is_there(folder / file) for file in files.values()
     )
     if not done.adapted.trained and files and drawn:
         note(f"{folder} is done already ({done.adapted.step} steps); more --steps go on from there")
-        return {"files": _placed(folder, files), "step": done.adapted.step, "losses": losses}
+        return {**facts, "files": _placed(folder, files)}
     if (done.adapted.bundle.discriminator is None) == results.with_discriminator:
         kept = "with" if done.adapted.bundle.discriminator is not None else "without"
         note(f"{folder / RESULT} was written {kept} its discriminator; --fresh makes it anew")
     files = _draw(done, inputs, results, recipe.target_name)
     seconds = round(time.monotonic() - started, 1)
     _note_files(done, files, seconds, results.seeds)
-    return {"files": _placed(folder, files), "losses": losses, "seconds": seconds, "step": done.adapted.step}
+    return {**facts, "files": _placed(folder, files), "seconds": seconds, "versions": versions()}
 
 
 def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: str) -> dict[str, str]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe import Recipe
+from ..run_folder import kept_record
 from ..runners.comfy import BatchWatcher, ServerRun, withdraw
 from ..runners.comfy_client import ComfyClient
 from ..runners.local import run_here
 from ..runners.manifest import DONE, Manifest
 from ..runners.plan import Plan, read_plan
+from ..runners.server_check import check_server
 from ..sampling import parse_seeds
 from .adapt import Results, make
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
@@ -46,12 +48,26 @@ def batch(options: Namespace) -> None:
 
 
 def _show(plan: Plan, folder: Path, options: Namespace) -> None:
-    """List the jobs as they would run."""
+    """List the jobs as they would run, and what a server that is to run them says; raises Failed."""
     values = {job.name: job.describe() for job in plan.jobs}
-    report(options, {"files": {"out": str(folder)}, "jobs": values})
+    found = check_server(plan, ComfyClient(options.server)) if options.server else None
+    asked = {} if found is None else {"server": found.values()}
+    report(options, {"files": {"out": str(folder)}, "jobs": values, **asked})
     if not options.json:
         for name, fields in values.items():
             say(f"{name:<24} " + "  ".join(f"{field}={value}" for field, value in fields.items()))
+    if found is None:
+        return
+    for problem in found.problems:
+        note(f"problem: {problem}")
+    if found.problems:
+        count = len(found.problems)
+        raise Failed(f"{count} problem{'s' * (count > 1)} with {found.server}; nothing was sent to it")
+    if not options.json:
+        say(
+            f"{'server':<12} {found.server} is ComfyUI {found.versions['comfyui']} and has all "
+            f"{len(found.node_types)} node types and the chosen values; {found.waiting} prompts in its queue"
+        )
 
 
 def _summary(manifest: Manifest, statuses: Mapping[str, str], seconds: float) -> dict[str, Any]:
@@ -84,7 +100,8 @@ def _here(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
     )
 
     def work(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        return make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
+        made = make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
+        return {"seconds": kept_record(folder)["seconds"], **made}  # also of one that was done already
 
     return run_here(plan, manifest, work, note, quiet=options.quiet)
 

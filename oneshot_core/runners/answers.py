@@ -19,6 +19,7 @@ MAX_NAME = 255
 MAX_SUBFOLDER = 1000
 MAX_OBJECTIONS = 20
 MAX_CURVES = 100
+MAX_NOTES = 100
 MAX_STEPS = 10**9
 
 
@@ -46,6 +47,23 @@ class SavedFile:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What a node of this pack says of its work beside its files.
+
+    Args:
+        node: id of the node.
+        losses: last value of each curve.
+        notes: sentences about what was assumed or changed.
+        versions: of what its numbers depend on, by name.
+    """
+
+    node: str
+    losses: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a prompt ended.
 
@@ -53,11 +71,35 @@ class Outcome:
         files: what it saved for good: files of type "output", such as generators and images.
         error: why it failed; None when it succeeded.
         interrupted: whether a user ended it.
+        reports: of the nodes that say something.
+        seconds: from its start to its end; None where the server does not say.
     """
 
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
     interrupted: bool = False
+    reports: tuple[Report, ...] = ()
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an input that is chosen from a list may be.
+
+    Args:
+        values: of the list.
+        is_upload: files of a folder, of which the list has those that lie in no subfolder.
+    """
+
+    values: tuple[Any, ...]
+    is_upload: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Tell whether the value is in the list, or may be although the list does not have it."""
+        elsewhere = isinstance(value, str) and (
+            "/" in value or value.endswith("]")
+        )  # such as "a.png [output]"
+        return value in self.values or (self.is_upload and elsewhere)
 
 
 @dataclass(frozen=True)
@@ -94,10 +136,48 @@ def _fields(text: bytes | str, what: str) -> Fields:
     return Fields(parse(text, what, finite=False), what)
 
 
-def version(text: bytes) -> str:
-    """Read ComfyUI's version from what /system_stats answers; "unknown" where it does not say."""
+def versions(text: bytes) -> dict[str, str]:
+    """Read versions of ComfyUI ("unknown" where it does not say), torch and Python from /system_stats."""
     with _reading("itself"):
-        return plain(_fields(text, "/system_stats").object("system").text("comfyui_version", "unknown"), 40)
+        system = _fields(text, "/system_stats").object("system")
+        found = {"comfyui": system.text("comfyui_version", "unknown")}
+        found |= {"torch": system.text("pytorch_version", ""), "python": system.text("python_version", "")}
+    return {name: plain(value.split(" ")[0], 40) for name, value in found.items() if value}
+
+
+def choices(text: bytes, class_type: str) -> dict[str, Choice] | None:
+    """Read the inputs of a node type that are chosen from a list, from what /object_info/TYPE answers.
+
+    Returns:
+        By input; None where the server has no such node type.
+    """
+    with _reading(f"the node type {class_type}"):
+        values = _fields(text, "/object_info")
+        if class_type not in values:
+            return None
+        inputs, found = values.object(class_type).object("input"), dict[str, Choice]()
+        for group in ("required", "optional"):
+            specs = inputs.object(group) if group in inputs else Fields({}, group)
+            for name in specs.names():
+                choice = _choice(specs.value(name))
+                if choice is not None:
+                    found[name] = choice
+    return found
+
+
+def _choice(spec: Any) -> Choice | None:
+    """The list in an input's description: [[VALUE, ...], {}], or [KIND, {"options": [VALUE, ...]}].
+
+    Where a choice brings inputs of its own, its value is {"key": VALUE}.
+    """
+    kind, more = (*spec, None, None)[:2] if isinstance(spec, list) else (None, None)
+    settings = more if isinstance(more, dict) else {}
+    listed = kind if isinstance(kind, list) else settings.get("options")
+    if not isinstance(listed, list):
+        return None  # a number, a text, a link, or a list that the page fetches from elsewhere
+    values = [one.get("key") if isinstance(one, dict) else one for one in listed]
+    plain_ones = tuple(one for one in values if isinstance(one, str | int | float))
+    return Choice(plain_ones, bool(settings.get("image_upload")))
 
 
 def queued(text: bytes) -> dict[str, bool]:
@@ -123,9 +203,11 @@ def outcome(text: bytes, prompt_id: str) -> Outcome | None:
             return None
         record = values.object(prompt_id)
         error, interrupted = _failure(record)
+        seconds = _seconds(record)
         if error is not None:
-            return Outcome((), error, interrupted)
-        return Outcome(tuple(dict.fromkeys(_saved_files(record))))
+            return Outcome((), error, interrupted, seconds=seconds)
+        files, reports = tuple(dict.fromkeys(_saved_files(record))), tuple(_reports(record))
+        return Outcome(files, reports=reports, seconds=seconds)
 
 
 def _failure(record: Fields) -> tuple[str | None, bool]:
@@ -144,6 +226,39 @@ def _failure(record: Fields) -> tuple[str | None, bool]:
             reason = plain(values.get("exception_message", ""))
             return f"{where}: {plain(values.get('exception_type'), 80)}: {reason}", False
     return "it did not finish and the server does not say why", False
+
+
+def _seconds(record: Fields) -> float | None:
+    """Time between the first and the last thing that a prompt's messages tell; they count milliseconds."""
+    status = record.object("status") if "status" in record else Fields({}, "status")
+    pairs = [one for one in status.items("messages", MAX_NODES, []) if isinstance(one, list)]
+    said = [one[1] for one in pairs if len(one) == 2 and isinstance(one[1], dict)]
+    times = [values.get("timestamp") for values in said]
+    known = [time for time in times if type(time) is int and 0 < time < 2**53]
+    return round((max(known) - min(known)) / 1000, 1) if len(known) > 1 else None
+
+
+def _reports(record: Fields) -> Iterator[Report]:
+    """What nodes say beside their files; other packs may use the same names for something else."""
+    outputs = record.object("outputs", {})
+    for node in outputs.names():
+        output = outputs.object(node)
+        curves, known, notes = (output.value(name, None) for name in ("losses", "versions", "notes"))
+        texts = [plain(one) for one in notes if isinstance(one, str)] if isinstance(notes, list) else []
+        report = Report(node, _last_values(_first(curves)), tuple(texts[:MAX_NOTES]), _texts(_first(known)))
+        if report != Report(node):
+            yield report
+
+
+def _first(values: Any) -> Any:
+    """First of a list, which is how ComfyUI hands a node's values on; None where there is none."""
+    return values[0] if isinstance(values, list) and values else None
+
+
+def _texts(values: Any) -> dict[str, str]:
+    """The texts of an object, each cut to a line; what is none is left out."""
+    pairs = list(values.items())[:MAX_NOTES] if isinstance(values, dict) else []
+    return {plain(name, 40): plain(value, 40) for name, value in pairs if isinstance(value, str)}
 
 
 def _saved_files(record: Fields) -> Iterator[SavedFile]:
@@ -242,14 +357,19 @@ def _progress(data: Fields, prompt_id: str) -> Event:
 
 
 def _losses(data: Fields, prompt_id: str) -> Event:
-    points, last = data.object("points"), {}
-    for name in points.names()[:MAX_CURVES]:
-        pairs = points.items(name, MAX_STEPS)
-        pair = pairs[-1] if pairs else None
+    data.object("points")
+    return Event("losses", prompt_id, losses=_last_values(data.value("points")))
+
+
+def _last_values(curves: Any) -> dict[str, float]:
+    """Last value of each curve {name: [[step, value], ...]}; what is no such curve is left out."""
+    last: dict[str, float] = {}
+    for name, pairs in list(curves.items())[:MAX_CURVES] if isinstance(curves, dict) else ():
+        pair = pairs[-1] if isinstance(pairs, list) and pairs else None
         if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) in (int, float):
             if re.fullmatch(r"\w{1,40}", name) and abs(pair[1]) < 1e30:
                 last[name] = float(pair[1])
-    return Event("losses", prompt_id, losses=last)
+    return last
 
 
 _EVENTS: dict[str, Callable[[Fields, str], Event | None]] = {

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from .answers import Event, Outcome, SavedFile
+from .answers import Event, Outcome, Report, SavedFile
 from .comfy_client import ComfyClient
-from .downloads import is_fetched
+from .downloads import is_fetched, is_picture
 from .events import EventStream
 from .manifest import CANCELLED, DONE, FAILED, OPEN, Manifest
 from .names import local_name
+from .pictures import picture_path
 from .plan import BatchJob, Plan, given
 from .transfer import ComfyError, ServerUnreachable, plain
 from .workflow import expected_steps, filled
 
+TRAINING = "OneShotAdapt"
+REPORTING = (TRAINING, "CLIPLatentSearch", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotSaveGenerator")
 MAX_CRASHES = 3
 MAX_NODES = 10_000
 MAX_BREAKS = 5  # connections that broke over one job, or over the queue, while the server answers otherwise
@@ -90,6 +93,7 @@ class ServerRun:
         self._open: dict[str, _Open] = {}
         self._may_be_lost = True
         self._unread = 0  # looks at the queue in a row that failed
+        self._versions: dict[str, str] = {}  # of the server
 
     def run(self) -> dict[str, str]:
         """Run what is not done yet.
@@ -101,7 +105,7 @@ class ServerRun:
             ServerUnreachable: it did not answer at the start, or not within the patience later.
             ComfyError: it is no ComfyUI, or its queue cannot be read; what it has queued stays open.
         """
-        self._client.version()
+        self._versions = self._client.versions()
         keys = {job.name: self._plan.key(job, on_server=True) for job in self._plan.jobs}
         self._collect(keys)
         with self._client.events() as events:
@@ -247,32 +251,63 @@ class ServerRun:
 
     def _finish(self, one: _Open, outcome: Outcome) -> None:
         """Fetch the results of a prompt that ended, or say why it failed."""
+        one.entry["versions"] = dict(self._versions)
+        if outcome.seconds is not None:
+            one.entry["seconds"] = outcome.seconds
         if outcome.error is not None:
             self._close(one, CANCELLED if outcome.interrupted else FAILED, error=outcome.error)
             return
         files = self._tried(one, "fetch", lambda: self._fetch(one, outcome.files))
         if files is not None:
+            one.entry.update(self._facts(outcome.reports))
             self._close(one, DONE, files=files, **({} if files else {"saved_nothing": True}))
 
+    def _facts(self, reports: Sequence[Report]) -> dict[str, Any]:
+        """What the pack's nodes say of a job: last losses of its training, notes, versions.
+
+        Where a workflow trains more than once, the names of the losses begin with the node's id.
+        """
+        nodes = self._plan.workflow or {}
+        own = [one for one in reports if nodes.get(one.node, {}).get("class_type") in REPORTING]
+        trained = [one for one in own if nodes[one.node]["class_type"] == TRAINING]
+        losses = {
+            name if len(trained) == 1 else f"{one.node}.{name}": value
+            for one in trained
+            for name, value in one.losses.items()
+        }
+        versions = {name: value for one in own for name, value in one.versions.items()}
+        notes = [note for one in own for note in one.notes]
+        return {
+            "losses": losses,
+            "notes": [*dict.fromkeys(notes)],
+            "versions": {**self._versions, **versions},
+        }
+
     def _fetch(self, one: _Open, found: Sequence[SavedFile]) -> list[dict[str, Any]]:
-        """Download files into the job's folder, under their own names as far as those can be used."""
+        """Download files: pictures to those of the batch, the rest into the job's folder by its own name."""
         wanted = [file for file in found if is_fetched(file.kind, file.filename)]
         left = [f"{plain(file.filename, 100)} was not fetched" for file in found if file not in wanted]
         if left:
             one.entry["warnings"] = [*dict.fromkeys([*one.entry.get("warnings", []), *left])]
         files: list[dict[str, Any]] = []
-        taken: list[str] = []
         for file in wanted:
-            taken.append(local_name(file.filename, taken))
-            path = f"{one.job.name}/{taken[-1]}"
+            path = self._place(one.job, file, [file["path"] for file in files])
             facts = self._client.download(file, self._manifest.folder / path)
             where = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
             files.append({"path": path, "kind": file.kind, "node": file.node, **facts, "on_server": where})
         return files
 
+    def _place(self, job: BatchJob, file: SavedFile, taken: list[str]) -> str:
+        """Path of a file in the batch's folder: among the pictures, or in the job's own folder."""
+        if is_picture(file.filename):
+            return picture_path(self._manifest, job, file.filename, taken)
+        start = f"{job.name}/"
+        used = [path.removeprefix(start) for path in taken if path.startswith(start)]
+        return f"{start}{local_name(file.filename, used)}"
+
     def _close(self, one: _Open, status: str, **values: Any) -> None:
         del self._open[one.prompt_id]
-        if one.began is not None:
+        if one.began is not None and "seconds" not in one.entry:
             values["seconds"] = round(time.monotonic() - one.began, 1)
         one.entry = {**one.entry, "status": status, **values}
         self._manifest.record(one.job.name, one.entry)
@@ -286,7 +321,7 @@ class ServerRun:
         while time.monotonic() < until:
             time.sleep(min(RETRY_SECONDS, self._patience))
             try:
-                self._client.version()
+                self._versions = self._client.versions()
             except ServerUnreachable as again:
                 error = again
             except ComfyError as again:  # a proxy's page while the server behind it restarts

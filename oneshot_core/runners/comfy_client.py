@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from . import answers, downloads
-from .answers import Outcome, SavedFile
+from .answers import Choice, Outcome, SavedFile
 from .events import EventStream
 from .transfer import ComfyError, Refusal, Transfer
 from .workflow import Workflow
@@ -40,9 +40,16 @@ class ComfyClient:
         self.server = self._transfer.server
         self.client_id = client_id or str(uuid.uuid4())
 
-    def version(self) -> str:
-        """Ask for ComfyUI's version; the quickest way to see whether the server answers."""
-        return answers.version(self._send("/system_stats"))
+    def versions(self) -> dict[str, str]:
+        """Ask for the versions of ComfyUI ("unknown" where it does not say), torch and Python.
+
+        It is the quickest way to see whether the server answers.
+        """
+        return answers.versions(self._send("/system_stats"))
+
+    def choices(self, class_type: str) -> dict[str, Choice] | None:
+        """Ask what the inputs of a node type may be; None where the server has no such type."""
+        return answers.choices(self._send(f"/object_info/{quote(class_type, safe='')}"), class_type)
 
     def submit(self, workflow: Workflow, prompt_id: str) -> list[str]:
         """Put a workflow in the queue.

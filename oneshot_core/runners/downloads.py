@@ -50,6 +50,11 @@ def ending(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
+def is_picture(name: str) -> bool:
+    """Tell whether a file is a picture, by its ending."""
+    return ending(name) in PICTURES
+
+
 def is_fetched(kind: str, name: str) -> bool:
     """Tell whether a file is fetched: a generator, a latent, a picture or another medium.
 

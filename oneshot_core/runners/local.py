@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..memory import one_line
 from ..recipe import Recipe
+from ..run_folder import versions
 from .manifest import DONE, FAILED, OPEN, Manifest
+from .pictures import keep_copy
 from .plan import BatchJob, Plan
 
 logger = logging.getLogger(__name__)
 
+FACTS = ("step", "losses", "seconds", "notes", "versions")
 Work = Callable[[Recipe, Path], dict[str, Any]]
 
 
@@ -25,7 +29,8 @@ def run_here(
     Args:
         plan: the jobs.
         manifest: of the batch; those that it knows as done are skipped.
-        work: follows a recipe in a folder, and returns JSON values with the files by what they are.
+        work: follows a recipe in a folder, and returns JSON values: the files by what they are, and what the
+            manifest is to say besides (`FACTS`).
         say: tells the user a line.
         quiet: say only what failed.
 
@@ -48,18 +53,21 @@ def _run(
 ) -> None:
     entry: dict[str, Any] = {"key": key, "status": OPEN, "settings": job.describe()}
     manifest.record(job.name, entry)
+    started = time.monotonic()
     try:
         result = work(plan.recipe(job), manifest.folder / job.name)
+        files = [
+            {"path": Path(path).relative_to(manifest.folder).as_posix(), "kind": kind}
+            for kind, path in result["files"].items()
+        ]
+        files.append(keep_copy(manifest, job, Path(result["files"]["grid"])))
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         logger.debug("job %s", job.name, exc_info=True)
-        manifest.record(job.name, {**entry, "status": FAILED, "error": one_line(error)})
+        facts = {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
+        manifest.record(job.name, {**entry, "status": FAILED, "error": one_line(error), **facts})
         say(f"{job.name} failed: {one_line(error)}")
         return
-    files = [
-        {"path": Path(path).relative_to(manifest.folder).as_posix(), "kind": kind}
-        for kind, path in result["files"].items()
-    ]
-    facts: dict[str, Any] = {name: result[name] for name in ("step", "losses", "seconds") if name in result}
+    facts = {name: result[name] for name in FACTS if name in result}
     done = {**entry, "status": DONE, "files": files, **facts}
     manifest.record(job.name, done)
     if not manifest.is_done(job.name, key):  # what an earlier run left there may be damaged

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FORMAT, FORMAT_VERSION = "oneshot-batch-manifest", 2
 FILE_NAME = "manifest.json"
+PICTURES = "pictures"  # folder of the results' pictures, beside those of the jobs
 OPEN, DONE, FAILED, CANCELLED = "open", "done", "failed", "cancelled"
 MAX_FILES = 10_000
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -128,6 +129,11 @@ class Manifest:
         status = path.stat()
         sha256 = file.get("sha256") or sha256_of(path)
         return {**file, "bytes": status.st_size, "sha256": sha256, "changed_ns": status.st_mtime_ns}
+
+    def paths(self, besides: str) -> list[str]:
+        """Paths of all files of all jobs but one, in the batch's folder."""
+        entries = [entry for name, entry in self._jobs.items() if name != besides]
+        return [file["path"] for entry in entries for file in entry.get("files", [])]
 
     def statuses(self) -> dict[str, str]:
         """Status of every job by name."""

@@ -32,6 +32,12 @@ def cut(name: str) -> str:
     return f"{kept}.{ending}" if ending else kept
 
 
+def safe_name(text: str) -> str:
+    """Make a job's name, or a part of one, from a file's."""
+    name = cut(re.sub(r"[^\w .+-]", "-", text).strip(" .-")[:MAX_NAME]) or "job"
+    return f"_{name}" if is_reserved(name) else name
+
+
 def local_name(name: str, taken: Collection[str]) -> str:
     """Make a name of a file of one's own from a name that a server uses.
 

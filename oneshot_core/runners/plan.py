@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import itertools
 import json
@@ -15,12 +14,15 @@ from typing import Any
 
 from ..choices import DEMO
 from ..json_values import Fields, JsonError, read, told
-from ..recipe import Recipe, model_and_file
+from ..recipe import MOST_STEPS, SEED_MAX, Recipe, model_and_file
 from . import manifest
-from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
-from .workflow import Workflow, WorkflowError, filled, read_workflow
+from .names import MAX_NAME, MAX_NAME_BYTES, is_reserved, safe_name, same
+from .targets import TargetError, find_target, find_targets, is_file, name_of, text_of
+from .workflow import READY, Workflow, WorkflowError, filled, read_workflow
 
 FORMAT, FORMAT_VERSION = "oneshot-batch", 1
+SCHEMA = Path(__file__).parent / "plan.schema.json"  # for editors; a test holds it and this reader together
+JOB_KEYS = ("name", "target", "generator", "seed", "steps", "recipe", "set")
 GRID_KEYS = ("targets", "generators", "seeds", "settings")
 MAX_JOBS = 100_000
 _NAME = re.compile(r"\w(?:[\w .+-]*[\w+-])?")
@@ -36,7 +38,7 @@ class BatchJob:
 
     Args:
         name: unique in the plan, usable as a folder name.
-        target: picture file; None: the workflow's own.
+        target: picture file, which may be one of the shipped; None: the workflow's own.
         generator: "demo", a file (for this process; relative to the plan) or a name that the server lists;
             None: the workflow's own.
         seed: of everything random; None: the workflow's own, or 0.
@@ -57,7 +59,7 @@ class BatchJob:
     def describe(self) -> dict[str, Any]:
         """JSON values of what the plan says about the job, but for its name."""
         values = {
-            "target": None if self.target is None else str(self.target),
+            "target": None if self.target is None else text_of(self.target),
             "generator": self.generator,
             "seed": self.seed,
             "steps": self.steps,
@@ -99,7 +101,8 @@ class Plan:
         given = {name: value for name, value in training.items() if value is not None}
         file = self.generator_file(job)
         search = {"seed": None} if job.seed is not None else {}  # a job's seed is of everything random
-        named = {"generator": str(file or job.generator or DEMO), "aim": {"target": str(job.target or "")}}
+        aim = {"target": "" if job.target is None else text_of(job.target)}
+        named = {"generator": str(file or job.generator or DEMO), "aim": aim}
         try:
             recipe = Recipe.of({"training": given, "search": search, **named}, Recipe.of(job.recipe))
             files = {name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")}
@@ -180,7 +183,7 @@ class Plan:
             )
         self.recipe(job)
         file = self.generator_file(job)
-        if file is not None and not _is_file(file):
+        if file is not None and not is_file(file):
             raise PlanError(f"job {job.name!r}: the generator {file} is not a file; demo is the shipped one")
 
 
@@ -232,11 +235,11 @@ def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
     """Build a plan from JSON values.
 
     Args:
-        values: {"format": "oneshot-batch", "format_version": 1, "workflow": FILE or null, "defaults": JOB,
-            "jobs": [JOB, ...], "grid": {"targets": GLOB or [GLOB, ...], "generators": [...], "seeds": [...],
-            "settings": [JOB, ...]}}; a JOB has any of name, target, generator, seed, steps, recipe and set.
-            The grid is every target with every generator, seed and settings; "recipe" and "set" of defaults
-            and job are merged entry by entry.
+        values: {"format": "oneshot-batch", "format_version": 1, "workflow": FILE or "demo" or null,
+            "defaults": JOB, "jobs": [JOB, ...], "grid": {"targets": GLOB or [GLOB, ...], "generators": [...],
+            "seeds": [...], "settings": [JOB, ...]}}; a JOB has any of name, target, generator, seed, steps,
+            recipe and set; see `SCHEMA`. The grid is every target with every generator, seed and settings;
+            "recipe" and "set" of defaults and job are merged entry by entry.
         folder: where relative paths start.
         name: for messages and file names.
 
@@ -245,7 +248,7 @@ def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
     """
     try:
         return _plan(values, folder, name)
-    except (JsonError, WorkflowError) as error:
+    except (JsonError, TargetError, WorkflowError) as error:
         raise PlanError(str(error)) from None
 
 
@@ -254,7 +257,9 @@ def _plan(values: Any, folder: Path, name: str) -> Plan:
         raise PlanError(f'plan {name} is not a plan: it must be an object with "format": "{FORMAT}"')
     plan = Fields(values, f"plan {name}")
     plan.value("format")
-    if plan.value("format_version", None) != FORMAT_VERSION:
+    plan.text("$schema", "")  # where editors find SCHEMA
+    version = plan.value("format_version", None)
+    if type(version) is not int or version != FORMAT_VERSION:
         raise PlanError(
             f"plan {name} has format_version {told(values.get('format_version'))}; this program reads "
             f"{FORMAT_VERSION}; update it, or write the plan anew"
@@ -271,45 +276,38 @@ def _plan(values: Any, folder: Path, name: str) -> Plan:
     if not jobs:
         raise PlanError(f'plan {name} has no jobs; list them in "jobs", or give a "grid" with "targets"')
     _refuse_twice(jobs)
-    return Plan(name, folder, jobs, None if file is None else read_workflow(folder / file))
+    return Plan(name, folder, jobs, None if file is None else _workflow(folder, file))
+
+
+def _workflow(folder: Path, name: str) -> Workflow:
+    """Read the workflow that a plan names; "demo" is the shipped one."""
+    return read_workflow(READY if name == DEMO else folder / name)
 
 
 def _fields(job: Fields, folder: Path, named: bool = True) -> dict[str, Any]:
     """Check the fields of a job and make its target's path whole."""
     there, found = set(job.names()), dict[str, Any]()
-    for name in ("name", "target", "generator") if named else ("target", "generator"):
-        if name in there:
+    known = JOB_KEYS if named else JOB_KEYS[1:]
+    for name in known:
+        job.value(name, None)  # so that a message can list it
+    for name in ("name", "target", "generator"):
+        if name in there and name in known:
             found[name] = job.text(name)
             if not found[name]:
                 raise JsonError(
                     f"{job.what}: {name} must be a text with at least one letter, found an empty one"
                 )
-    for name, least in (("seed", 0), ("steps", 1)):
+    for name, least, most in (("seed", 0, SEED_MAX), ("steps", 1, MOST_STEPS)):
         if name in there:
-            found[name] = job.whole(name, least)
+            found[name] = job.whole(name, least, most)
     for name in ("recipe", "set"):
         if name in there:
             values = job.object(name)
             found[name] = {one: values.value(one) for one in values.names()}
     job.close()
     if "target" in found:
-        found["target"] = _target(folder, found["target"], job.what)
+        found["target"] = find_target(folder, found["target"], job.what)
     return found
-
-
-def _target(folder: Path, name: str, where: str) -> Path:
-    path = folder / name
-    if not _is_file(path):
-        raise PlanError(f"{where}: the target {path} is not a file")
-    return path
-
-
-def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that no file can have is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -325,14 +323,16 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def _grid(grid: Fields, folder: Path) -> Iterator[dict[str, Any]]:
     """Every target with every generator, seed and settings; a name tells only what differs."""
     targets = grid.value("targets", [])
+    patterns = Fields({"targets": [targets] if isinstance(targets, str) else targets}, "grid")
+    pictures = find_targets(folder, patterns.texts("targets", MAX_JOBS))
     axes = [
-        [{"target": path, "name": _safe(path.stem)} for path in _targets(targets, folder)],
+        [{"target": path, "name": safe_name(name_of(path))} for path in pictures],
         [
-            {**_cell("generator", one, folder), "name": _safe(Path(str(one)).stem)}
+            {**_cell("generator", one, folder), "name": safe_name(Path(str(one)).stem)}
             for one in grid.items("generators", MAX_JOBS, [])
         ],
         [
-            {**_cell("seed", one, folder), "name": _safe(f"seed{one}")}
+            {**_cell("seed", one, folder), "name": safe_name(f"seed{one}")}
             for one in grid.items("seeds", MAX_JOBS, [])
         ],
         [
@@ -371,43 +371,25 @@ def _joined(names: list[str]) -> str:
     return f"{kept}-{mark}"
 
 
-def _targets(patterns: Any, folder: Path) -> list[Path]:
-    """Files of one or many patterns, sorted within each, each file once."""
-    found: dict[Path, None] = {}
-    listed = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in Fields({"targets": listed}, "grid").texts("targets", MAX_JOBS):
-        try:
-            names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)
-        except (OSError, ValueError, re.error):  # a pattern that no file can match
-            names = []
-        matches = sorted(path for path in map(Path, names) if _is_file(path))
-        if not matches:
-            raise PlanError(f"no file matches the targets {told(pattern)} in {folder.resolve()}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def _safe(text: str) -> str:
-    """Make a job's name from a file's."""
-    name = cut(re.sub(r"[^\w .+-]", "-", text).strip(" .-")[:MAX_NAME]) or "job"
-    return f"_{name}" if is_reserved(name) else name
-
-
 def _job(fields: dict[str, Any], number: int) -> BatchJob:
     fields = dict(fields)
     target = fields.get("target")
-    name = fields.pop("name", None) or (_safe(target.stem) if target else f"job{number}")
+    name = fields.pop("name", None) or (safe_name(name_of(target)) if target else f"job{number}")
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME or len(name.encode()) > MAX_NAME_BYTES:
         raise PlanError(
             f"job {number}: the name {told(name)} cannot be a folder's; use letters, digits, spaces and "
             f". _ + - (at most {MAX_NAME}, the first a letter or digit, the last no space or dot)"
         )
-    if is_reserved(name) or same(name) == manifest.FILE_NAME:
+    if is_reserved(name) or same(name) in (manifest.FILE_NAME, manifest.PICTURES):
         raise PlanError(
             f"job {number}: the name {name!r} cannot be a folder's, as Windows keeps it for a device or the "
-            "batch for a file of its own; choose another"
+            "batch for itself; choose another"
         )
     inputs = fields.pop("set", {})
+    try:
+        Recipe.of(fields.get("recipe", {}))  # a server's job may have one too, for runs here
+    except ValueError as error:
+        raise PlanError(f"job {name!r}: {error}") from None
     return replace(BatchJob(name, inputs=inputs), **fields)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,20 +27,28 @@ class Place:
         class_type: of the node; exactly one node of it, or one of them is titled as the field.
         name: of the input.
         companions: classes whose input of that name follows, where the workflow holds it as a value.
+        replaced: classes whose node serves as well: it becomes one of `class_type` with this input alone.
     """
 
     class_type: str
     name: str
     companions: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of the nodes that can be this place."""
+        return (self.class_type, *self.replaced)
 
 
 PLACES = {
-    "target": Place("LoadImage", "image"),
+    "target": Place("LoadImage", "image", replaced=("OneShotDemoTarget",)),
     "generator": Place("LoadStyleGAN", "generator_name"),
     "steps": Place("OneShotAdapt", "steps"),
     "seed": Place("OneShotAdapt", "seed", ("CLIPLatentSearch",)),
 }
 SAVER = Place("OneShotSaveGenerator", "filename_prefix")
+READY = Path(__file__).parent / "batch_workflow.json"  # the shipped workflow, for the demo's generator
 
 
 def read_workflow(path: Path) -> Workflow:
@@ -129,7 +137,9 @@ def expected_steps(workflow: Workflow) -> dict[str, int]:
 
 def _fill(workflow: Workflow, field: str, value: Any) -> None:
     place = PLACES[field]
-    node = _one_of(workflow, place.class_type, field)
+    node = _one_of(workflow, place.classes, field)
+    if workflow[node]["class_type"] in place.replaced:
+        workflow[node].update(class_type=place.class_type, inputs={place.name: value})
     for other in [node, *(other for name in place.companions for other in _of_class(workflow, name))]:
         values = workflow[other]["inputs"]
         linked = isinstance(values.get(place.name), list)
@@ -146,19 +156,23 @@ def _of_class(workflow: Workflow, class_type: str) -> list[str]:
     return [node for node, values in workflow.items() if values["class_type"] == class_type]
 
 
-def _one_of(workflow: Workflow, class_type: str, title: str) -> str:
+def _one_of(workflow: Workflow, classes: Sequence[str], title: str) -> str:
     """Find the node of a class; among several the one with the title."""
-    nodes = _of_class(workflow, class_type)
+    kinds = " or ".join(classes)
+    nodes = [node for node, values in workflow.items() if values["class_type"] in classes]
     if len(nodes) > 1:
         named = [node for node in nodes if _title(workflow[node]).casefold() == title]
         nodes = named if len(named) == 1 else nodes
     if len(nodes) == 1:
         return nodes[0]
     if not nodes:
-        raise WorkflowError(f"the workflow has no node {class_type}, so {title!r} has no place in it")
+        raise WorkflowError(
+            f"the workflow has no node {kinds}, so {title!r} has no place in it; add one in ComfyUI, link it "
+            f"where {title!r} belongs and export again, or leave {title!r} out"
+        )
     raise WorkflowError(
-        f"the workflow has {len(nodes)} nodes {class_type} ({', '.join(nodes)}); give the one for {title!r} "
-        f'the title "{title}", or leave {title!r} out and name the input in "set"'
+        f"the workflow has {len(nodes)} nodes {kinds} ({', '.join(nodes)}); give the one for {title!r} the "
+        f'title "{title}" in ComfyUI and export again, or leave {title!r} out and name the input in "set"'
     )
 
 

@@ -83,19 +83,32 @@ def test_a_plan_in_this_process(capsys, tmp_path, generator):
     result = json.loads(told)
     assert result["jobs"] == {"a": "done", "b": "done"} and result["counts"] == {"done": 2}
     entry = manifest_of(out)["a"]
-    assert entry["step"] == 2
+    assert entry["step"] == 2 and entry["seconds"] > 0 and entry["losses"]["lpips"] > 0
+    assert set(entry["versions"]) == {"oneshot-stylegan", "torch", "python"}
+    assert entry["notes"] == []
     kinds = {file["kind"]: out / file["path"] for file in entry["files"]}
     assert load(kinds["adapted"]).provenance.history
     assert all(path.exists() for path in kinds.values())
+    assert kinds["picture"] == out / "pictures" / "a.png"
+    assert kinds["picture"].read_bytes() == kinds["grid"].read_bytes()
     before = kinds["adapted"].stat().st_mtime_ns
     code, _, err = run(capsys, *words)
     assert (code, "adapt:" in err) == (0, False)
     (out / "manifest.json").unlink()
     code, _, err = run(capsys, *words)
     assert code == 0 and "is done already" in err
+    again = manifest_of(out)["a"]
+    assert all(again[name] == entry[name] for name in ("step", "seconds", "losses", "notes", "versions"))
     assert kinds["adapted"].stat().st_mtime_ns == before
     assert run(capsys, *words, "--fresh", "--quiet")[0] == 0
     assert kinds["adapted"].stat().st_mtime_ns != before
+
+
+def test_the_manifest_has_the_notes_of_a_job(capsys, tmp_path):
+    save(tiny_bundle(64), tmp_path / "half.safetensors", with_discriminator=False)
+    plan = write_plan(tmp_path, tmp_path / "half.safetensors", jobs=[{"target": "a.png"}])
+    assert run(capsys, plan, "--out", tmp_path / "out", "--device", "cpu", "--quiet")[0] == 0
+    assert any("no discriminator" in note for note in manifest_of(tmp_path / "out")["a"]["notes"])
 
 
 def test_no_file_of_a_batch_says_where_it_lies_or_who_ran_it(capsys, tmp_path, generator):
@@ -136,10 +149,9 @@ def test_a_job_that_fails_here_does_not_stop_the_others(capsys, tmp_path, genera
     assert code == 1
     assert "failed: 1 of 2 jobs are not done (bad: " in err
     assert "manifest" in told
-    assert {name: entry["status"] for name, entry in manifest_of(out).items()} == {
-        "bad": "failed",
-        "a": "done",
-    }
+    entries = manifest_of(out)
+    assert {name: entry["status"] for name, entry in entries.items()} == {"bad": "failed", "a": "done"}
+    assert entries["bad"]["seconds"] >= 0 and entries["bad"]["versions"] == entries["a"]["versions"]
 
 
 def test_ctrl_c_here_keeps_the_step_and_the_same_command_goes_on(capsys, tmp_path, generator, monkeypatch):

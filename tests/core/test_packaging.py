@@ -100,6 +100,16 @@ def test_icon_and_banner_are_there(
     assert path.stat().st_size < 200_000
 
 
+def test_the_engines_data_files_are_packed(project: dict[str, Any]) -> None:
+    """The wheel holds what the engine reads beside its code: the demo, the schema of plans, the workflow."""
+    tools, engine = project["tool"]["setuptools"], ROOT / "oneshot_core"
+    (patterns,) = tools["package-data"].values()
+    packed = {path for pattern in patterns for path in engine.glob(pattern)}
+    files = {path for path in engine.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} <= packed
+    assert {"plan.schema.json", "batch_workflow.json", "generator.safetensors"} <= {p.name for p in packed}
+
+
 def test_what_is_ignored_is_there() -> None:
     lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
     for line in lines:

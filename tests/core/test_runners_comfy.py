@@ -118,6 +118,48 @@ def test_progress_comes_over_the_websocket(comfy, tmp_path):
     assert entry["seconds"] >= 0
 
 
+def test_the_manifest_says_what_the_server_said(comfy, tmp_path):
+    """Last losses, notes, versions and seconds; pictures by their targets, none over another's."""
+    (tmp_path / "b.png").write_bytes(b"b")
+    plan = make_plan(
+        tmp_path,
+        [{}, {"name": "again"}, {"name": "two", "target": "b.png"}, {"name": "b-two", "target": "b.png"}],
+        **{"7": {"class_type": "SaveImage", "inputs": {}}},
+    )
+    make_run(comfy, plan, Watcher()).run()
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entry = entries["again"]
+    assert entry["losses"] == {"lpips": 0.25} and entry["seconds"] == 2.5
+    assert entry["notes"] == ["the generator's file has no discriminator"]
+    assert entry["versions"] == {
+        "comfyui": "0.33.0-fake", "torch": "2.9.0+cpu", "python": "3.12.3", "oneshot-stylegan": "0.1.0"
+    }  # fmt: skip
+    paths = {name: [file["path"] for file in one["files"]] for name, one in entries.items()}
+    assert paths["again"] == ["again/again_00001_.safetensors", "pictures/a-again_x.png"]
+    assert [paths[name][1] for name in ("a", "two", "b-two")] == [
+        "pictures/a_x.png", "pictures/b-two_x.png", "pictures/2_b-two_x.png"
+    ]  # fmt: skip
+    assert all((tmp_path / "out" / path).is_file() for one in paths.values() for path in one)
+    make_run(comfy, plan, Watcher()).run()
+    assert len(comfy.submitted) == 4
+
+
+def test_losses_of_several_trainings_are_told_apart_and_other_packs_say_nothing(comfy, tmp_path):
+    outputs = comfy._outputs
+
+    def saying(prompt: dict) -> dict:
+        other = {"losses": [{"lpips": [[1, 9.0]]}], "notes": ["from elsewhere"], "versions": [{"torch": "1"}]}
+        return {**outputs(prompt), "6": other, "8": {**other, "notes": 3}}
+
+    comfy._outputs = saying
+    more = {"8": {"class_type": "OneShotAdapt", "inputs": {"steps": 5, "seed": 1}, "_meta": {"title": "x"}}}
+    plan = make_plan(tmp_path, [{"name": "one"}], **more)
+    make_run(comfy, plan, Watcher()).run()
+    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["one"]
+    assert entry["losses"] == {"4.lpips": 0.25, "8.lpips": 9.0}
+    assert entry["notes"] == ["the generator's file has no discriminator"]
+
+
 def test_a_job_that_fails_does_not_stop_the_others(comfy, tmp_path):
     jobs = [
         {"name": "refused", "generator": "missing.pt"},
@@ -272,7 +314,7 @@ def test_a_download_that_breaks_is_tried_again(comfy, tmp_path):
     assert prompt_of(saved)["4"]["class_type"] == "OneShotAdapt"
 
 
-def test_names_from_the_server_stay_in_the_jobs_folder(comfy, tmp_path):
+def test_names_from_the_server_stay_in_the_batchs_folder(comfy, tmp_path):
     outputs = comfy._outputs
 
     def hostile(prompt: dict) -> dict:
@@ -284,10 +326,11 @@ def test_names_from_the_server_stay_in_the_jobs_folder(comfy, tmp_path):
     comfy._outputs = hostile
     assert make_run(comfy, make_plan(tmp_path, [{"name": "one"}]), Watcher()).run() == {"one": "done"}
     out = tmp_path / "out"
-    names = {"2_X.PNG", "_con.png", "a_b_.png", "n" * 100 + ".png", "x.png", "one_00001_.safetensors"}
-    assert {path.name for path in (out / "one").iterdir()} == names
+    names = {"a-one_x.png", "2_a-one_X.PNG", "a-one_con.png", "a-one_a_b_.png", f"a-one_{'n' * 94}.png"}
+    assert {path.name for path in (out / "pictures").iterdir()} == names
+    assert {path.name for path in (out / "one").iterdir()} == {"one_00001_.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "w.json", "out"}
-    assert {path.name for path in out.iterdir()} == {"one", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {"one", "pictures", "manifest.json"}
     entry = json.loads((out / "manifest.json").read_text())["jobs"]["one"]
     assert entry["warnings"] == [".png was not fetched", "x.desktop was not fetched"]
 

@@ -43,7 +43,7 @@ def finished(client: ComfyClient, prompt_id: str) -> Outcome:
 
 def test_queue_history_and_download(comfy, client, tmp_path):
     prompt_id = str(uuid.uuid4())
-    assert client.version() == "0.0-fake"
+    assert client.versions() == {"comfyui": "0.33.0-fake", "torch": "2.9.0+cpu", "python": "3.12.3"}
     assert client.history(prompt_id) is None
     assert client.submit(SAVING, prompt_id) == []
     assert comfy.submitted[0]["client_id"] == client.client_id
@@ -92,10 +92,10 @@ def test_a_refused_prompt_names_node_input_and_reason(client):
 
 def test_a_server_that_is_not_there_or_is_something_else(comfy, client):
     with pytest.raises(ComfyError, match="HTTP 404"):
-        ComfyClient(f"{comfy.url}/proxy/").version()
+        ComfyClient(f"{comfy.url}/proxy/").versions()
     comfy.stop()
     with pytest.raises(ServerUnreachable, match="does not answer"):
-        client.version()
+        client.versions()
     comfy.start()
 
 
@@ -176,4 +176,26 @@ def test_the_plain_client_fetches_what_was_saved(comfy, tmp_path):
     assert told.returncode == 1 and "too bad" in told.stderr
     told = run({"1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "missing.pt"}}})
     assert told.returncode == 1 and "Value not in list" in told.stderr
-    assert len(PLAIN_CLIENT.read_text().splitlines()) <= 25
+    assert len(PLAIN_CLIENT.read_text().splitlines()) <= 40  # as the README says
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "write: plain_client.py http://127.0.0.1:8188 WORKFLOW.json FOLDER"),
+        (["http://127.0.0.1:1"], "write: plain_client.py"),
+        (["http://127.0.0.1:1", "w.json", "out"], "cannot run w.json on http://127.0.0.1:1: "),
+        (["http://127.0.0.1:1", "no.json", "out"], "No such file"),
+        (["http://127.0.0.1:1", "text.json", "out"], "Expecting value"),
+        (["nonsense", "w.json", "out"], "unknown url type"),
+    ],
+)
+def test_the_plain_client_says_in_one_line_what_it_lacks(tmp_path, words, message):
+    (tmp_path / "w.json").write_text(json.dumps(SAVING))
+    (tmp_path / "text.json").write_text("text")
+    told = subprocess.run(
+        [sys.executable, PLAIN_CLIENT, *words],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1)
+    assert message in told.stderr and not (tmp_path / "out").exists()

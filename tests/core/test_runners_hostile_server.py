@@ -23,7 +23,7 @@ from oneshot_core.runners.answers import (
     queued,
     refusal,
     uploaded,
-    version,
+    versions,
 )
 from oneshot_core.runners.comfy import BatchWatcher, ServerRun
 from oneshot_core.runners.comfy_client import ComfyClient
@@ -332,12 +332,24 @@ def send_text(comfy: FakeComfy, text: str) -> None:
 
 RECORD = {
     "outputs": {
-        "5": {"generators": [{"filename": "x.pt", "subfolder": "a", "type": "output"}], "text": ["t"]}
+        "5": {
+            "generators": [{"filename": "x.pt", "subfolder": "a", "type": "output"}],
+            "losses": [{"lpips": [[1, 0.5]]}],
+            "notes": ["n"],
+            "versions": [{"torch": "2"}],
+        }
     },
-    "status": {"status_str": "error", "completed": True, "messages": [["execution_error", {"node_id": "5"}]]},
+    "status": {
+        "status_str": "error",
+        "completed": True,
+        "messages": [
+            ["execution_start", {"timestamp": 9}],
+            ["execution_error", {"node_id": "5", "timestamp": 19}],
+        ],
+    },
 }
 SOUND: dict[Callable[[Any], Any], Any] = {
-    version: {"system": {"comfyui_version": "0.33.0"}},
+    versions: {"system": {"comfyui_version": "0.33.0", "pytorch_version": "2", "python_version": "3"}},
     queued: {"queue_running": [[0, "a", {}, {}, []]], "queue_pending": [[1, "b", {}, {}, []]]},
     lambda text: outcome(text, "a"): {"a": RECORD},
     lambda text: outcome(text, "b"): {"b": {**RECORD, "status": {"status_str": "success"}}},
@@ -391,10 +403,10 @@ def test_no_thread_stays_behind(comfy):
     before = threading.active_count()
     client = ComfyClient(comfy.url, timeout_seconds=30)
     for _ in range(5):
-        client.version()
+        client.versions()
     comfy.wicked["system_stats"] = ANSWERS["nothing at all"]
     with pytest.raises(ServerUnreachable):
-        client.version()
+        client.versions()
     until = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.02)

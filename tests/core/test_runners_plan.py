@@ -95,11 +95,11 @@ def test_names_of_the_grid_tell_only_what_differs(folder):
     ("values", "message"),
     [
         ({}, "has no jobs"),
-        ({"jobs": [{}], "more": 1}, "unknown entry 'more'; allowed are defaults"),
+        ({"jobs": [{}], "more": 1}, "unknown entry 'more'; allowed are \\$schema, defaults"),
         ({"jobs": [{"colour": 1}]}, "jobs[0] has the unknown entry 'colour'"),
         ({"jobs": {}}, "jobs must be a list"),
         ({"jobs": [3]}, "jobs[0] must be an object, found 3"),
-        ({"jobs": [{"steps": 0}]}, "steps must be a whole number of at least 1, found 0"),
+        ({"jobs": [{"steps": 0}]}, "steps must be a whole number from 1 to 100000, found 0"),
         ({"jobs": [{"seed": True}]}, "seed must be a whole number"),
         ({"jobs": [{"generator": ""}]}, "generator must be a text"),
         ({"jobs": [{"set": []}]}, "set must be an object"),
@@ -110,7 +110,8 @@ def test_names_of_the_grid_tell_only_what_differs(folder):
         ({"jobs": [{"name": "a"}, {"name": "A"}]}, "two jobs are named 'A'"),
         ({"jobs": [{"name": "stra\u00dfe"}, {"name": "STRASSE"}]}, "two jobs are named 'STRASSE'"),
         ({"jobs": [{"name": "nul.txt"}]}, "Windows keeps it for a device"),
-        ({"jobs": [{"name": "Manifest.json"}]}, "the batch for a file of its own"),
+        ({"jobs": [{"name": "Manifest.json"}]}, "the batch for itself"),
+        ({"jobs": [{"name": "Pictures"}]}, "the batch for itself"),
         ({"jobs": [{"name": "\u4eba" * 100}]}, "cannot be a folder's"),
         ({"defaults": {"name": "a"}, "jobs": [{}]}, "defaults has the unknown entry 'name'"),
         ({"grid": {}}, '"grid" is empty'),
@@ -227,10 +228,12 @@ def test_places_that_are_missing_or_not_clear():
     other_search = with_inputs("3", seed=["9", 0])
     assert filled(other_search, "x", {"seed": 1}, {})["3"]["inputs"]["seed"] == ["9", 0]
     without = {node: values for node, values in WORKFLOW.items() if node != "2"}
-    with pytest.raises(WorkflowError, match="no node LoadImage, so 'target' has no place"):
+    with pytest.raises(
+        WorkflowError, match="no node LoadImage or OneShotDemoTarget, so 'target' has no place in it; add one"
+    ):
         filled(without, "x", {"target": "a"}, {})
     two = {**WORKFLOW, "7": {"class_type": "LoadImage", "inputs": {"image": "mask.png"}}}
-    with pytest.raises(WorkflowError, match=r"2 nodes LoadImage \(2, 7\)"):
+    with pytest.raises(WorkflowError, match=r"2 nodes LoadImage or OneShotDemoTarget \(2, 7\); give the one"):
         filled(two, "x", {"target": "a"}, {})
     with pytest.raises(WorkflowError, match="write 2.image"):
         filled(two, "x", {}, {"LoadImage.image": "a"})

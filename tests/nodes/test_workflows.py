@@ -13,6 +13,7 @@ from oneshot_core.demo.world import demo_recipe
 
 PACK = Path(__file__).resolve().parents[2]
 FORMS = sorted((PACK / "tests" / "workflows").glob("*.json"))
+BATCH = PACK / "oneshot_core" / "runners" / "batch_workflow.json"
 TEMPLATES = sorted((PACK / "example_workflows").glob("*.json"))
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
@@ -46,7 +47,7 @@ def test_the_sweep_has_the_blueprint_in_it() -> None:
     assert [one["name"] for one in ours["inputs"]] == [one["name"] for one in theirs["inputs"]]
 
 
-@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FORMS, BATCH], ids=lambda path: path.stem)
 def test_every_input_is_given_and_known(path: Path) -> None:
     for key, node in read(path).items():
         if node["class_type"] in CORE:

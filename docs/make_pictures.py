@@ -186,11 +186,13 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
     large = torch.nn.functional.interpolate(core.demo_target(), scale_factor=2, mode="bicubic")
     start = tiles([ours, theirs, theirs.flip(0), ours.flip(0)])
     start.paste(tiles([large]), (128, 128))
+    own = [core.sample(one, others, whole) for one in (source, comic)]
+    texts = [core.sample(one, codes) for one in (source, comic) for codes in (before, after)]
     return {
-        "quick_start": start,
-        "own_checkpoint": tiles([ours, theirs, *(core.sample(g, others, whole) for g in (source, comic))]),
-        "text_edit": tiles([core.sample(one, codes) for one in (source, comic) for codes in (before, after)]),
-        "target_sweep": tiles([ours, *looks]),  # below the source: a target, then its generator
+        "1 Quick start": start,
+        "2 Your own picture and checkpoint": tiles([ours, theirs, *own]),
+        "3 Text edit": tiles(texts),
+        "4 Many looks": tiles([ours, *looks]),  # below the source: a target, then its generator
     }  # fmt: skip
 
 

@@ -17,9 +17,6 @@ from comfy_server import PACK, Server, comfy_folders
 from page import load, opened_page, wait
 
 SIZE = {"width": 1600, "height": 1000}
-CORNER = (
-    "() => app.canvas.canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: 5, clientY: 995 }))"
-)
 
 
 def main() -> None:
@@ -41,7 +38,6 @@ def main() -> None:
             wait(lambda: server.get("/history"), "the quick start did not end", 600)
             sys.stdout.write(f"Run to finished pictures: 1 click, {time.monotonic() - began:.0f} s\n")
             page.evaluate(fit)
-            page.evaluate(CORNER)
             page.wait_for_timeout(3500)
             page.screenshot(path=PACK / "docs" / "quick_start.png")
     finally:

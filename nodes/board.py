@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 MOST = 400  # nodes that are remembered; a curve of 200 points takes some 5 kB
 SHOWN = (
-    "notes",
+    "status",
     "text",
     "images",
     "snapshots",

@@ -78,8 +78,9 @@ class LoadStyleGAN(io.ComfyNode):
                 bundle = core.load(path)
         info = bundle.summary()
         kind, *_ = info.splitlines()
-        notes = [f"{kind}, {bundle.critic()}", *bundle.provenance.notes]
-        return io.NodeOutput(bundle, info, ui={"text": [info], "notes": notes})
+        notes = list(bundle.provenance.notes)
+        shown = {"text": [info], "notes": notes, "status": [f"{kind}, {bundle.critic()}", *notes]}
+        return io.NodeOutput(bundle, info, ui=shown)
 
 
 class OneShotLoadEncoders(io.ComfyNode):

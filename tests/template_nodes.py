@@ -9,7 +9,18 @@ from typing import Any
 
 PACK = Path(__file__).resolve().parents[1]
 PAGE_ONLY = {"MarkdownNote"}  # drawn by the page itself, of no pack
+TITLES = {  # of the templates, as ComfyUI lists them, by the name of their API form
+    "quick_start": "1 Quick start",
+    "own_checkpoint": "2 Your own picture and checkpoint",
+    "text_edit": "3 Text edit",
+    "target_sweep": "4 Many looks",
+}
 CORE = {"LoadImage", "PreviewImage", "SaveImage"}
+
+
+def template_file(name: str) -> Path:
+    """A template by the name of its API form."""
+    return PACK / "example_workflows" / f"{TITLES[name]}.json"
 
 
 def project_text(pattern: str) -> str:

@@ -47,7 +47,7 @@ function running(entry) {
 }
 
 function done(entry) {
-  const text = (entry.notes ?? entry.text ?? []).flatMap((one) => String(one).split("\n")).filter((one) => one.trim());
+  const text = (entry.status ?? entry.text ?? []).flatMap((one) => String(one).split("\n")).filter((one) => one.trim());
   return [...text, word("done", duration(entry.seconds))];
 }
 

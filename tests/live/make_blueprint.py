@@ -18,7 +18,7 @@ from typing import Any
 from comfy_server import PACK, Server, comfy_folders
 from make_templates import without_nothing
 from page import opened_page
-from template_nodes import with_origins
+from template_nodes import template_file, with_origins
 
 NAME = "One-shot style in one node"
 ABOUT = "Gives a StyleGAN2 generator the look of one picture: picture in, adapted pictures and generator out."
@@ -71,7 +71,7 @@ def main() -> None:
     server = Server(comfy_folders()[0], Path(tempfile.mkdtemp())).start()
     try:
         with opened_page(server) as page:
-            quick = json.loads((PACK / "example_workflows" / "quick_start.json").read_text(encoding="utf-8"))
+            quick = json.loads(template_file("quick_start").read_text(encoding="utf-8"))
             page.evaluate("graph => app.loadGraphData(graph)", quick)
             page.wait_for_timeout(1500)
             text = page.evaluate(PACKED, [NAME, ABOUT, INSIDE, GIVEN, OUTPUTS])

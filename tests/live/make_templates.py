@@ -18,7 +18,7 @@ from typing import Any
 
 from comfy_server import PACK, Server, comfy_folders
 from page import opened_page
-from template_nodes import with_origins
+from template_nodes import TITLES, template_file, with_origins
 
 TAKE_OVER = """
 ([template, workflow]) => {
@@ -53,9 +53,11 @@ def main() -> None:
     server = Server(comfy_folders()[0], Path(tempfile.mkdtemp())).start()
     try:
         with opened_page(server) as page:
-            for path in sorted((PACK / "example_workflows").glob("*.json")):
+            for name in TITLES:
+                path = template_file(name)
                 template = without_nothing(json.loads(path.read_text(encoding="utf-8")))
-                workflow = json.loads((PACK / "tests" / "workflows" / path.name).read_text(encoding="utf-8"))
+                form = PACK / "tests" / "workflows" / f"{name}.json"
+                workflow = json.loads(form.read_text(encoding="utf-8"))
                 page.evaluate("graph => app.loadGraphData(graph)", template)
                 page.wait_for_timeout(1500)
                 made = without_nothing(json.loads(page.evaluate(TAKE_OVER, [template, workflow])))

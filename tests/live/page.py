@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PACK, Server
+from comfy_server import Server
+from template_nodes import template_file
 
 SCREENSHOTS = os.environ.get("ONESHOT_SCREENSHOTS", "")
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}
@@ -48,8 +49,8 @@ SET = """values => { for (const node of app.graph.nodes) for (const w of node.wi
 
 
 def load(page: Any, name: str) -> None:
-    """Put a template on the canvas and fit it into the view."""
-    graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    """Put a template on the canvas, by the name of its API form."""
+    graph = json.loads(template_file(name).read_text(encoding="utf-8"))
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     page.wait_for_timeout(1500)
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from comfy_server import PACK, Server
 from page import SET, load, opened_page, screenshot, wait
+from template_nodes import TITLES
 
-TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+TEMPLATES = sorted(TITLES)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])

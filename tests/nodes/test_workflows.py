@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from template_nodes import CORE, PAGE_ONLY, nodes_of, origin_of
+from template_nodes import CORE, PAGE_ONLY, TITLES, nodes_of, origin_of, template_file
 
 from oneshot_core.demo.world import demo_recipe
 
@@ -24,8 +24,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_every_template_has_its_api_form() -> None:
-    templates = [path.name for path in TEMPLATES]
-    assert templates == [path.name for path in FORMS] and len(templates) == 4
+    assert [path.stem for path in TEMPLATES] == list(TITLES.values())  # in the order that they are listed in
+    assert {path.stem for path in FORMS} == set(TITLES)
 
 
 @pytest.mark.parametrize("path", [*TEMPLATES, *BLUEPRINTS], ids=lambda path: path.stem)
@@ -41,7 +41,7 @@ def test_every_node_says_which_pack_brings_it(path: Path) -> None:
 def test_the_sweep_has_the_blueprint_in_it() -> None:
     (path,) = BLUEPRINTS
     (ours,) = read(path)["definitions"]["subgraphs"]
-    (theirs,) = read(PACK / "example_workflows" / "target_sweep.json")["definitions"]["subgraphs"]
+    (theirs,) = read(template_file("target_sweep"))["definitions"]["subgraphs"]
     kinds = [[(node["type"], node["widgets_values"]) for node in one["nodes"]] for one in (ours, theirs)]
     assert kinds[0] == kinds[1], "make the sweep anew from the blueprint"
     assert [one["name"] for one in ours["inputs"]] == [one["name"] for one in theirs["inputs"]]

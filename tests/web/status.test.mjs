@@ -25,7 +25,7 @@ test("a run says its step and the time that is left", () => {
 
 test("an end says its notes, an error its own words, a cancel what is kept", () => {
   assert.deepEqual(lines({ state: "done", text: ["a\nb", ""], seconds: 3.14159 }).shown, ["a", "b", "done in 3.1 s"]);
-  assert.deepEqual(lines({ state: "done", notes: ["n"], text: ["t"], seconds: 61 }).shown, ["n", "done in 1:01"]);
+  assert.deepEqual(lines({ state: "done", status: ["n"], text: ["t"], seconds: 61 }).shown, ["n", "done in 1:01"]);
   const wrong = lines({ state: "failed", error: "steps must be 1 or more" });
   assert.deepEqual([wrong.shown, wrong.wrong], [["steps must be 1 or more"], true]);
   const kept = { state: "cancelled", node_type: "OneShotAdapt", step: 7 };

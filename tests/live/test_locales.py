@@ -52,5 +52,8 @@ def test_the_page_shows_the_texts(server: Server, language: str) -> None:
         assert shown[name]["outputs"] == [output["name"] for output in node["outputs"].values()]
         labels = {key: one["name"] for key, one in node["inputs"].items()}
         assert {key.replace(".", "_"): text for key, text in shown[name]["inputs"].items()} == labels
+        if name == "OneShotAdapt":
+            goes_on = {"en": "go on", "zh": "继续训练"}[language]  # the page's own words
+            assert shown[name]["widgets"]["go on"] == goes_on
         own = {key.replace(".", "_"): text for key, text in shown[name]["widgets"].items()}
         assert {key: text for key, text in own.items() if key in labels}.items() <= labels.items()

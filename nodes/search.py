@@ -120,7 +120,7 @@ class CLIPLatentSearch(io.ComfyNode):
     ) -> io.NodeOutput:
         """Search, in a folder that keeps what is found."""
         recipe = recipe_of(generator, settings, SEARCH)
-        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
+        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.frame)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
         recipe, inputs = core.prepared(recipe, inputs, "search", bridge.device())
         text = bridge.said(inputs.notes)

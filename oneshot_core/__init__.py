@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
+    from .choices import FITS
     from .demo.world import TARGET_LOOKS, demo_encoders, demo_generator, demo_recipe, demo_target
     from .editing import EditConfig, EditResult, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
+    from .frames import Frame
     from .interpolation import interpolate
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
     from .pictures import (
-        FITS,
         frame,
         frame_mask,
+        framed_target,
         labelled_grid,
         load_picture,
         load_target,
@@ -95,9 +97,11 @@ _MODULES = {
         "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "draw_cover model_card",
+    "choices": "FITS",
     "demo.world": "TARGET_LOOKS demo_encoders demo_generator demo_recipe demo_target",
     "editing": "EditConfig EditResult edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
+    "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "latent_notes load_latent save_latent",
@@ -108,7 +112,7 @@ _MODULES = {
     "objective.presets": "PRESETS oneshot_clip",
     "pictures.files": "PictureError",
     "pictures": (
-        "FITS frame frame_mask labelled_grid load_picture load_target masked_target save_png "
+        "frame frame_mask framed_target labelled_grid load_picture load_target masked_target save_png "
         "to_pillow to_tensor"
     ),
     "pictures.plots": "loss_plot plot_points",
@@ -134,7 +138,6 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 
 __all__ = [
     "DEFAULT",
-    "FITS",
     "OFFICIAL",
     "PRECISIONS",
     "PRESETS",
@@ -150,7 +153,9 @@ __all__ = [
     "Encoders",
     "EncodersOnDemand",
     "Execution",
+    "FITS",
     "FolderStore",
+    "Frame",
     "GeneratorBundle",
     "Inputs",
     "Latent",
@@ -197,6 +202,7 @@ __all__ = [
     "first_free",
     "frame",
     "frame_mask",
+    "framed_target",
     "gradients",
     "inspect",
     "interpolate",

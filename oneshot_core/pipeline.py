@@ -9,7 +9,6 @@ interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,15 @@ from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
 from .demo.world import demo_generator, target_path
 from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
+from .file_names import model_and_file
 from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent, save_latent
 from .latent_optimiser import StepProgress
 from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
-from .recipe import EncodersRecipe, Recipe, RecipeError, model_and_file
+from .recipe import EncodersRecipe, Recipe, RecipeError
+from .references import RECIPE, as_made, keep_reference, reference_notes
 from .run_folder import REFERENCE, Run, StoredResult
 from .search import SearchResult, check_search, search_latent
 from .store import Store
@@ -137,14 +138,15 @@ def open_inputs(
         notes += [f"{Path(recipe.aim.latent).name}: {line}" for line in latent_notes(reference)]
     if half != "search":  # before encoders are downloaded
         recipe.check(_with_discriminator(recipe, source)[0])
-    target, mask = load_target(_picture(recipe.aim.target), source.size, recipe.aim.fit, recipe.aim.mask)
+    target = load_target(_picture(recipe.aim.target), source.size, recipe.aim.frame, recipe.aim.mask)
     if reference is not None:
         check_family(reference, source)
     choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
     names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
     if device.type != "cpu":
         source, encoders = source.to(device), encoders.to(device)
-    return Inputs(source, encoders, target, mask, reference, tuple(notes), names)
+    said = (*target.notes, *notes)
+    return Inputs(source, encoders, target.image, target.mask, reference, said, names)
 
 
 def _picture(name: str) -> Path:
@@ -213,6 +215,7 @@ def prepared(
         notes.append(
             f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
         )
+    notes += reference_notes(recipe, found, inputs.reference)
     bound = replace(recipe.bound(found), encoders=EncodersRecipe(*names))
     if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == network_fingerprint(
         demo_generator().generator
@@ -305,7 +308,7 @@ def adapt_recipe(
             run.record(0)
         found = run.result(values, snapshot, goes_on=kept == GO_ON)
         if found is None:
-            run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
+            run = replace(run, recipe=as_made(run.recipe, inputs.reference))
             found = _trained(run, inputs, snapshot, place, callbacks, {}, Finish())
     store.trim()
     return found
@@ -358,7 +361,7 @@ def run_recipe(
             folder.record(record.get("step", 0))
         reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
         inputs = replace(inputs, reference=reference)
-        folder = replace(folder, recipe=_as_made(folder.recipe, reference))
+        folder = replace(folder, recipe=as_made(folder.recipe, reference))
         kept = found or _trained(folder, inputs, None, place, callbacks, losses, finish)
     store.trim()
     return PipelineResult(reference, kept, losses.get("search", {}), folder, record)
@@ -410,18 +413,10 @@ def _searched(
             )
 
     found = run.sound(work)
-    origin = {**found.latent.origin, "recipe": run.recipe.without_folders().values()}
+    origin = {**found.latent.origin, RECIPE: run.recipe.without_folders().values()}
     found = replace(found, latent=replace(found.latent, origin=origin))
-    _keep(found.latent, run.folder / REFERENCE)
+    keep_reference(found.latent, run.folder / REFERENCE)
     return found
-
-
-def _keep(latent: Latent, path: Path) -> None:
-    """Write a latent, unless it is there already: what is only loaded is not written again."""
-    with suppress(CheckpointError):
-        if path.is_file() and torch.equal(load_latent(path).values, latent.values):
-            return
-    save_latent(latent, path)
 
 
 def _trained(
@@ -470,26 +465,6 @@ def _trained(
             return replace(chosen, trained=True)
     bundle = result.bundle if place is None else result.bundle.to("cpu")
     return StoredResult(bundle, result.losses, result.step, steps, run.snapshots(), trained=True)
-
-
-def _as_made(recipe: Recipe, reference: Latent | None) -> Recipe:
-    """The recipe from which a result can be made again: with the search that found its reference.
-
-    A search that does not belong to the adaptation, of another target or profile say, cannot be told in one
-    recipe; then the reference stays an input.
-    """
-    found = {} if reference is None else reference.origin.get("recipe", {})
-    try:
-        other = Recipe.of(found)
-        seed = other.search_config().seed
-        search = replace(other.search, seed=None if seed == recipe.training.seed else seed)
-        joined = replace(recipe, search=search, aim=replace(recipe.aim, latent=None))
-        same = joined.settings("search") == other.settings("search")
-    except ValueError:  # a latent of another program or version
-        same = False
-    if not same:
-        return recipe
-    return joined.bound({name: value for name, value in recipe.inputs.items() if name != "reference"})
 
 
 def _is_done(path: Path, steps: int) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..choices import DEMO
+from ..file_names import model_and_file
 from ..json_values import Fields, JsonError, read, told
-from ..recipe import Recipe, model_and_file
+from ..recipe import Recipe
 from . import manifest
 from .names import MAX_NAME, MAX_NAME_BYTES, cut, is_reserved, same
 from .workflow import Workflow, WorkflowError, filled, read_workflow

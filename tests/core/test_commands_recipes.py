@@ -29,7 +29,8 @@ def test_every_option_reaches_the_recipe():
         "search_steps": "9", "search_weight": "clip=0.5", "profile": "official", "weight": "patch=0.5",
         "batch": "4", "mixing": "0.25", "schedule": "3:1", "crop_px": "12", "learning_rate": "0.5",
         "discriminator_rate": "0.5", "ema_half_life": "9", "seed": "9", "precision": "bfloat16",
-        "snapshot_every": "9", "trained_parts": "rgb,affine",
+        "snapshot_every": "9", "trained_parts": "rgb,affine", "zoom": "2",
+        "offset_x": "-1", "offset_y": "0.5",
     }  # fmt: skip
     needed = ["adapt", "--generator", "g.pt", "--target", "t.png", "--out", "x"]
     plain = recipe_of(cli.build_parser().parse_args(needed)).values()

@@ -13,6 +13,7 @@ import pytest
 from fuzzing import LONG, failures
 from PIL import Image, TiffImagePlugin
 
+from oneshot_core.frames import Frame
 from oneshot_core.pictures import load_target
 from oneshot_core.pictures.files import PictureError, open_picture
 from oneshot_core.pictures.profiles import MAX_PROFILE_BYTES
@@ -181,7 +182,7 @@ def test_profiles_that_cannot_be_applied_are_ignored_aloud(tmp_path, caplog, mod
 
 def test_a_warning_is_said_once_a_target(tmp_path, caplog):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png", icc_profile=b"none")
-    load_target(tmp_path / "a.png", 8, fit="letterbox")
+    load_target(tmp_path / "a.png", 8, Frame("letterbox"))
     assert caplog.text.count("colour profile") == 1
 
 

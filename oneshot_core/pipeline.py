@@ -21,10 +21,10 @@ from .checkpoints import (
     GeneratorBundle,
     check_family,
     load,
-    read_tensors,
     with_fresh_discriminator,
 )
 from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
+from .counterpart import JUDGED, Counterpart, counterpart_notes, judged
 from .demo.world import demo_generator, target_path
 from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
@@ -36,7 +36,7 @@ from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
 from .recipe import EncodersRecipe, Recipe, RecipeError
-from .references import RECIPE, as_made, keep_reference, reference_notes
+from .references import RECIPE, as_made, keep_reference, kept_reference, reference_notes
 from .run_folder import REFERENCE, Run, StoredResult
 from .search import SearchResult, check_search, search_latent
 from .store import Store
@@ -251,7 +251,8 @@ def search_recipe(
         place: called before it runs, not when it is only loaded; makes room and names the device for copies
             of the networks. None: the networks serve where they are.
         callbacks: called after every step.
-        poll: called while another process does the same search; it may raise.
+        poll: called while another process does the same search, and while the counterpart is judged; it may
+            raise.
 
     Raises:
         ValueError, FloatingPointError: as `search_latent`.
@@ -260,7 +261,7 @@ def search_recipe(
         known = bool(run.kept.get("losses"))
         if not known:  # from now on the folder says whose it is
             run.record(0)
-        found = _searched(run, inputs, place, callbacks)
+        found = _searched(run, inputs, place, callbacks, poll)
         if not known:
             run.record(0, {"search": found.losses})
         return found
@@ -327,7 +328,7 @@ class Finish:
     card: Callable[[GeneratorBundle], Mapping[str, str]] | None = None
 
 
-def run_recipe(
+def run_recipe(  # noqa: PLR0913 - what to make, where, and who follows it
     recipe: Recipe,
     inputs: Inputs,
     store: Store,
@@ -336,6 +337,7 @@ def run_recipe(
     search_callbacks: Sequence[Callable[[StepProgress], None]] = (),
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
+    tell: Callable[[str], None] | None = None,
     finish: Finish = Finish(),
 ) -> PipelineResult:
     """Search where no latent is given, then adapt; or load, or go on with, what an earlier call left.
@@ -347,7 +349,9 @@ def run_recipe(
         place: see `adapt_recipe`.
         search_callbacks: called after every step of the search.
         callbacks: told about every phase and step of the training.
-        poll, finish: see `adapt_recipe`; how the result's file is written.
+        poll: see `adapt_recipe`; called while the counterpart is judged, too.
+        tell: told sentences about the counterpart that was searched, before the training.
+        finish: how the result's file is written.
 
     Raises:
         RunError: the store's folder holds something else.
@@ -359,7 +363,11 @@ def run_recipe(
         found = folder.result(record)
         if found is None and not record.get("losses"):  # from now on the folder says whose it is
             folder.record(record.get("step", 0))
-        reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
+        done = record if found else {}
+        reference, losses = _reference(folder, done, inputs, place, search_callbacks, poll)
+        if tell is not None and inputs.reference is None:
+            for line in counterpart_notes(reference):
+                tell(line)
         inputs = replace(inputs, reference=reference)
         folder = replace(folder, recipe=as_made(folder.recipe, reference))
         kept = found or _trained(folder, inputs, None, place, callbacks, losses, finish)
@@ -373,6 +381,7 @@ def _reference(
     inputs: Inputs,
     place: Place | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
+    poll: Callable[[], None] | None,
 ) -> tuple[Latent, dict[str, dict[str, list[float]]]]:
     """The target's counterpart: given, kept by a run that is done, or searched; and the search's curves."""
     path = run.folder / REFERENCE
@@ -384,7 +393,7 @@ def _reference(
             return load_latent(path), {"search": done["losses"].get("search", {})}
         except CheckpointError as error:
             set_aside(path, error)
-    found = _searched(run, inputs, place, callbacks)
+    found = _searched(run, inputs, place, callbacks, poll)
     return found.latent, {"search": found.losses}
 
 
@@ -393,16 +402,20 @@ def _searched(
     inputs: Inputs,
     place: Place | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
+    poll: Callable[[], None] | None,
 ) -> SearchResult:
     config = run.recipe.search_config()
-    device = None if place is None or _is_done(run.search_state, config.steps) else place().device
+    kept = kept_reference(run.folder / REFERENCE)
+    known = None if kept is None else Counterpart.of(kept.origin)
+    is_done = known is not None and run.has_searched(config.steps)
+    device = None if place is None or is_done else place().device
 
     def work() -> SearchResult:
         source, encoders = inputs.source, inputs.encoders
         with gradients():
             if place is not None:  # values of the canvas may be inference tensors, which a search cannot use
                 source, encoders = source.to(device or "cpu"), encoders.to(device or "cpu")
-            return search_latent(
+            found = search_latent(
                 source,
                 encoders,  # type: ignore[arg-type]
                 inputs.target,
@@ -411,10 +424,25 @@ def _searched(
                 callbacks=callbacks,
                 state_file=run.search_state,
             )
+            if kept is not None and known is not None and torch.equal(kept.values, found.latent.values):
+                return replace(found, counterpart=known)
+            raw, precision = config.profile.trains_raw_generator, config.precision
+            seen = judged(
+                source,
+                encoders,  # type: ignore[arg-type]
+                inputs.target,
+                found.latent,
+                mask=inputs.mask,
+                raw=raw,
+                precision=precision,
+                poll=poll,
+            )
+            return replace(found, counterpart=seen)
 
     found = run.sound(work)
-    origin = {**found.latent.origin, RECIPE: run.recipe.without_folders().values()}
-    found = replace(found, latent=replace(found.latent, origin=origin))
+    assert found.counterpart is not None
+    told = {RECIPE: run.recipe.without_folders().values(), JUDGED: found.counterpart.values()}
+    found = replace(found, latent=replace(found.latent, origin={**found.latent.origin, **told}))
     keep_reference(found.latent, run.folder / REFERENCE)
     return found
 
@@ -465,11 +493,3 @@ def _trained(
             return replace(chosen, trained=True)
     bundle = result.bundle if place is None else result.bundle.to("cpu")
     return StoredResult(bundle, result.losses, result.step, steps, run.snapshots(), trained=True)
-
-
-def _is_done(path: Path, steps: int) -> bool:
-    """Whether a saved search has come to its end, so that nothing is left to compute."""
-    try:
-        return path.is_file() and read_tensors(path)[1].get("step") == steps
-    except CheckpointError:
-        return False  # the search itself says what is wrong with it

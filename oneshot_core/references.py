@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .checkpoints import CheckpointError
+from .counterpart import JUDGED
 from .latent_files import load_latent, save_latent
 from .latents import Latent
 from .recipe import Recipe
@@ -28,7 +29,8 @@ def kept_reference(path: Path) -> Latent | None:
 def keep_reference(latent: Latent, path: Path) -> None:
     """Write a reference, unless it is there already: what is only loaded is not written again."""
     kept = kept_reference(path)
-    if kept is None or not torch.equal(kept.values, latent.values):
+    judged = None if kept is None else kept.origin.get(JUDGED)
+    if kept is None or judged != latent.origin.get(JUDGED) or not torch.equal(kept.values, latent.values):
         save_latent(latent, path)
 
 

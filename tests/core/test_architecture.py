@@ -19,8 +19,8 @@ ORDER = (
     "tensors", "precision", "stages", "copies", "draws", "ops", "metrics", "network_configs", "networks",
     "latents", "checkpoints", "latent_files", "saved_states", "features", "augmentation", "objective",
     "batches", "sampling", "blending", "interpolation", "pictures", "fingerprints", "latent_optimiser",
-    "search", "training", "recipe", "references", "run_folder", "store", "editing", "demo", "encoder_choice",
-    "pipeline", "runners", "commands", "cli", "__main__",
+    "counterpart", "search", "training", "recipe", "references", "run_folder", "store", "editing", "demo",
+    "encoder_choice", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -91,6 +91,25 @@ def encoder_picture() -> Image.Image:
     )
 
 
+def frame_picture() -> Image.Image:
+    """One wide picture, and some frames of it."""
+    wide = tiles([torch.cat([core.demo_target(look) for look in LOOKS])])
+    frames = {
+        "the largest square": core.Frame(),
+        "offset_x 1": core.Frame(offset_x=1),
+        "zoom 1.6, moved": core.Frame(zoom=1.6, offset_x=-0.79, offset_y=-0.3),
+        "letterbox": core.Frame("letterbox"),
+        "stretch": core.Frame("stretch"),
+    }
+    framed = torch.cat([core.frame(wide, 128, how) for how in frames.values()])
+    sheet = core.labelled_grid([("fitted", framed)], columns=tuple(frames))
+    above = wide.resize((sheet.width * 3 // 5, sheet.width // 5), Image.Resampling.LANCZOS)
+    whole = Image.new("RGB", (sheet.width, sheet.height + above.height + 8), "white")
+    whole.paste(above, ((sheet.width - above.width) // 2, 8))
+    whole.paste(sheet, (0, above.height + 8))
+    return whole
+
+
 def node_pictures(work: Path) -> dict[str, Image.Image]:
     """One picture per node."""
     source = core.demo_generator()
@@ -118,6 +137,7 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
             [("the targets", torch.cat([core.demo_target(look) for look in core.TARGET_LOOKS]))],
             columns=core.TARGET_LOOKS,
         ),
+        "OneShotFrameTarget": frame_picture(),
         "CLIPLatentSearch": core.labelled_grid(
             [("reconstruction after", found)],
             columns=[f"{count} steps" for count in steps],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import bridge
 from .api import ComfyExtension, io
 from .editing import StyleCLIPEdit
+from .framing import OneShotFrameTarget
 from .loaders import (
     LoadStyleGAN,
     OneShotDemoTarget,
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadStyleGAN,
     OneShotLoadEncoders,
     OneShotDemoTarget,
+    OneShotFrameTarget,
     CLIPLatentSearch,
     OneShotAdapt,
     SampleAdapted,

@@ -206,7 +206,7 @@ def to_core(image: Tensor) -> Tensor:
 
 
 def framed(
-    image: Tensor, mask: Tensor | None, size: int, fit: str
+    image: Tensor, mask: Tensor | None, size: int, how: core.Frame
 ) -> tuple[Tensor, Tensor | None, list[str]]:
     """Make the target of an IMAGE and a MASK, as the command line makes it of files.
 
@@ -214,11 +214,11 @@ def framed(
         image: [N, H, W, C] in [0, 1]; the first picture counts.
         mask: [N, H, W] in [0, 1], 1 = counts; the first counts.
         size: of the generator.
-        fit: one of `core.FITS`.
+        how: which square of the picture.
 
     Returns:
         The target [1, 3, size, size], where it counts [1, 1, size, size] or None, and notes on what was left
-        out.
+        out or is doubtful.
 
     Raises:
         ValueError: the mask is not as large as the picture, or black everywhere.
@@ -233,7 +233,7 @@ def framed(
     if mask is not None:
         values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1].clamp(0, 1)
     try:
-        return core.frame(picture, size, fit), core.frame_mask(values, picture, size, fit), notes
+        target = core.framed_target(picture, size, how, values)
     except ValueError as error:
         if mask is None or mask.shape[-2:] == image.shape[1:3]:
             raise
@@ -241,6 +241,7 @@ def framed(
             f"{error}. Load Image's mask is 64 x 64 for pictures without transparency, and white where they "
             "are transparent: leave it out, or invert it"
         ) from None
+    return target.image, target.mask, [*notes, *target.notes]
 
 
 def to_comfy(images: Tensor) -> Tensor:
@@ -275,6 +276,12 @@ def compared(before: tuple[str, Tensor], after: tuple[str, Tensor]) -> dict[str,
     files = [[shown(core.jpeg_file(picture, SHOWN_PX)) for picture in side] for side in sides]
     pairs = [{"before": one, "after": other} for one, other in zip(*files, strict=True)]
     return {"pairs": pairs, "names": [before[0], after[0]]}
+
+
+def mask_to_comfy(mask: Tensor | None, size: int) -> Tensor:
+    """[1, 1, size, size] in [0, 1] -> MASK [1, size, size]; None, where everything counts: ones."""
+    values = torch.ones(1, size, size) if mask is None else mask[:, 0].detach().float()
+    return values.to(mm.intermediate_device())
 
 
 def said(notes: Sequence[str]) -> list[str]:

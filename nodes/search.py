@@ -121,10 +121,10 @@ class CLIPLatentSearch(io.ComfyNode):
     ) -> io.NodeOutput:
         """Search, in a folder that keeps what is found."""
         recipe = recipe_of(generator, settings, SEARCH)
-        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
+        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.frame)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
         recipe, inputs = core.prepared(recipe, inputs, "search", bridge.device())
-        text = bridge.said(inputs.notes)
+        bridge.said(inputs.notes)
         run = _progress(recipe.search.steps, picture)
         with bridge.working("the generator's size or use smaller encoders", KEPT):
             result = core.search_recipe(
@@ -134,6 +134,7 @@ class CLIPLatentSearch(io.ComfyNode):
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(_sheet(picture, "counterpart", result.reconstruction), cls=cls).as_dict()
+        text = [*inputs.notes, *bridge.said(result.notes)]
         curves = {"losses": [core.plot_points(result.losses)], "text": text, "notes": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
 

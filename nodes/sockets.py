@@ -67,7 +67,8 @@ def target_input() -> io.Input:
     return io.Image.Input(
         "target",
         tooltip="The one picture whose look is wanted. It is fitted to the generator's size; of a batch the "
-        "first picture is used, transparency is laid on white.",
+        "first is used. Transparency: Load Image drops it and shows what lies under it. To leave it out, "
+        "connect Load Image's mask through Invert Mask to mask.",
     )
 
 
@@ -78,8 +79,9 @@ def fit_input() -> io.Input:
         "fit",
         options=list(FITS),
         default=DEFAULTS.aim.fit,
-        tooltip="How a picture that is not square becomes square: crop its middle, stretch it, or letterbox "
-        "it whole between black bars, which then do not count. Use the same value for search and adaptation.",
+        tooltip="How a picture that is not square becomes square: crop its middle (Frame Target Picture "
+        "moves and zooms the square), stretch it, or letterbox it whole between black bars, which then do "
+        "not count. Use the same value for search and adaptation.",
     )
 
 
@@ -89,7 +91,8 @@ def mask_input() -> io.Input:
         "mask",
         optional=True,
         tooltip="White: counts. Black: ignored, such as bars or a background that should not leave its mark. "
-        "As large as the target. Load Image's mask is the opposite (white is transparent): invert it.",
+        "As large as the target. Load Image's mask is the opposite (white is transparent): connect it "
+        "through Invert Mask, and only for a picture with transparency.",
     )
 
 

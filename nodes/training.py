@@ -136,7 +136,7 @@ def _prepared(
 ) -> tuple[Any, Any]:
     """The recipe of the node's inputs, bound to them, and the inputs, checked before any work."""
     recipe = recipe_of(generator, settings, ADAPT)
-    picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.fit)
+    picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.frame)
     given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
     recipe, inputs = core.prepared(recipe, given, device=bridge.device())
     recipe.train_config().check_snapshot(settings["snapshot_step"])

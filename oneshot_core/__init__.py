@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
+    from .choices import FITS
     from .demo.world import (
         TARGET_LOOKS,
         check_demo_text,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .editing import EditConfig, EditResult, check_edit, check_texts, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
+    from .frames import Frame
     from .interpolation import interpolate
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
     from .pictures import (
-        FITS,
         frame,
         frame_mask,
+        framed_target,
         labelled_grid,
         load_picture,
         load_target,
@@ -103,11 +105,13 @@ _MODULES = {
         "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
+    "choices": "FITS",
     "demo.world": (
         "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
     ),
     "editing": "EditConfig EditResult check_edit check_texts edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
+    "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
     "latent_files": "latent_notes load_latent save_latent",
@@ -118,7 +122,7 @@ _MODULES = {
     "objective.presets": "PRESETS oneshot_clip",
     "pictures.files": "PictureError",
     "pictures": (
-        "FITS frame frame_mask labelled_grid load_picture load_target masked_target save_png "
+        "frame frame_mask framed_target labelled_grid load_picture load_target masked_target save_png "
         "to_pillow to_tensor"
     ),
     "pictures.plots": "loss_plot plot_points",
@@ -144,7 +148,6 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 
 __all__ = [
     "DEFAULT",
-    "FITS",
     "OFFICIAL",
     "PRECISIONS",
     "PRESETS",
@@ -160,7 +163,9 @@ __all__ = [
     "Encoders",
     "EncodersOnDemand",
     "Execution",
+    "FITS",
     "FolderStore",
+    "Frame",
     "GeneratorBundle",
     "Inputs",
     "Latent",
@@ -211,6 +216,7 @@ __all__ = [
     "first_free",
     "frame",
     "frame_mask",
+    "framed_target",
     "gradients",
     "inspect",
     "interpolate",

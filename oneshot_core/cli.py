@@ -17,7 +17,7 @@ from typing import Any
 from .choices import DEVICES, FITS, NOISE_MODES, PERCEPTUAL_NETS, PRECISIONS, PRESETS, PROFILES
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.interrupts import exit_code, raised_signals
-from .commands.option_values import RATE, filled, number, numbers, positive, schedule, slots, weight
+from .commands.option_values import RATE, ZOOM, filled, number, numbers, positive, schedule, slots, weight
 from .memory import is_out_of_memory, one_line
 from .writing import WriteError, in_words
 
@@ -151,6 +151,10 @@ def _target(parser: argparse.ArgumentParser) -> None:
         "do not count",
         choices=FITS,
     )
+    _option(parser, "--zoom", "of crop: how much smaller the square is (1)", type=ZOOM, metavar="X")
+    for axis, ends in (("x", "left (-1) to right (1)"), ("y", "top (-1) to bottom (1)")):
+        where = f"of crop: where the square lies, {ends} (0, the middle)"
+        _option(parser, f"--offset-{axis}", where, type=number(-1, 1), metavar="X")
     _option(
         parser,
         "--mask",

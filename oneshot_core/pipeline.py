@@ -9,7 +9,6 @@ interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,22 @@ from .checkpoints import (
     GeneratorBundle,
     check_family,
     load,
-    read_tensors,
     with_fresh_discriminator,
 )
 from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
+from .counterpart import JUDGED, Counterpart, counterpart_notes, judged
 from .demo.world import demo_generator, target_path
 from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
+from .file_names import model_and_file
 from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent, save_latent
 from .latent_optimiser import StepProgress
 from .latents import Latent
 from .objective import Aim
 from .pictures import load_target
-from .recipe import EncodersRecipe, Recipe, RecipeError, model_and_file
+from .recipe import EncodersRecipe, Recipe, RecipeError
+from .references import RECIPE, as_made, keep_reference, kept_reference, reference_notes
 from .run_folder import REFERENCE, Run, StoredResult
 from .search import SearchResult, check_search, search_latent
 from .store import Store
@@ -137,14 +138,15 @@ def open_inputs(
         notes += [f"{Path(recipe.aim.latent).name}: {line}" for line in latent_notes(reference)]
     if half != "search":  # before encoders are downloaded
         recipe.check(_with_discriminator(recipe, source)[0])
-    target, mask = load_target(_picture(recipe.aim.target), source.size, recipe.aim.fit, recipe.aim.mask)
+    target = load_target(_picture(recipe.aim.target), source.size, recipe.aim.frame, recipe.aim.mask)
     if reference is not None:
         check_family(reference, source, "reference")
     choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
     names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
     if device.type != "cpu":
         source, encoders = source.to(device), encoders.to(device)
-    return Inputs(source, encoders, target, mask, reference, tuple(notes), names)
+    said = (*target.notes, *notes)
+    return Inputs(source, encoders, target.image, target.mask, reference, said, names)
 
 
 def _picture(name: str) -> Path:
@@ -213,6 +215,7 @@ def prepared(
         notes.append(
             f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
         )
+    notes += reference_notes(recipe, found, inputs.reference)
     bound = replace(recipe.bound(found), encoders=EncodersRecipe(*names))
     if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == network_fingerprint(
         demo_generator().generator
@@ -248,7 +251,8 @@ def search_recipe(
         place: called before it runs, not when it is only loaded; makes room and names the device for copies
             of the networks. None: the networks serve where they are.
         callbacks: called after every step.
-        poll: called while another process does the same search; it may raise.
+        poll: called while another process does the same search, and while the counterpart is judged; it may
+            raise.
 
     Raises:
         ValueError, FloatingPointError: as `search_latent`.
@@ -257,7 +261,7 @@ def search_recipe(
         known = bool(run.kept.get("losses"))
         if not known:  # from now on the folder says whose it is
             run.record(0)
-        found = _searched(run, inputs, place, callbacks)
+        found = _searched(run, inputs, place, callbacks, poll)
         if not known:
             run.record(0, {"search": found.losses})
         return found
@@ -305,7 +309,7 @@ def adapt_recipe(
             run.record(0)
         found = run.result(values, snapshot, goes_on=kept == GO_ON)
         if found is None:
-            run = replace(run, recipe=_as_made(run.recipe, inputs.reference))
+            run = replace(run, recipe=as_made(run.recipe, inputs.reference))
             found = _trained(run, inputs, snapshot, place, callbacks, {}, Finish())
     store.trim()
     return found
@@ -324,7 +328,7 @@ class Finish:
     card: Callable[[GeneratorBundle], Mapping[str, str]] | None = None
 
 
-def run_recipe(
+def run_recipe(  # noqa: PLR0913 - what to make, where, and who follows it
     recipe: Recipe,
     inputs: Inputs,
     store: Store,
@@ -333,6 +337,7 @@ def run_recipe(
     search_callbacks: Sequence[Callable[[StepProgress], None]] = (),
     callbacks: Sequence[Callback] = (),
     poll: Callable[[], None] | None = None,
+    tell: Callable[[str], None] | None = None,
     finish: Finish = Finish(),
 ) -> PipelineResult:
     """Search where no latent is given, then adapt; or load, or go on with, what an earlier call left.
@@ -344,7 +349,9 @@ def run_recipe(
         place: see `adapt_recipe`.
         search_callbacks: called after every step of the search.
         callbacks: told about every phase and step of the training.
-        poll, finish: see `adapt_recipe`; how the result's file is written.
+        poll: see `adapt_recipe`; called while the counterpart is judged, too.
+        tell: told sentences about the counterpart that was searched, before the training.
+        finish: how the result's file is written.
 
     Raises:
         RunError: the store's folder holds something else.
@@ -356,9 +363,13 @@ def run_recipe(
         found = folder.result(record)
         if found is None and not record.get("losses"):  # from now on the folder says whose it is
             folder.record(record.get("step", 0))
-        reference, losses = _reference(folder, record if found else {}, inputs, place, search_callbacks)
+        done = record if found else {}
+        reference, losses = _reference(folder, done, inputs, place, search_callbacks, poll)
+        if tell is not None and inputs.reference is None:
+            for line in counterpart_notes(reference):
+                tell(line)
         inputs = replace(inputs, reference=reference)
-        folder = replace(folder, recipe=_as_made(folder.recipe, reference))
+        folder = replace(folder, recipe=as_made(folder.recipe, reference))
         kept = found or _trained(folder, inputs, None, place, callbacks, losses, finish)
     store.trim()
     return PipelineResult(reference, kept, losses.get("search", {}), folder, record)
@@ -370,6 +381,7 @@ def _reference(
     inputs: Inputs,
     place: Place | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
+    poll: Callable[[], None] | None,
 ) -> tuple[Latent, dict[str, dict[str, list[float]]]]:
     """The target's counterpart: given, kept by a run that is done, or searched; and the search's curves."""
     path = run.folder / REFERENCE
@@ -381,7 +393,7 @@ def _reference(
             return load_latent(path), {"search": done["losses"].get("search", {})}
         except CheckpointError as error:
             set_aside(path, error)
-    found = _searched(run, inputs, place, callbacks)
+    found = _searched(run, inputs, place, callbacks, poll)
     return found.latent, {"search": found.losses}
 
 
@@ -390,16 +402,20 @@ def _searched(
     inputs: Inputs,
     place: Place | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
+    poll: Callable[[], None] | None,
 ) -> SearchResult:
     config = run.recipe.search_config()
-    device = None if place is None or _is_done(run.search_state, config.steps) else place().device
+    kept = kept_reference(run.folder / REFERENCE)
+    known = None if kept is None else Counterpart.of(kept.origin)
+    is_done = known is not None and run.has_searched(config.steps)
+    device = None if place is None or is_done else place().device
 
     def work() -> SearchResult:
         source, encoders = inputs.source, inputs.encoders
         with gradients():
             if place is not None:  # values of the canvas may be inference tensors, which a search cannot use
                 source, encoders = source.to(device or "cpu"), encoders.to(device or "cpu")
-            return search_latent(
+            found = search_latent(
                 source,
                 encoders,  # type: ignore[arg-type]
                 inputs.target,
@@ -408,20 +424,27 @@ def _searched(
                 callbacks=callbacks,
                 state_file=run.search_state,
             )
+            if kept is not None and known is not None and torch.equal(kept.values, found.latent.values):
+                return replace(found, counterpart=known)
+            raw, precision = config.profile.trains_raw_generator, config.precision
+            seen = judged(
+                source,
+                encoders,  # type: ignore[arg-type]
+                inputs.target,
+                found.latent,
+                mask=inputs.mask,
+                raw=raw,
+                precision=precision,
+                poll=poll,
+            )
+            return replace(found, counterpart=seen)
 
     found = run.sound(work)
-    origin = {**found.latent.origin, "recipe": run.recipe.without_folders().values()}
-    found = replace(found, latent=replace(found.latent, origin=origin))
-    _keep(found.latent, run.folder / REFERENCE)
+    assert found.counterpart is not None
+    told = {RECIPE: run.recipe.without_folders().values(), JUDGED: found.counterpart.values()}
+    found = replace(found, latent=replace(found.latent, origin={**found.latent.origin, **told}))
+    keep_reference(found.latent, run.folder / REFERENCE)
     return found
-
-
-def _keep(latent: Latent, path: Path) -> None:
-    """Write a latent, unless it is there already: what is only loaded is not written again."""
-    with suppress(CheckpointError):
-        if path.is_file() and torch.equal(load_latent(path).values, latent.values):
-            return
-    save_latent(latent, path)
 
 
 def _trained(
@@ -470,31 +493,3 @@ def _trained(
             return replace(chosen, trained=True)
     bundle = result.bundle if place is None else result.bundle.to("cpu")
     return StoredResult(bundle, result.losses, result.step, steps, run.snapshots(), trained=True)
-
-
-def _as_made(recipe: Recipe, reference: Latent | None) -> Recipe:
-    """The recipe from which a result can be made again: with the search that found its reference.
-
-    A search that does not belong to the adaptation, of another target or profile say, cannot be told in one
-    recipe; then the reference stays an input.
-    """
-    found = {} if reference is None else reference.origin.get("recipe", {})
-    try:
-        other = Recipe.of(found)
-        seed = other.search_config().seed
-        search = replace(other.search, seed=None if seed == recipe.training.seed else seed)
-        joined = replace(recipe, search=search, aim=replace(recipe.aim, latent=None))
-        same = joined.settings("search") == other.settings("search")
-    except ValueError:  # a latent of another program or version
-        same = False
-    if not same:
-        return recipe
-    return joined.bound({name: value for name, value in recipe.inputs.items() if name != "reference"})
-
-
-def _is_done(path: Path, steps: int) -> bool:
-    """Whether a saved search has come to its end, so that nothing is left to compute."""
-    try:
-        return path.is_file() and read_tensors(path)[1].get("step") == steps
-    except CheckpointError:
-        return False  # the search itself says what is wrong with it

@@ -13,14 +13,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .choices import (
     AUTO,
     DEMO,
     DEMO_TARGET,
-    FITS,
     PARTS,
     PRECISIONS,
     PRESETS,
@@ -29,6 +27,8 @@ from .choices import (
     SEARCH_STEPS,
     STEPS,
 )
+from .file_names import last_part, last_part_of_model
+from .frames import Frame
 from .json_values import Fields, JsonError
 from .ranges import MOST_RATE, check_number
 
@@ -60,15 +60,32 @@ class AimRecipe:
     Args:
         target: name of the one picture: a file, or `demo:LOOK` for a shipped one; empty where it came as
             values, such as over a wire of the canvas.
-        fit: how it becomes square.
+        fit: how it becomes square, see `frames.Frame`, as for the next three.
+        zoom: how much smaller than the largest the square is.
+        offset_x: where it lies between left and right.
+        offset_y: where it lies between top and bottom.
         mask: name of a picture of what counts of it; None: all, or a mask that came as values.
         latent: name of a file with the target's counterpart; None: it is searched, or came as values.
     """
 
     target: str = ""
     fit: str = "crop"
+    zoom: float = 1.0
+    offset_x: float = 0.0
+    offset_y: float = 0.0
     mask: str | None = None
     latent: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.frame
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+
+    @property
+    def frame(self) -> Frame:
+        """The square of the target that is used."""
+        return Frame(self.fit, self.zoom, self.offset_x, self.offset_y)
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,6 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
-            ("fit", self.aim.fit, FITS),
             ("preset", self.method.preset, PRESETS),
             ("profile", self.method.profile, PROFILES),
             ("precision", self.training.precision, PRECISIONS),
@@ -274,17 +290,17 @@ class Recipe:
     @property
     def target_name(self) -> str:
         """What to call the target: its file's name, or the look of a shipped one."""
-        return (_last(self.aim.target) or "").removeprefix(DEMO_TARGET)
+        return (last_part(self.aim.target) or "").removeprefix(DEMO_TARGET)
 
     def without_folders(self) -> Recipe:
         """The same with the last part of every name only: what is written into files that are passed on."""
-        names = {"target": _last(self.aim.target) or "", "mask": _last(self.aim.mask)}
-        aim = replace(self.aim, **names, latent=_last(self.aim.latent))  # type: ignore[arg-type]
-        clip, perceptual = _last_file(self.encoders.clip), _last_file(self.encoders.perceptual)
-        generator = _last(self.generator) or ""
+        names = {"target": last_part(self.aim.target) or "", "mask": last_part(self.aim.mask)}
+        aim = replace(self.aim, **names, latent=last_part(self.aim.latent))  # type: ignore[arg-type]
+        encoders = EncodersRecipe(*map(last_part_of_model, (self.encoders.clip, self.encoders.perceptual)))
+        generator = last_part(self.generator) or ""
         if generator == DEMO != self.generator:  # a file of that name
             generator = f"./{DEMO}"
-        return replace(self, generator=generator, aim=aim, encoders=EncodersRecipe(clip, perceptual))
+        return replace(self, generator=generator, aim=aim, encoders=encoders)
 
     # To what the engine takes ------------------------------------------------------------------------
 
@@ -463,26 +479,6 @@ def _changed(part: _Part, given: Fields) -> _Part:
         changes[one.name] = {**getattr(part, one.name), **found} if isinstance(found, dict) else found
     given.close()
     return replace(part, **changes)  # type: ignore[type-var]
-
-
-def _last(name: str | None) -> str | None:
-    if not name or name.startswith(DEMO_TARGET):
-        return name
-    return PurePath(name.replace("\\", "/")).name
-
-
-def _last_file(name: str | None) -> str | None:
-    """The same for `MODEL=FILE`, and for a file alone."""
-    model, file = model_and_file(name or "")
-    return _last(name) if file is None else f"{model}={_last(file)}"
-
-
-def model_and_file(name: str) -> tuple[str, str | None]:
-    """Take `MODEL=FILE` apart; a name without a file is all model, also where its folder holds the sign."""
-    model, equals, file = name.partition("=")
-    if not equals or {"/", "\\"} & set(model):
-        return name, None
-    return model, file or None
 
 
 def nested(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from .checkpoints import CheckpointError, GeneratorBundle, load, save
+from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save
 from .json_values import Fields, JsonError
 from .recipe import Recipe
 from .saved_states import ForeignRecord, curves_of, differences, finite, read_record, write_record
@@ -96,6 +96,13 @@ class Run:
     def search_state(self) -> Path:
         """The search, under way or done."""
         return self.work / "search.safetensors"
+
+    def has_searched(self, steps: int) -> bool:
+        """Whether the search has come to its end, so that nothing of it is left to compute."""
+        try:
+            return self.search_state.is_file() and read_tensors(self.search_state)[1].get("step") == steps
+        except CheckpointError:
+            return False  # the search itself says what is wrong with it
 
     @property
     def masked_target(self) -> Path:

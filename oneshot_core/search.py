@@ -22,6 +22,7 @@ from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
 from .choices import SEARCH_RATE, SEARCH_STEPS
 from .copies import fast_layout, private_copy
+from .counterpart import Counterpart
 from .draws import Draws, SeededDraws
 from .features import Encoders, EncodersOnDemand, check_encoders, clips_for
 from .fingerprints import determining, inputs_of
@@ -89,11 +90,18 @@ class SearchResult:
         latent: space "w", [1, W].
         reconstruction: [1, 3, S, S] with the generator's stored noise.
         losses: per term one value per step.
+        counterpart: how good it is; None where that was not asked.
     """
 
     latent: Latent
     reconstruction: Images
     losses: dict[str, list[float]]
+    counterpart: Counterpart | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What to tell of the counterpart."""
+        return [] if self.counterpart is None else self.counterpart.notes
 
 
 def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it

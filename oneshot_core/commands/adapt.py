@@ -89,7 +89,8 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
         note(text)
     finish = Finish(results.with_discriminator, lambda bundle: model_card(bundle, draw_cover(bundle)))
     with followed(recipe, folder, results.quiet) as callbacks:
-        done = run_recipe(recipe, inputs, FolderStore(folder, results.fresh), finish=finish, **callbacks)
+        store = FolderStore(folder, results.fresh)
+        done = run_recipe(recipe, inputs, store, tell=note, finish=finish, **callbacks)
     losses = {name: _last(values) for name, values in done.adapted.losses.items()}
     facts = {"step": done.adapted.step, "losses": losses, "notes": list(inputs.notes)}
     facts["versions"] = done.record.get("versions", {})

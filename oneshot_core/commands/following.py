@@ -27,7 +27,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
         quiet: no progress.
 
     Yields:
-        Callbacks of the search and of the training, as `run_recipe` takes them.
+        Callbacks of the search and of the training, and a poll, as `run_recipe` takes them.
 
     Raises:
         Interrupted: the user stopped it.
@@ -41,10 +41,15 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
     reached = 0
     with stop_requests(stop.stop_and_keep) as received:
 
-        def searched(now: StepProgress) -> None:
-            bars["search"].update(now.step, now.losses, now.eta_seconds)
+        def poll() -> None:
             if received:
                 raise Signalled(received[0])
+
+        def searched(now: StepProgress) -> None:
+            bars["search"].update(now.step, now.losses, now.eta_seconds)
+            if now.step == recipe.search.steps:  # what is told of the counterpart stands below its line
+                bars["search"].close()
+            poll()
 
         def trained(now: StepProgress) -> None:
             nonlocal reached
@@ -53,7 +58,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
             bars["adapt"].update(now.step, terms, now.eta_seconds)
 
         try:
-            yield {"search_callbacks": [searched], "callbacks": [Progress(trained), stop]}
+            yield {"search_callbacks": [searched], "callbacks": [Progress(trained), stop], "poll": poll}
         except KeyboardInterrupt as stopped:
             if reached:
                 raise

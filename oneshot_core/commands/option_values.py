@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ..frames import MOST_ZOOM
 from ..ranges import MOST_RATE, allowed, check_number
 
 
@@ -78,7 +79,7 @@ def positive(text: str) -> int:
     return value
 
 
-RATE = number(above=0, high=MOST_RATE)
+RATE, ZOOM = number(above=0, high=MOST_RATE), number(1, MOST_ZOOM)
 
 
 def filled(text: str) -> str:

@@ -26,8 +26,10 @@ def search_command(options: Namespace) -> None:
         note(text)
     out = out_folder(options.out)
     with followed(recipe, out, options.quiet) as callbacks:
-        follow = callbacks["search_callbacks"]
-        found = search_recipe(recipe, inputs, FolderStore(out, options.fresh), callbacks=follow)
+        follow = {"callbacks": callbacks["search_callbacks"], "poll": callbacks["poll"]}
+        found = search_recipe(recipe, inputs, FolderStore(out, options.fresh), **follow)
+    for text in found.notes:
+        note(text)
     files = {
         "latent": out / REFERENCE,
         "picture": save_png(found.reconstruction, out / "reference.png"),
@@ -39,6 +41,7 @@ def search_command(options: Namespace) -> None:
         {
             "files": {kind: str(path) for kind, path in files.items()},
             "losses": {term: values[-1] for term, values in found.losses.items()},
+            "counterpart": None if found.counterpart is None else found.counterpart.values(),
             "recipe": recipe.values(),
         },
     )

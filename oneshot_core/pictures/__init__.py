@@ -1,12 +1,13 @@
 """Pictures in and out: reading files safely, fitting them to a generator, PNG files, grids, plots, covers."""
 
 from .framing import (
-    FITS,
     Picture,
+    Target,
     check_mask,
     fit_mask,
     frame,
     frame_mask,
+    framed_target,
     load_picture,
     load_target,
     masked_target,
@@ -28,16 +29,17 @@ from .grids import (
 
 __all__ = [
     "FAINT",
-    "FITS",
     "INK",
     "PAPER",
     "Picture",
     "Row",
+    "Target",
     "check_mask",
     "fit_mask",
     "font",
     "frame",
     "frame_mask",
+    "framed_target",
     "labelled_grid",
     "load_picture",
     "load_target",

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM", "TIFF")  # none of them runs another program
 MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that its warning never shows
 MAX_SIDE_PX = 32_768
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # a camera's JPEG may hold small copies of the picture
 _NEW_SUBFILE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # TIFF tags
 
 
@@ -66,6 +67,17 @@ def open_picture(path: Path | str) -> Picture:
             f"{path} is damaged, truncated or not supported ({reason}); get the file again, or open it in "
             "another program and save it as PNG"
         ) from error
+
+
+def frames_notes(path: Path | str) -> list[str]:
+    """Say of a picture file that `open_picture` can read when it holds more than the picture that is read."""
+    Image.init()
+    try:
+        with Image.open(path, formats=[name for name in _ANIMATED if name in Image.OPEN]) as picture:
+            several = bool(getattr(picture, "is_animated", False))
+    except Exception:  # noqa: BLE001 - the first picture is sound; what follows it may raise anything
+        return []
+    return [f"{Path(path).name} holds several pictures; the first is used"] if several else []
 
 
 def _unknown(path: Path, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,52 +11,65 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..choices import FITS
+from ..frames import LARGEST, LETTERBOX, Frame
 from ..tensors import Images, check_finite, check_shape
-from .files import open_picture
+from .files import frames_notes, open_picture
+from .target_notes import target_notes
 
 Picture: TypeAlias = Image.Image
 
 
-def frame(picture: Picture, size_px: int, fit: str = FITS[0]) -> Images:
+@dataclass(frozen=True)
+class Target:
+    """A target as a search and an adaptation take it.
+
+    Args:
+        image: [1, 3, S, S] in [-1, 1].
+        mask: [1, 1, S, S] in [0, 1], 1 = counts; None: all of it counts.
+        notes: sentences about what was left out or is doubtful.
+    """
+
+    image: Images
+    mask: Tensor | None
+    notes: tuple[str, ...] = ()
+
+
+def frame(picture: Picture, size_px: int, how: Frame = LARGEST) -> Images:
     """Fit a picture to a square: what the command line and the canvas both do with a target.
 
     Args:
         picture: RGB, as `open_picture` gives it.
         size_px: side S of the result, the generator's.
-        fit: "crop": the centre square; "stretch": to S x S whatever the aspect, as the published code does;
-            "letterbox": the whole picture with black bars.
+        how: which square of it, and how.
 
     Returns:
-        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter.
-
-    Raises:
-        ValueError: an unknown fit.
+        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter; its values are
+        those of 8-bit colours, and one that is framed already stays as it is.
 
     Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
     """
-    values = torch.from_numpy(np.array(_framed(picture, size_px, fit), dtype=np.uint8))  # [S, S, 3]
+    values = torch.from_numpy(np.array(_framed(picture, size_px, how), dtype=np.uint8))  # [S, S, 3]
     return values.permute(2, 0, 1)[None].float().div(255).sub(0.5).div(0.5).contiguous()
 
 
-def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, fit: str = FITS[0]) -> Tensor | None:
+def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, how: Frame = LARGEST) -> Tensor | None:
     """Fit the mask of a picture as `frame` fits the picture; the bars of "letterbox" never count.
 
     Args:
         mask: [1, 1, H, W] in [0, 1], 1 = counts, of the picture's size; None: all of the picture counts.
         picture: what it belongs to.
         size_px: side S of the result.
-        fit: see `frame`.
+        how: see `frame`.
 
     Returns:
-        [1, 1, S, S] in [0, 1], 1 = counts; None where everything counts.
+        [1, 1, S, S] in [0, 1] in steps of 1/255, 1 = counts; None where everything counts.
 
     Raises:
         ValueError: a mask of another size, with values outside [0, 1], or one that is 0 everywhere.
     """
     width, height = picture.size
     if mask is None:
-        if fit != "letterbox":
+        if how.fit != LETTERBOX:
             return None
         mask = torch.ones(1, 1, height, width)
     if mask.shape[-2:] != (height, width):
@@ -64,11 +78,22 @@ def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, fit: str = F
             "mask of the target's size"
         )
     # As a picture file would hold it: ComfyUI's loaders give values whose last bits depend on the version.
-    fitted = fit_mask(mask.clamp(0, 1).mul(255).round().div(255), size_px, fit)
-    return None if float(fitted.min()) > 0.999 else fitted  # resizing white rounds
+    # So is the result, which is framed once more where it goes on over a wire.
+    fitted = _in_levels(fit_mask(_in_levels(mask.clamp(0, 1)), size_px, how))
+    return None if float(fitted.min()) == 1 else check_mask(fitted)
 
 
-def load_picture(path: Path | str, size_px: int, fit: str = FITS[0]) -> Images:
+def _in_levels(mask: Tensor) -> Tensor:
+    return mask.mul(255).round().div(255)
+
+
+def framed_target(picture: Picture, size_px: int, how: Frame = LARGEST, mask: Tensor | None = None) -> Target:
+    """Make a target of a picture; args and errors as `frame` and `frame_mask`."""
+    notes = target_notes(picture, size_px, how)
+    return Target(frame(picture, size_px, how), frame_mask(mask, picture, size_px, how), tuple(notes))
+
+
+def load_picture(path: Path | str, size_px: int, how: Frame = LARGEST) -> Images:
     """Read a picture file and fit it to a square.
 
     The camera's rotation mark is applied, embedded colour profiles are converted to sRGB, transparent parts
@@ -77,29 +102,25 @@ def load_picture(path: Path | str, size_px: int, fit: str = FITS[0]) -> Images:
 
     Args:
         path: PNG, JPEG, WebP, AVIF, BMP, GIF, PPM or TIFF, told by content, not by suffix.
-        size_px: see `frame`, as `fit` and the result.
-        fit: see `frame`.
+        size_px: see `frame`, as the result.
+        how: see `frame`.
 
     Raises:
         PictureError: no such file, no picture, a damaged or a too large one.
-        ValueError: an unknown fit.
     """
-    return frame(open_picture(path), size_px, fit)
+    return frame(open_picture(path), size_px, how)
 
 
 def load_target(
-    path: Path | str, size_px: int, fit: str = FITS[0], mask: Path | str | None = None
-) -> tuple[Images, Tensor | None]:
+    path: Path | str, size_px: int, how: Frame = LARGEST, mask: Path | str | None = None
+) -> Target:
     """Read a target and which part of it counts.
 
     Args:
         path: see `load_picture`.
         size_px: side S of the results.
-        fit: see `frame`.
+        how: see `frame`.
         mask: a picture file of the same size, white where the target counts; None: all of it counts.
-
-    Returns:
-        What `frame` and `frame_mask` give.
 
     Raises:
         PictureError: see `load_picture`.
@@ -109,29 +130,18 @@ def load_target(
     if mask is not None:
         levels = np.array(open_picture(mask).convert("L"), dtype=np.uint8)
         values = torch.from_numpy(levels)[None, None].float() / 255
-    return frame(picture, size_px, fit), frame_mask(values, picture, size_px, fit)
+    target = framed_target(picture, size_px, how, values)
+    return replace(target, notes=(*frames_notes(path), *target.notes))
 
 
-def _placement(width: int, height: int, size_px: int, fit: str) -> tuple[tuple[int, int, int, int], int, int]:
-    """Say which box of a picture is used and how wide and high it becomes."""
-    if fit not in FITS:
-        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+def _framed(picture: Picture, size_px: int, how: Frame) -> Picture:
     if size_px < 1:
         raise ValueError(f"size must be at least 1 px, got {size_px}")
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return (left, top, left + side, top + side), size_px, size_px
-    if fit == "letterbox":
-        scale = size_px / max(width, height)
-        inner = max(1, round(width * scale)), max(1, round(height * scale))
-        return (0, 0, width, height), *inner
-    return (0, 0, width, height), size_px, size_px
-
-
-def _framed(picture: Picture, size_px: int, fit: str) -> Picture:
-    box, width, height = _placement(*picture.size, size_px, fit)
-    inner = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    width = height = size_px
+    if how.fit == LETTERBOX:
+        scale = size_px / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+    inner = picture.resize((width, height), Image.Resampling.BILINEAR, box=how.used(*picture.size))
     if inner.size == (size_px, size_px):
         return inner
     framed = Image.new(inner.mode, (size_px, size_px))  # 0: black, or "does not count"
@@ -139,24 +149,24 @@ def _framed(picture: Picture, size_px: int, fit: str) -> Picture:
     return framed
 
 
-def fit_mask(mask: Tensor, size_px: int, fit: str = FITS[0]) -> Tensor:
+def fit_mask(mask: Tensor, size_px: int, how: Frame = LARGEST) -> Tensor:
     """Fit a mask as `frame` fits its picture; the bars of "letterbox" do not count.
 
     Args:
         mask: [1, 1, H, W] in [0, 1], 1 = counts, H and W those of the picture; ones where only the bars are
             to be left out.
         size_px: side S of the result.
-        fit: how the picture was fitted.
+        how: how the picture was fitted.
 
     Returns:
         [1, 1, S, S] in [0, 1].
 
     Raises:
-        ValueError: another shape or fit, values outside [0, 1], or nothing counts.
+        ValueError: another shape, values outside [0, 1], or nothing counts.
     """
     check_mask(mask)
     picture = Image.fromarray(mask[0, 0].detach().cpu().float().numpy())  # mode "F", the same filter
-    values = torch.from_numpy(np.array(_framed(picture, size_px, fit)))
+    values = torch.from_numpy(np.array(_framed(picture, size_px, how)))
     return check_mask(values[None, None].clamp(0, 1).to(mask))
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..choices import DEMO
+from ..file_names import model_and_file
 from ..json_values import Fields, JsonError, read, told
-from ..recipe import MOST_STEPS, SEED_MAX, Recipe, model_and_file
+from ..recipe import MOST_STEPS, SEED_MAX, Recipe
 from . import manifest
 from .names import MAX_NAME, MAX_NAME_BYTES, is_reserved, safe_name, same
 from .targets import TargetError, find_target, find_targets, is_file, name_of, text_of

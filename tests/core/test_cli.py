@@ -55,11 +55,9 @@ def test_help_is_quick_and_imports_no_torch():
 
 def test_the_choices_are_the_engines():
     assert cli.PROFILES == tuple(PROFILES)
-    from oneshot_core.pictures import FITS
     from oneshot_core.sampling import NOISE_MODES
     from oneshot_core.training import PRECISIONS
 
-    assert cli.FITS == FITS
     assert cli.PRECISIONS == ("auto", *PRECISIONS)
     assert cli.NOISE_MODES == NOISE_MODES
 

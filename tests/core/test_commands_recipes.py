@@ -12,6 +12,9 @@ from tiny_networks import TinyChoice
 from oneshot_core import cli, pipeline
 from oneshot_core.commands import resources
 from oneshot_core.commands.recipes import ENTRIES, recipe_of
+from oneshot_core.fingerprints import fingerprint
+from oneshot_core.frames import Frame
+from oneshot_core.pictures import frame
 from oneshot_core.saved_states import differences
 
 
@@ -29,7 +32,8 @@ def test_every_option_reaches_the_recipe():
         "search_steps": "9", "search_weight": "clip=0.5", "profile": "official", "weight": "patch=0.5",
         "batch": "4", "mixing": "0.25", "schedule": "3:1", "crop_px": "12", "learning_rate": "0.5",
         "discriminator_rate": "0.5", "ema_half_life": "9", "seed": "9", "precision": "bfloat16",
-        "snapshot_every": "9", "trained_parts": "rgb,affine",
+        "snapshot_every": "9", "trained_parts": "rgb,affine", "zoom": "2",
+        "offset_x": "-1", "offset_y": "0.5",
     }  # fmt: skip
     needed = ["adapt", "--generator", "g.pt", "--target", "t.png", "--out", "x"]
     plain = recipe_of(cli.build_parser().parse_args(needed)).values()
@@ -104,3 +108,29 @@ def test_the_recipe_of_a_command_or_of_nothing(capsys, tmp_path, monkeypatch, wo
         assert json.loads(out)["aim"]["target"] == "demo:stained glass"
     else:
         assert code == 2 and err.count("\n") == 1
+
+
+def test_what_is_doubtful_about_a_target_is_said_and_zoom_and_offsets_are_followed(capsys, files, tmp_path):
+    first, second = Image.linear_gradient("L"), Image.radial_gradient("L")
+    first.resize((90, 60)).save(tmp_path / "two.gif", save_all=True, append_images=[second.resize((90, 60))])
+    words = ["search", "--generator", files["generator"], "--target", tmp_path / "two.gif", "--steps", 2]
+    place = ["--zoom", 6, "--offset-x", -1, "--offset-y", 0.5, "--device", "cpu", "--out", tmp_path / "found"]
+    code, _, err = run(capsys, *words, *place)
+    assert code == 0 and "two.gif holds several pictures; the first is used" in err
+    assert "10 x 10 px are used and enlarged 6.4 times for the generator's 64 px" in err
+    with Image.open(tmp_path / "two.gif") as picture:
+        wanted = frame(picture.convert("RGB"), 64, Frame("crop", 6, -1, 0.5))
+    made = json.loads((tmp_path / "found" / "run.json").read_text())["recipe"]
+    assert made["inputs"]["target"] == fingerprint({"target": wanted})
+    assert (made["aim"]["zoom"], made["aim"]["offset_x"], made["aim"]["offset_y"]) == (6, -1, 0.5)
+    code, _, err = run(capsys, *words, "--fit", "stretch", *place)
+    assert code == 2 and "zoom, offset_x and offset_y belong to fit crop" in err
+
+
+def test_a_target_that_is_cut_off_is_refused(capsys, files, tmp_path):
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(files["target"].read_bytes()[:-200])
+    words = adapt_words(files | {"target": cut}, tmp_path / "run")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "cut.png is damaged, truncated or not supported" in err
+    assert not (tmp_path / "run").exists()

@@ -7,12 +7,14 @@ import logging
 import re
 import struct
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from fuzzing import LONG, failures
 from PIL import Image, TiffImagePlugin
 
+from oneshot_core.frames import Frame
 from oneshot_core.pictures import load_target
 from oneshot_core.pictures.files import PictureError, open_picture
 from oneshot_core.pictures.profiles import MAX_PROFILE_BYTES
@@ -181,7 +183,7 @@ def test_profiles_that_cannot_be_applied_are_ignored_aloud(tmp_path, caplog, mod
 
 def test_a_warning_is_said_once_a_target(tmp_path, caplog):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png", icc_profile=b"none")
-    load_target(tmp_path / "a.png", 8, fit="letterbox")
+    load_target(tmp_path / "a.png", 8, Frame("letterbox"))
     assert caplog.text.count("colour profile") == 1
 
 
@@ -297,3 +299,38 @@ def test_many_damaged_pictures_end_in_one_kind_of_error(tmp_path, kind):
     data = sound(kind)
     for head in (400, None):
         assert list(failures(open_picture, data, tmp_path / "a", LONG, (PictureError,), head)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, kind, share):
+    values = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    whole, path = tmp_path / "whole", tmp_path / "target.png"
+    Image.fromarray(values).save(whole, kind)
+    path.write_bytes(whole.read_bytes()[: round(whole.stat().st_size * share)])
+    with pytest.raises(PictureError, match="damaged|truncated"):
+        load_target(path, 8)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+def test_of_an_animation_the_first_picture_is_used_and_that_is_said(tmp_path, kind):
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ((200, 30, 40), (20, 40, 210)))
+    path = tmp_path / f"a.{kind.lower()}"
+    first.save(path, kind)
+    assert load_target(path, 16).notes == ()
+    first.save(path, kind, save_all=True, append_images=[second])
+    target = load_target(path, 16)
+    assert target.notes == (f"{path.name} holds several pictures; the first is used",)
+    assert (seen(path) - (200, 30, 40) < 8).all()
+    # A sound first picture stays one, whatever follows it.
+    path.write_bytes(path.read_bytes()[:-3])
+    with suppress(PictureError):
+        load_target(path, 16)
+
+
+def test_a_cameras_jpeg_with_a_small_copy_in_it_is_no_animation(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 64)).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
+    with Image.open(path) as both:
+        assert both.is_animated
+    assert load_target(path, 16).notes == ()

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_networks import tiny_bundle
 
+from oneshot_core.frames import Frame
 from oneshot_core.pictures import (
     check_mask,
     frame,
@@ -53,7 +54,7 @@ def test_a_picture_is_stretched_to_the_square_as_the_method_does(tmp_path):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8))
     picture.save(path)
-    images = load_picture(path, 16, "stretch")
+    images = load_picture(path, 16, Frame("stretch"))
     assert images.shape == (1, 3, 16, 16)
     assert images.dtype == torch.float32
     wanted = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR), dtype=np.float32)
@@ -63,56 +64,55 @@ def test_a_picture_is_stretched_to_the_square_as_the_method_does(tmp_path):
 def test_fits(tmp_path):
     path = tmp_path / "wide.png"
     two_colours(60, 20).save(path)
-    crop = load_picture(path, 20, fit="crop")[0]
+    crop = load_picture(path, 20)[0]
     close(crop[:, 10, 2], RED)
     close(crop[:, 10, 17], BLUE)
-    boxed = load_picture(path, 30, fit="letterbox")[0]
+    boxed = load_picture(path, 30, Frame("letterbox"))[0]
     assert (boxed[:, :10] == -1).all()
     assert (boxed[:, 20:] == -1).all()
     close(boxed[:, 15, 5], RED)
-    with pytest.raises(ValueError, match="crop, stretch, letterbox"):
-        load_picture(path, 20, fit="zoom")
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
 def test_a_mask_is_fitted_like_its_picture(fit):
     levels = (torch.rand(30, 50) * 255).byte()
     picture = Image.fromarray(levels.numpy()).convert("RGB")
-    fitted = frame_mask(levels[None, None].float() / 255, picture, 16, fit)
-    torch.testing.assert_close(fitted, (frame(picture, 16, fit)[:, :1] + 1) / 2, atol=0.005, rtol=0)
+    fitted = frame_mask(levels[None, None].float() / 255, picture, 16, Frame(fit))
+    torch.testing.assert_close(fitted, (frame(picture, 16, Frame(fit))[:, :1] + 1) / 2, atol=0.005, rtol=0)
 
 
 def test_the_bars_of_a_letterbox_do_not_count(tmp_path):
     path = tmp_path / "car.png"
     two_colours(60, 45).save(path)  # 4:3, as the published cars
-    image, mask = load_target(path, 64, fit="letterbox")
-    assert torch.equal(image, load_picture(path, 64, fit="letterbox"))
+    target = load_target(path, 64, Frame("letterbox"))
+    image, mask = target.image, target.mask
+    assert torch.equal(image, load_picture(path, 64, Frame("letterbox")))
     assert mask.shape == (1, 1, 64, 64)
     assert (mask[:, :, 8:56] > 0.999).all() and not mask[:, :, :8].any() and not mask[:, :, 56:].any()
     for fit in ("stretch", "crop"):
-        assert load_target(path, 64, fit)[1] is None
+        assert load_target(path, 64, Frame(fit)).mask is None
     two_colours(40, 40).save(path)
-    assert load_target(path, 64, fit="letterbox")[1] is None
+    assert load_target(path, 64, Frame("letterbox")).mask is None
 
 
 def test_a_mask_file_counts_where_it_is_white(tmp_path):
     target, mask = tmp_path / "target.png", tmp_path / "mask.png"
     two_colours(40, 20).save(target)
     Image.new("L", (40, 20), 255).save(mask)
-    assert load_target(target, 16, "stretch", mask)[1] is None
+    assert load_target(target, 16, Frame("stretch"), mask).mask is None
     half = Image.new("RGB", (40, 20), (255, 255, 255))
     half.paste((0, 0, 0), (20, 0, 40, 20))
     half.save(mask)
-    counts = load_target(target, 16, "stretch", mask)[1]
+    counts = load_target(target, 16, Frame("stretch"), mask).mask
     assert (counts[..., :7] > 0.999).all() and not counts[..., 9:].any()
-    both = load_target(target, 16, fit="letterbox", mask=mask)[1]
+    both = load_target(target, 16, Frame("letterbox"), mask).mask
     assert float(both[0, 0, 8, 3]) > 0.999 and not both[:, :, :4].any() and not both[..., 9:].any()
     Image.new("L", (20, 20), 255).save(mask)
     with pytest.raises(ValueError, match="the mask has 20 x 20 px, the target 40 x 20"):
-        load_target(target, 16, "stretch", mask)
+        load_target(target, 16, Frame("stretch"), mask)
     Image.new("L", (40, 20), 0).save(mask)
     with pytest.raises(ValueError, match="0 everywhere, so nothing of the target counts"):
-        load_target(target, 16, "stretch", mask)
+        load_target(target, 16, Frame("stretch"), mask)
 
 
 def test_what_does_not_count_of_a_target_becomes_the_sources_picture():

@@ -18,7 +18,6 @@ from oneshot_core import choices
 from oneshot_core.demo.world import demo_recipe
 from oneshot_core.objective import PROFILES
 from oneshot_core.objective.presets import PRESETS, oneshot_clip
-from oneshot_core.pictures import FITS
 from oneshot_core.recipe import FORMAT, Recipe, RecipeError
 from oneshot_core.training import PRECISIONS
 
@@ -71,6 +70,9 @@ def test_what_is_given_changes_a_base_entry_by_entry() -> None:
         ({"training": {"seed": -1}}, "seed must be a number from 0"),
         ({"training": {"precision": "half"}}, "precision must be one of auto, float32, bfloat16, got 'half'"),
         ({"aim": {"fit": "zoom"}}, "fit must be one of crop, stretch, letterbox, got 'zoom'"),
+        ({"aim": {"zoom": 0.5}}, "zoom must be a number from 1 to 16, got 0.5"),
+        ({"aim": {"offset_y": -2}}, "offset_y must be a number from -1 to 1, got -2"),
+        ({"aim": {"fit": "letterbox", "zoom": 2}}, "zoom, offset_x and offset_y belong to fit crop"),
         ({"method": {"preset": "other"}}, "preset must be one of oneshot_clip"),
         ({"method": {"weights": {"patch": -1}}}, "patch must be a number of at least 0"),
         ({"method": {"learning_rate": 0}}, "learning_rate must be positive"),
@@ -139,7 +141,7 @@ def test_defaults_of_the_method_are_the_methods() -> None:
 
 def test_choices_are_the_engines() -> None:
     assert set(choices.PRESETS) == set(PRESETS) and set(choices.PROFILES) == set(PROFILES)
-    assert choices.PRECISIONS == ("auto", *PRECISIONS) and choices.FITS is FITS
+    assert choices.PRECISIONS == ("auto", *PRECISIONS)
 
 
 def test_asking_for_defaults_imports_no_torch() -> None:

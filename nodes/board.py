@@ -115,6 +115,12 @@ def workflow_of(extra: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
+def ui_of(output: Any) -> Mapping[str, Any]:
+    """What a node's output shows, as a dict of lists."""
+    found = getattr(output, "ui", None)
+    return found if isinstance(found, Mapping) else {} if found is None else found.as_dict()
+
+
 def finite(values: Mapping[str, float]) -> dict[str, float]:
     """Only values that JSON can carry."""
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}

@@ -31,7 +31,9 @@ from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO as DEMO
 from ..oneshot_core.choices import TARGET_LOOKS
 from . import graphs, routes
-from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, workflow_of
+from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, ui_of, workflow_of
+from .pictures import framed as framed
+from .pictures import strip, to_core
 
 log = logging.getLogger(__name__)
 
@@ -187,61 +189,6 @@ def run_store() -> core.RunStore:
 
 
 # Pictures ---------------------------------------------------------------------------------------------
-
-
-def to_core(image: Tensor) -> Tensor:
-    """ComfyUI's IMAGE [N, H, W, C] in [0, 1] -> [N, 3, H, W] in [-1, 1], float32 on the CPU, an own copy.
-
-    Raises:
-        ValueError: not a picture of 1, 3 or 4 channels.
-    """
-    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"an image must have shape [N, H, W, 3], got {list(image.shape)}")
-    values = core.owned(image).cpu().float()
-    if values.shape[-1] == 4:
-        values = values[..., :3] * values[..., 3:] + 1 - values[..., 3:]
-    if values.shape[-1] == 1:
-        values = values.expand(-1, -1, -1, 3)
-    return (values.permute(0, 3, 1, 2) * 2 - 1).contiguous()
-
-
-def framed(
-    image: Tensor, mask: Tensor | None, size: int, how: core.Frame
-) -> tuple[Tensor, Tensor | None, list[str]]:
-    """Make the target of an IMAGE and a MASK, as the command line makes it of files.
-
-    Args:
-        image: [N, H, W, C] in [0, 1]; the first picture counts.
-        mask: [N, H, W] in [0, 1], 1 = counts; the first counts.
-        size: of the generator.
-        how: which square of the picture.
-
-    Returns:
-        The target [1, 3, size, size], where it counts [1, 1, size, size] or None, and notes on what was left
-        out or is doubtful.
-
-    Raises:
-        ValueError: the mask is not as large as the picture, or black everywhere.
-    """
-    notes = []
-    if image.shape[0] > 1:
-        notes.append(f"the target is a batch of {image.shape[0]} pictures; the first is used")
-    if image.shape[-1] == 4:
-        notes.append("the target's transparency was laid on white")
-    (picture,) = core.to_pillow(to_core(image[:1]))
-    values = None
-    if mask is not None:
-        values = core.owned(mask).cpu().float().reshape(-1, 1, *mask.shape[-2:])[:1].clamp(0, 1)
-    try:
-        target = core.framed_target(picture, size, how, values)
-    except ValueError as error:
-        if mask is None or mask.shape[-2:] == image.shape[1:3]:
-            raise
-        raise ValueError(
-            f"{error}. Load Image's mask is 64 x 64 for pictures without transparency, and white where they "
-            "are transparent: leave it out, or invert it"
-        ) from None
-    return target.image, target.mask, [*notes, *target.notes]
 
 
 def to_comfy(images: Tensor) -> Tensor:
@@ -440,7 +387,7 @@ def watched(kind: str, hidden: Any) -> Iterator[Callable[[Any], None]]:
     send("oneshot.status", BOARD.begin(place, kind))
     state, error = DONE, ""
     try:
-        yield lambda output: shown.update(_ui_of(output))
+        yield lambda output: shown.update(ui_of(output))
     except mm.InterruptProcessingException:
         state = CANCELLED
         raise
@@ -452,18 +399,12 @@ def watched(kind: str, hidden: Any) -> Iterator[Callable[[Any], None]]:
         send("oneshot.status", BOARD.end(place, state, time.monotonic() - began, shown, error))
 
 
-def _ui_of(output: Any) -> Mapping[str, Any]:
-    """What a node's output shows, as a dict of lists."""
-    found = getattr(output, "ui", None)
-    return found if isinstance(found, Mapping) else {} if found is None else found.as_dict()
-
-
 class NodeProgress:
     """Progress of the node that is executing."""
 
     def __init__(self, total: int, sheet: Callable[[Tensor], Image.Image] | None = None) -> None:
         """Start the bar of `total` steps; `sheet` lays a preview's pictures out, else side by side."""
-        self._sheet = sheet or _strip
+        self._sheet = sheet or strip
         self.place = _place(_WORKFLOW.get())
         self._bar = comfy.utils.ProgressBar(total)
         self._total = total
@@ -504,13 +445,6 @@ class NodeProgress:
         """Let the route `/oneshot/stop_and_keep` end the node's run early with what it has."""
         with STOPS.open(self.place, core.StopSignal()) as signal:
             yield signal
-
-
-def _strip(images: Tensor) -> Image.Image:
-    """Lay a batch side by side as one picture."""
-    row = torch.cat(list(images.detach().float().cpu().clamp(-1, 1)), dim=2)
-    values = row.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    return Image.fromarray(values.numpy())
 
 
 def send(event: str, data: dict[str, Any]) -> None:

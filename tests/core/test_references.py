@@ -78,7 +78,7 @@ def test_a_reference_of_another_generator_is_told_or_refused(tmp_path: Path, wor
     (said,) = notes(replace(world, source=sibling(world.source)), reference)
     assert said.startswith("the reference was searched with another generator of the same family, so")
     with pytest.raises(
-        ValueError, match=r"this latent belongs to generator family .*use the generator it was"
+        ValueError, match=r"this reference is of another generator than tiny.pt: use the generator"
     ):
         notes(replace(world, source=tiny_bundle(SIZE, seed=1)), reference)
 

@@ -61,7 +61,7 @@ def test_a_workflow_without_a_clear_place_is_refused_for_the_job(tmp_path, workf
 
 
 def test_a_sweep_says_how_to_mark_its_picture():
-    with pytest.raises(WorkflowError, match=r"3 nodes .* \(3, 9, 15\); give the one for 'target' the title"):
+    with pytest.raises(WorkflowError, match=r"3 nodes .* \(1, 5, 9\); give the one for 'target' the title"):
         filled(read_workflow(WORKFLOWS / "target_sweep.json"), "x", {"target": "a.png"}, {})
 
 

@@ -21,6 +21,7 @@ SHOWN = (
     "pairs",
     "names",
     "frame",
+    "given",
 )  # parts of a node's ui that pages draw
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 Entry = dict[str, Any]

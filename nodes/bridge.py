@@ -209,6 +209,11 @@ def shown(jpeg: bytes) -> dict[str, str]:
     return {"filename": name, "subfolder": "", "type": "temp"}
 
 
+def thumbnails(images: Tensor) -> list[dict[str, str]]:
+    """Put pictures [N, H, W, C] in [0, 1] where the page finds them, not larger than it shows them."""
+    return [shown(core.jpeg_file(picture, SHOWN_PX)) for picture in core.to_pillow(to_core(images))]
+
+
 def compared(before: tuple[str, Tensor], after: tuple[str, Tensor]) -> dict[str, list[Any]]:
     """The first pictures of two batches, for the slider that the page shows on the node.
 
@@ -219,9 +224,8 @@ def compared(before: tuple[str, Tensor], after: tuple[str, Tensor]) -> dict[str,
     Returns:
         Entries of a node's ui: `pairs` of pictures, `names` of their sides.
     """
-    sides = [core.to_pillow(to_core(images[:COMPARED])) for _, images in (before, after)]
-    files = [[shown(core.jpeg_file(picture, SHOWN_PX)) for picture in side] for side in sides]
-    pairs = [{"before": one, "after": other} for one, other in zip(*files, strict=True)]
+    sides = [thumbnails(images[:COMPARED]) for _, images in (before, after)]
+    pairs = [{"before": one, "after": other} for one, other in zip(*sides, strict=True)]
     return {"pairs": pairs, "names": [before[0], after[0]]}
 
 

@@ -10,7 +10,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.choices import FITS
 from ..oneshot_core.frames import MOST_ZOOM
 from . import bridge
-from .api import io, ui
+from .api import io
 from .queue_checks import problem
 from .sockets import DEFAULTS, generator_input, mask_input, schema
 from .values import checked
@@ -91,11 +91,11 @@ class OneShotFrameTarget(io.ComfyNode):
         how = core.Frame(**frame)
         picture, area, notes = bridge.framed(image, mask, generator.size, how)
         square, counts = bridge.to_comfy(picture), bridge.mask_to_comfy(area, generator.size)
-        shown = ui.PreviewImage(square, cls=cls).as_dict()
         height, width = image.shape[1:3]
         text = bridge.said(notes)
-        told = {"frame": [how.describe(width, height)], "text": text, "notes": text}
-        return io.NodeOutput(square, counts, ui={**shown, **told})
+        # The page draws the square on the whole picture, which it may not know before.
+        shown = {"frame": [how.describe(width, height)], "given": bridge.thumbnails(image[:1])}
+        return io.NodeOutput(square, counts, ui={**shown, "text": text, "notes": text})
 
 
 def _offset(name: str, ends: str) -> io.Input:

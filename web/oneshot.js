@@ -58,6 +58,12 @@ function addPanel(node) {
   };
 }
 
+// The whole picture that a node framed in its last run.
+function given(node) {
+  const [picture] = panels.get(node)?.entry?.given ?? [];
+  return picture && address(picture);
+}
+
 // Chooses the generator that the node gives; the last step is what 0 stands for.
 function choose(node, step) {
   const widget = node.widgets?.find((one) => one.name === "snapshot_step");
@@ -193,7 +199,7 @@ app.registerExtension({
     addPanel(node);
     const made = panels.get(node).panel;
     if (node.comfyClass === "OneShotDemoTarget") showTarget(node, api, made.picture);
-    if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app));
+    if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app, () => given(node)));
   }),
   afterConfigureGraph: softly(restore),
 });

@@ -49,8 +49,12 @@ export function incoming(node, name, api, app) {
   return api.apiURL(`/view?${new URLSearchParams({ filename: parts.pop(), subfolder: parts.join("/"), type: "input" })}`);
 }
 
-/** Let a node show the picture that comes in, with the square that it takes; returns its element. */
-export function showFrame(node, api, app) {
+/**
+ * Let a node show the picture that comes in, with the square that it takes; returns its element.
+ *
+ * @param {() => string | undefined} known - address of the picture that its last run got.
+ */
+export function showFrame(node, api, app, known) {
   const names = ["zoom", "offset_x", "offset_y"];
   const picker = framePicker((frame) => {
     for (const name of names) {
@@ -63,7 +67,7 @@ export function showFrame(node, api, app) {
   });
   const show = () => {
     const numbers = Object.fromEntries(names.map((name) => [name, value(node, name)]));
-    picker.show(incoming(node, "image", api, app), { fit: value(node, "fit"), ...numbers });
+    picker.show(incoming(node, "image", api, app) ?? known(), { fit: value(node, "fit"), ...numbers });
   };
   follow(node, ["fit", ...names], show);
   const timer = setInterval(show, LOOK_AGAIN_MS);

@@ -38,11 +38,15 @@ def command(comfy: Path, *words: object) -> None:
     subprocess.run(run, cwd=PACK, env=environment, check=True, timeout=600)
 
 
-@pytest.mark.parametrize("fit", ["crop", "letterbox"])
+MOVED = {"fit": "crop", "zoom": 1.7, "offset_x": -0.4, "offset_y": 1.0}
+
+
+@pytest.mark.parametrize("frame", [{"fit": "crop"}, {"fit": "letterbox"}, MOVED], ids=str)
 def test_graph_command_and_plan_give_one_generator(
-    server: Server, comfy: Path, base: Path, workflow: Workflow, tmp_path: Path, fit: str
+    server: Server, comfy: Path, base: Path, workflow: Workflow, tmp_path: Path, frame: dict[str, Any]
 ) -> None:
     """Target and mask are files of odd sizes, framed by each of the three."""
+    fit = frame["fit"]
     target, mask = base / "input" / "recipe_target.png", base / "input" / "recipe_mask.png"
     Image.effect_mandelbrot((150, 110), (-2, -1.2, 1, 1.2), 90).convert("RGB").save(target)
     # In colour: ComfyUI 0.33 reads greyscale files through video code, up to one level of 255 too dark.
@@ -60,21 +64,39 @@ def test_graph_command_and_plan_give_one_generator(
     graph["31"] = {"class_type": "LoadImageMask", "inputs": {"image": mask.name, "channel": "red"}}
     for key in ("4", "5"):
         graph[key]["inputs"]["mask"] = ["31", 0]
+    if "zoom" in frame:  # by a node before both, which then get what is square already
+        inputs = {"generator": ["1", 0], "image": ["3", 0], "mask": ["31", 0], **frame}
+        graph["32"] = {"class_type": "OneShotFrameTarget", "inputs": inputs}
+        for key in ("4", "5"):
+            graph[key]["inputs"] |= {"target": ["32", 0], "mask": ["32", 1]}
     outputs = server.run(graph)
+    assert [line.split(":")[0] for line in outputs["4"]["text"] if line.startswith("counter")] == [
+        "counterpart"
+    ]
+    if "zoom" in frame:
+        (told,) = outputs["32"]["frame"]
+        assert (told["width"], told["height"], told["left"], told["top"], told["side"]) == (
+            150,
+            110,
+            25,
+            45,
+            65,
+        )
+        assert len(outputs["32"]["images"]) == 1
     canvas = saved_weights(base, outputs)
 
-    recipe = {"generator": "demo", "aim": {"target": str(target), "mask": str(mask), "fit": fit}, **SETTINGS}
+    recipe = {"generator": "demo", "aim": {"target": str(target), "mask": str(mask), **frame}, **SETTINGS}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     command(comfy, "adapt", "--recipe", tmp_path / "recipe.json", "--out", tmp_path / "command")
     job = {"name": "x", "target": str(target), "generator": "demo"}
-    job |= {"recipe": {"aim": {"mask": str(mask), "fit": fit}, **SETTINGS}}
+    job |= {"recipe": {"aim": {"mask": str(mask), **frame}, **SETTINGS}}
     (tmp_path / "plan.json").write_text(
         json.dumps({"format": "oneshot-batch", "format_version": 1, "jobs": [job]})
     )
     command(comfy, "batch", tmp_path / "plan.json", "--out", tmp_path / "batch")
     for made in (tmp_path / "command", tmp_path / "batch" / "x"):
         assert equal(load_file(made / "adapted.safetensors"), canvas)
-    if fit == "crop":
+    if frame == {"fit": "crop"}:
         again_from_its_header(comfy, base, outputs, [target, mask], tmp_path / "again")
 
 

@@ -107,6 +107,16 @@ def shown() -> dict[str, Any]:
             "shapes": shapes}  # fmt: skip
 
 
+def cut_off() -> list[str]:
+    """What is said of a JPEG whose second half is missing, which Load Image lets pass."""
+    path = base / "input" / "cut.jpg"
+    portrait().save(path, quality=95)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    image, _ = nodes.LoadImage().load_image(path.name)
+    notes: list[str] = bridge.framed(image, None, SIZE, core.Frame())[2]
+    return notes
+
+
 def at_queue_time() -> list[Any]:
     """What is refused before anything runs."""
     asked: list[dict[str, Any]] = [
@@ -128,6 +138,6 @@ if __name__ == "__main__":
     folder_paths.set_temp_directory(str(base / "temp"))
     answer = {
         "transparent": transparent(), "opaque": opaque(), "passes_on": passes_on(), "shown": shown(),
-        "refused": at_queue_time(),
+        "cut_off": cut_off(), "refused": at_queue_time(),
     }  # fmt: skip
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

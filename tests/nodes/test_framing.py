@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -65,3 +66,10 @@ def test_zoom_is_refused_at_queue_time_where_the_whole_picture_is_used(folder: P
     assert fine is True and linked is True
     assert "belong to fit crop: letterbox uses the whole picture" in letterbox
     assert low.startswith("zoom must be a number from 1.0 to 16.0")
+
+
+@each_comfy()
+def test_a_jpeg_that_load_image_lets_pass_although_it_is_cut_off_is_told(folder: Path) -> None:
+    """ComfyUI 0.8.0 reads it with Pillow, which leaves grey; 0.33 with FFmpeg, which leaves green."""
+    (note,) = told(folder)["cut_off"]
+    assert re.match(r"the lower [3-6]\d % of the target are one flat (grey|green), as where the end", note)

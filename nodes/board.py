@@ -13,16 +13,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 MOST = 400  # nodes that are remembered; a curve of 200 points takes some 5 kB
-SHOWN = (
-    "status",
-    "text",
-    "images",
-    "snapshots",
-    "pairs",
-    "names",
-    "frame",
-    "given",
-)  # parts of a node's ui that pages draw
+# Parts of a node's ui that pages draw.
+SHOWN = ("status", "text", "images", "snapshots", "pairs", "names", "frame", "given")
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 Entry = dict[str, Any]
 

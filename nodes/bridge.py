@@ -32,7 +32,6 @@ from ..oneshot_core.choices import DEMO as DEMO
 from ..oneshot_core.choices import TARGET_LOOKS
 from . import graphs, routes
 from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, ui_of, workflow_of
-from .pictures import framed as framed
 from .pictures import strip, to_core
 
 log = logging.getLogger(__name__)

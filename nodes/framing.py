@@ -11,6 +11,7 @@ from ..oneshot_core.choices import FITS
 from ..oneshot_core.frames import MOST_ZOOM
 from . import bridge
 from .api import io
+from .pictures import framed
 from .queue_checks import problem
 from .sockets import DEFAULTS, generator_input, mask_input, schema
 from .values import checked
@@ -89,7 +90,7 @@ class OneShotFrameTarget(io.ComfyNode):
     ) -> io.NodeOutput:
         """Frame the picture and what of it counts."""
         how = core.Frame(**frame)
-        picture, area, notes = bridge.framed(image, mask, generator.size, how)
+        picture, area, notes = framed(image, mask, generator.size, how)
         square, counts = bridge.to_comfy(picture), bridge.mask_to_comfy(area, generator.size)
         height, width = image.shape[1:3]
         text = bridge.said(notes)

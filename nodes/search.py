@@ -10,6 +10,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .pictures import framed
 from .queue_checks import method_check, problem
 from .recipes import SEARCH, recipe_of
 from .sockets import (
@@ -121,7 +122,7 @@ class CLIPLatentSearch(io.ComfyNode):
     ) -> io.NodeOutput:
         """Search, in a folder that keeps what is found."""
         recipe = recipe_of(generator, settings, SEARCH)
-        picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.frame)
+        picture, area, notes = framed(target, mask, generator.size, recipe.aim.frame)
         inputs = core.Inputs(generator, encoders, picture, area, notes=tuple(notes))
         recipe, inputs = core.prepared(recipe, inputs, "search", bridge.device())
         bridge.said(inputs.notes)

@@ -12,6 +12,7 @@ from ..oneshot_core.choices import KEPT_RUNS, PRESETS, USE
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .pictures import framed
 from .queue_checks import adapt_checks, check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
@@ -136,7 +137,7 @@ def _prepared(
 ) -> tuple[Any, Any]:
     """The recipe of the node's inputs, bound to them, and the inputs, checked before any work."""
     recipe = recipe_of(generator, settings, ADAPT)
-    picture, area, notes = bridge.framed(target, mask, generator.size, recipe.aim.frame)
+    picture, area, notes = framed(target, mask, generator.size, recipe.aim.frame)
     given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
     recipe, inputs = core.prepared(recipe, given, device=bridge.device())
     recipe.train_config().check_snapshot(settings["snapshot_step"])

@@ -19,7 +19,7 @@ from comfy_extras.nodes_mask import InvertMask  # isort: skip
 from PIL import Image  # isort: skip
 
 pack = sys.modules[nodes.NODE_CLASS_MAPPINGS["LoadStyleGAN"].__module__.rpartition(".nodes")[0]]
-core, bridge = sys.modules[f"{pack.__name__}.oneshot_core"], sys.modules[f"{pack.__name__}.nodes.bridge"]
+core, pictures = sys.modules[f"{pack.__name__}.oneshot_core"], sys.modules[f"{pack.__name__}.nodes.pictures"]
 FRAME = nodes.NODE_CLASS_MAPPINGS["OneShotFrameTarget"]
 GENERATOR = core.demo_generator()
 SIZE = GENERATOR.size
@@ -57,8 +57,8 @@ def transparent() -> dict[str, Any]:
     picture = portrait().convert("RGBA")
     picture.paste((0, 0, 0, 0), (0, 0, 300, 100))
     image, mask = loaded("clear.png", picture)
-    _, area, _ = bridge.framed(image, inverted(mask), SIZE, core.Frame("stretch"))
-    _, wrong, _ = bridge.framed(image, mask, SIZE, core.Frame("stretch"))
+    _, area, _ = pictures.framed(image, inverted(mask), SIZE, core.Frame("stretch"))
+    _, wrong, _ = pictures.framed(image, mask, SIZE, core.Frame("stretch"))
     half = SIZE // 2
     return {
         "counts": [float(area[..., : half - 2, :].max()), float(area[..., half + 2 :, :].min())],
@@ -72,7 +72,7 @@ def opaque() -> dict[str, str]:
     said = {}
     for name, given in {"inverted": inverted(mask), "as it is": mask}.items():
         try:
-            bridge.framed(image, given, SIZE, core.Frame())
+            pictures.framed(image, given, SIZE, core.Frame())
             said[name] = "accepted"
         except ValueError as error:
             said[name] = str(error)
@@ -90,7 +90,7 @@ def passes_on() -> list[bool]:
     for frame in ({"zoom": 2.3, "offset_x": 0.4, "offset_y": -1.0}, {"fit": "letterbox"}, {}):
         for given, file in ((levels, base / "mask.png"), (None, None)):
             square, area = framed(image, given, **frame).result
-            picture, counts, notes = bridge.framed(square, area, SIZE, core.Frame())
+            picture, counts, notes = pictures.framed(square, area, SIZE, core.Frame())
             wanted = core.load_target(path, SIZE, core.Frame(**frame), file)
             same.append(torch.equal(picture, wanted.image) and not notes)
             same.append(counts is wanted.mask is None or torch.equal(counts, wanted.mask))
@@ -103,7 +103,7 @@ def shown() -> dict[str, Any]:
     found = framed(image, zoom=16.0, offset_x=1.0)
     (square, area), told = found.result, found.ui
     shapes = [list(square.shape), list(area.shape), bool((area == 1).all())]
-    return {"ui": {name: told[name] for name in ("frame", "text")}, "images": len(told["images"]),
+    return {"ui": {name: told[name] for name in ("frame", "text")}, "images": len(told["given"]),
             "shapes": shapes}  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def cut_off() -> list[str]:
     portrait().save(path, quality=95)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     image, _ = nodes.LoadImage().load_image(path.name)
-    notes: list[str] = bridge.framed(image, None, SIZE, core.Frame())[2]
+    notes: list[str] = pictures.framed(image, None, SIZE, core.Frame())[2]
     return notes
 
 

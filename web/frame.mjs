@@ -41,6 +41,7 @@ export function framePicker(choose) {
   const element = document.createElement("div");
   element.dataset.oneshotFrame = "";
   element.tabIndex = 0;
+  element.dataset.captureWheel = "true"; // or Vue nodes give the wheel to the canvas; they ask for the focus, too
   element.style.cssText = "position:relative;display:none;margin:auto;max-width:100%;cursor:move;overflow:hidden;touch-action:none";
   const picture = document.createElement("img");
   picture.alt = "";
@@ -74,7 +75,11 @@ export function framePicker(choose) {
   }
 
   picture.onload = place;
-  element.onpointerdown = (event) => element.setPointerCapture(event.pointerId);
+  element.onpointerdown = (event) => {
+    element.setPointerCapture(event.pointerId);
+    element.focus();
+    event.stopPropagation();
+  };
   element.onpointermove = (event) => {
     if (!event.buttons) return;
     const [width, height] = size();

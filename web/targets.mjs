@@ -41,12 +41,21 @@ export function incoming(node, name, api, app) {
   const origin = link == null ? undefined : node.getInputNode?.(node.inputs.findIndex((one) => one.name === name));
   if (!origin) return undefined;
   if (origin.comfyClass === "OneShotDemoTarget") return demoTarget(api, value(origin, "look"));
-  const shown = app.nodeOutputs?.[origin.id]?.images?.[0];
-  if (shown) return api.apiURL(`/view?${new URLSearchParams({ filename: shown.filename, subfolder: shown.subfolder ?? "", type: shown.type })}`);
   const file = value(origin, "image");
-  if (origin.comfyClass !== "LoadImage" || typeof file !== "string" || !file) return undefined;
-  const parts = file.replace(/ \[\w+\]$/, "").split("/");
-  return api.apiURL(`/view?${new URLSearchParams({ filename: parts.pop(), subfolder: parts.join("/"), type: "input" })}`);
+  if (origin.comfyClass === "LoadImage" && typeof file === "string" && file) return view(api, inputFile(file));
+  const shown = app.nodeOutputs?.[origin.id]?.images?.[0];
+  return shown && view(api, shown);
+}
+
+function view(api, { filename, subfolder = "", type }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+}
+
+/** What Load Image names: a file of the input folder, or of another folder in brackets after it. */
+function inputFile(text) {
+  const [, name, type = "input"] = text.match(/^(.*?)(?: \[(input|output|temp)\])?$/);
+  const parts = name.split("/");
+  return { filename: parts.pop(), subfolder: parts.join("/"), type };
 }
 
 /**

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from comfy_server import PACK, Server
 from page import SET, load, opened_page, screenshot, wait
+from PIL import Image
 
 STATUS = """() => { const found = {}
     for (const node of app.canvas.graph.nodes) {
@@ -144,6 +145,32 @@ def test_an_error_is_told_in_its_own_words_on_its_node(page: Any, server: Server
     assert entry["status"]["status_str"] == "error"
     told = page.evaluate(STATUS)
     assert "leave it out, or invert it" in told["Search"] and "Traceback" not in told["Search"]
+
+
+def test_the_square_of_a_target_is_moved_by_pointer_wheel_and_keys(page: Any, server: Server) -> None:
+    Image.effect_noise((300, 200), 80).save(server.base / "input" / "wide.png")
+    load(page, "own_checkpoint")
+    page.evaluate(SET, {"LoadImage": {"image": "wide.png"}})
+    shown = "() => document.querySelector('[data-oneshot-frame] img')?.naturalWidth === 300"
+    wait(lambda: page.evaluate(shown), "the picture is not shown", 20)
+    box = page.locator("[data-oneshot-frame]").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + box["width"], y, steps=8)
+    page.mouse.up()
+    assert page.evaluate(VALUE, ["Frame", "offset_x"]) == 1
+    assert page.evaluate(VALUE, ["Frame", "offset_y"]) == 0  # no room
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -100)
+    wait(lambda: page.evaluate(VALUE, ["Frame", "zoom"]) == 1.1, "not zoomed", 10)
+    page.evaluate("() => document.querySelector('[data-oneshot-frame]').focus()")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(VALUE, ["Frame", "offset_x"]) == 0.95
+    page.evaluate(SET, {"OneShotFrameTarget": {"zoom": 2.0, "offset_x": -1.0, "offset_y": 1.0}})
+    place = """() => { const { left, top, width } = document.querySelector('[data-oneshot-frame] div').style
+        return [left, top, width] }"""
+    wait(lambda: page.evaluate(place)[:2] == ["0%", "50%"], f"drawn at {page.evaluate(place)}", 10)
 
 
 def test_advanced_inputs_fold_and_change_nothing(page: Any) -> None:

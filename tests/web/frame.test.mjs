@@ -31,7 +31,9 @@ test("the picture that comes in is found on the node before", () => {
   const address = incoming(before(file), "image", api, {});
   assert.equal(address, "/api/view?filename=b+c.png&subfolder=a&type=input");
   const shown = { nodeOutputs: { 4: { images: [{ filename: "x.png", subfolder: "", type: "temp" }] } } };
-  assert.match(incoming(before(file), "image", api, shown), /filename=x.png.*temp/);
+  assert.match(incoming(before({ comfyClass: "Other", id: 4 }), "image", api, shown), /filename=x.png.*temp/);
+  file.widgets[0].value = "y.png [output]";
+  assert.match(incoming(before(file), "image", api, shown), /filename=y.png.*type=output/);
   const demo = { comfyClass: "OneShotDemoTarget", id: 5, widgets: [{ name: "look", value: "line art" }] };
   assert.match(incoming(before(demo), "image", api, {}), /demo_target\?look=line\+art/);
   assert.equal(incoming({ inputs: [{ name: "image", link: null }] }, "image", api, {}), undefined);

@@ -81,7 +81,8 @@ class StyleCLIPEdit(io.ComfyNode):
                     neutral_text=neutral_text, callbacks=[run.report],
                 )  # fmt: skip
         images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
-        return io.NodeOutput(result.latent, images, before, ui={"losses": [core.plot_points(result.losses)]})
+        shown = {"losses": [core.plot_points(result.losses)], "text": bridge.said(run.notes)}
+        return io.NodeOutput(result.latent, images, before, ui=shown)
 
 
 def _config(method: dict[str, Any]) -> Any:

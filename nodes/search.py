@@ -133,7 +133,7 @@ class CLIPLatentSearch(io.ComfyNode):
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(image, cls=cls).as_dict()
-        curves = {"losses": [core.plot_points(result.losses)], "text": text}
+        curves = {"losses": [core.plot_points(result.losses)], "text": [*text, *bridge.said(run.notes)]}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
 
 

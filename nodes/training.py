@@ -121,8 +121,9 @@ class OneShotAdapt(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, or load what is there."""
         recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
-        result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
-        text, shown = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
+        kept, snapshot = settings["kept_run"], settings["snapshot_step"] or None
+        result, preview, notes = _adapted(recipe, inputs, kept, snapshot)
+        text, shown = _report(result, notes), ui.PreviewImage(preview, cls=cls).as_dict()
         curves = {"losses": [core.plot_points(result.losses)], "text": [text]}
         return io.NodeOutput(result.bundle, preview, text, ui={**shown, **curves})
 
@@ -140,8 +141,10 @@ def _prepared(
     return recipe, inputs
 
 
-def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple[Any, Tensor]:
-    """Train, or load what is there; also the sheet of pictures."""
+def _adapted(
+    recipe: Any, inputs: Any, kept: str, snapshot: int | None
+) -> tuple[Any, Tensor, tuple[str, ...]]:
+    """Train, or load what is there; also the sheet of pictures, and the notes for the user."""
     sheet = core.LiveSheet(inputs.source, inputs.target, LIVE_SEEDS)
     run = bridge.NodeProgress(recipe.training.steps, sheet)
     with bridge.working(LOWER, KEPT), bridge.stoppable(run.node) as stop:
@@ -156,7 +159,7 @@ def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple
             snapshot=snapshot,
         )
         preview = _preview(result.bundle, inputs)
-    return result, preview
+    return result, preview, (*inputs.notes, *bridge.said(run.notes))
 
 
 def _room(recipe: Any, inputs: Any) -> Any:

@@ -28,8 +28,8 @@ import torch
 
 log = logging.getLogger(__name__)
 
-LEAST_SHARE = 0.6  # of their cores' time that spinning threads get; on a quiet machine it is above 0.9
-MOST_PREEMPTIONS = 50.0  # a second
+LEAST_SHARE = 0.6  # of their cores' time that spinning threads get; on a quiet machine it is 0.98
+MOST_DELAY = 0.05  # of the time that one thread waits for a core; on a quiet machine it is below 0.01
 CALM_SHARE = 0.9  # of one core; sleeping threads get that, and more, where nobody takes cores from them
 WINDOW = 6  # steps that are looked back on
 TRIAL = 3  # steps that can be compared, until a trial is judged
@@ -40,7 +40,7 @@ SOONEST_SLEEP, SOONEST_SPIN, LATEST = 1, 8, 128  # steps until the other way is 
 MOST_CPUS = 128  # with more, too many idle threads would be needed
 PARALLEL_SIZE = 1 << 17  # elements; torch shares operations on so many out among its threads
 USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # environment variables that say how threads wait
-_LIBRARIES = Path("/proc/self/maps")
+_LIBRARIES, _DELAYS = Path("/proc/self/maps"), Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Step:
         kind: steps are compared with others of their kind.
         seconds: by the clock.
         cpu_seconds: of all threads of the process.
-        preemptions: how often one of them lost its core to another program.
+        delayed_seconds: in which the thread that works on it could have run, had there been a core for it.
     """
 
     kind: Hashable
     seconds: float
     cpu_seconds: float
-    preemptions: int = 0
+    delayed_seconds: float = 0.0
 
 
 class WaitChoice:
@@ -102,12 +102,12 @@ class WaitChoice:
         """Whether the other way may be faster."""
         seconds = sum(step.seconds for step in self._steps)
         cpu_seconds = sum(step.cpu_seconds for step in self._steps)
-        preemptions = sum(step.preemptions for step in self._steps)
+        delayed = sum(step.delayed_seconds for step in self._steps) > MOST_DELAY * seconds
         if self.asleep:
-            return cpu_seconds > CALM_SHARE * seconds
+            return cpu_seconds > CALM_SHARE * seconds and not delayed
         # The first step of all prepares much by one thread.
         crowded = self._warm and cpu_seconds < LEAST_SHARE * self.threads * seconds
-        return crowded or preemptions > MOST_PREEMPTIONS * seconds
+        return crowded or delayed
 
     def _judge(self) -> None:
         """End the trial, once there is enough to compare; keep what was faster."""
@@ -148,7 +148,7 @@ class Reading:
 
     seconds: float
     cpu_seconds: float
-    preemptions: int
+    delayed_seconds: float
 
 
 class TorchThreads:
@@ -161,10 +161,11 @@ class TorchThreads:
 
     def read(self) -> Reading:
         """Read the clock, and what the process has taken."""
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return Reading(time.monotonic(), used.ru_utime + used.ru_stime, used.ru_nivcsw)
+        try:  # nanoseconds on a core, nanoseconds of waiting for one
+            delayed = int(_DELAYS.read_bytes().split()[1]) * 1e-9
+        except (OSError, IndexError, ValueError):  # a kernel that does not count them
+            delayed = 0.0
+        return Reading(time.monotonic(), time.process_time(), delayed)
 
     def sleep(self) -> None:
         """Let them sleep while they wait: idle threads are made, so that there are more than CPUs."""
@@ -223,7 +224,7 @@ class ThreadWatch:
         self._threads = threads if threads is not None and threads.count > 1 else None
         self._choice = WaitChoice(threads.count if threads is not None else 1)
         self._work = work
-        self._began = Reading(0.0, 0.0, 0)
+        self._began = Reading(0.0, 0.0, 0.0)
         self._steps = self._slept = self._first = 0
 
     def begin(self) -> None:
@@ -250,7 +251,7 @@ class ThreadWatch:
                 kind,
                 now.seconds - began.seconds,
                 now.cpu_seconds - began.cpu_seconds,
-                now.preemptions - began.preemptions,
+                now.delayed_seconds - began.delayed_seconds,
             )
         )
         if self._choice.asleep != slept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 
 import pytest
@@ -22,7 +23,7 @@ class Machine(TorchThreads):
         super().__init__()
         self.count, self.busy, self.asleep = 2, busy, False
         self.log: list[str] = []
-        self._now, self._amid_step = Reading(0.0, 0.0, 0), False
+        self._now, self._amid_step = Reading(0.0, 0.0, 0.0), False
 
     def sleep(self) -> None:
         """Threads sleep from now on."""
@@ -36,19 +37,17 @@ class Machine(TorchThreads):
             self.log.append("spin")
         self.asleep = False
 
-    def step(self) -> tuple[float, float, int]:
-        """Seconds, CPU seconds and preemptions of a step."""
+    def step(self) -> tuple[float, float, float]:
+        """Seconds, CPU seconds and delayed seconds of a step."""
         if self.busy:
-            return (2.0, 1.0, 6000) if self.asleep else (12.0, 6.0, 1800)
-        return (1.5, 1.8, 10) if self.asleep else (1.0, 1.95, 5)
+            return (2.0, 1.0, 0.9) if self.asleep else (12.0, 6.0, 6.5)
+        return (1.5, 1.8, 0.01) if self.asleep else (1.0, 1.95, 0.0)
 
     def read(self) -> Reading:
         """Read the meter, at the beginning and at the end of a step in turn."""
         if self._amid_step:
-            now, (seconds, cpu_seconds, preemptions) = self._now, self.step()
-            self._now = Reading(
-                now.seconds + seconds, now.cpu_seconds + cpu_seconds, now.preemptions + preemptions
-            )
+            parts = zip(astuple(self._now), self.step(), strict=True)
+            self._now = Reading(*map(sum, parts))
         self._amid_step = not self._amid_step
         return self._now
 

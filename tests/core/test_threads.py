@@ -75,8 +75,8 @@ def test_a_machine_that_keeps_changing_does_not_make_threads_flap() -> None:
 class SeemsCalm(Machine):
     """Sleeping threads get their core, yet spinning is slow: one thread of many that is pushed off."""
 
-    def step(self) -> tuple[float, float, int]:
-        return (2.0, 3.9, 20) if self.asleep else (12.0, 23.0, 1800)
+    def step(self) -> tuple[float, float, float]:
+        return (2.0, 3.9, 0.01) if self.asleep else (12.0, 23.0, 1.0)
 
 
 def test_where_spinning_stays_slow_it_is_tried_ever_more_rarely_and_for_one_step() -> None:
@@ -91,8 +91,8 @@ def test_where_spinning_stays_slow_it_is_tried_ever_more_rarely_and_for_one_step
 class SeemsBusy(Machine):
     """Spinning threads do not run all the time, by the work's nature, yet sleeping is slower."""
 
-    def step(self) -> tuple[float, float, int]:
-        return (1.5, 1.2, 10) if self.asleep else (1.0, 1.0, 5)
+    def step(self) -> tuple[float, float, float]:
+        return (1.5, 1.2, 0.0) if self.asleep else (1.0, 1.0, 0.0)
 
 
 def test_where_sleeping_is_slower_threads_spin_again_and_it_is_tried_ever_more_rarely() -> None:
@@ -110,9 +110,9 @@ class TwoKinds(SeemsBusy):
 
     long = False
 
-    def step(self) -> tuple[float, float, int]:
+    def step(self) -> tuple[float, float, float]:
         factor = 10.0 if self.long else 1.0
-        return (0.8 * factor, 0.6 * factor, 10) if self.asleep else (factor, factor, 5)
+        return (0.8 * factor, 0.6 * factor, 0.0) if self.asleep else (factor, factor, 0.0)
 
 
 def test_steps_are_compared_with_those_of_their_kind() -> None:

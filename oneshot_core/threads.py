@@ -133,7 +133,8 @@ class WaitChoice:
             before[step.kind].append(step.seconds)
         spent = expected = 0.0
         steps = [step for step in self._steps if step.kind in before]
-        if not steps and len(self._steps) == WINDOW:  # by all kinds together rather than never
+        # All kinds together, rather than no verdict where few are alike.
+        if len(steps) < TRIAL and len(self._steps) == WINDOW:
             steps, before = list(self._steps), defaultdict(lambda: [step.seconds for step in self._rival])
         for step in steps:
             spent += step.seconds

@@ -125,10 +125,13 @@ def test_steps_are_compared_with_those_of_their_kind() -> None:
     assert machine.log == ["sleep", "end", "spin"]
 
 
-def test_a_kind_that_was_never_seen_before_does_not_put_the_verdict_off_for_ever() -> None:
+@pytest.mark.parametrize("kinds", ["aabbbbbbbbbb", "abbb"])
+def test_kinds_that_were_seldom_seen_do_not_put_the_verdict_off_for_ever(kinds: str) -> None:
     machine = SeemsBusy()
-    follow(machine, 12, kinds="aabbbbbbbbbb")
+    follow(machine, 12, kinds=kinds)
     assert machine.log[:2] == ["sleep", "spin"]
+    machine = Machine()
+    assert follow(machine, 12, kinds=kinds).notes
 
 
 def test_threads_spin_again_after_an_error() -> None:

@@ -413,6 +413,7 @@ class NodeProgress:
         self._total = total
         self._previewed = self._sent = 0.0
         self._points: dict[str, list[list[float]]] = {}
+        self.notes: tuple[str, ...] = ()  # on how the work went
 
     def check(self, *_: object) -> None:
         """Raise when the user cancelled."""
@@ -434,6 +435,7 @@ class NodeProgress:
 
     def report(self, now: Any) -> None:
         """Tell what the engine's progress says: step, losses, and a preview that is drawn when it is due."""
+        self.notes = now.notes
         self.step(now.step, now.preview)
         for name, value in finite(now.losses).items():
             self._points.setdefault(name, []).append([int(now.step), value])

@@ -135,7 +135,7 @@ class CLIPLatentSearch(io.ComfyNode):
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
         shown = ui.PreviewImage(_sheet(picture, "counterpart", result.reconstruction), cls=cls).as_dict()
-        text = [*inputs.notes, *bridge.said(result.notes)]
+        text = [*inputs.notes, *bridge.said([*result.notes, *run.notes])]
         curves = {"losses": [core.plot_points(result.losses)], "text": text, "notes": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
 

@@ -124,11 +124,12 @@ class OneShotAdapt(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, or load what is there."""
         recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
-        result, preview = _adapted(recipe, inputs, settings["kept_run"], settings["snapshot_step"] or None)
-        text, picture = _report(result, inputs.notes), ui.PreviewImage(preview, cls=cls).as_dict()
+        kept, snapshot = settings["kept_run"], settings["snapshot_step"] or None
+        result, preview, notes = _adapted(recipe, inputs, kept, snapshot)
+        text, picture = _report(result, notes), ui.PreviewImage(preview, cls=cls).as_dict()
         shown = {"losses": [core.plot_points(result.losses)], "snapshots": _gallery(result)}
-        told = {"text": [text], "status": [_far(result), *inputs.notes]}
-        facts = {"notes": list(inputs.notes), "versions": [core.versions()]}
+        told = {"text": [text], "status": [_far(result), *notes]}
+        facts = {"notes": list(notes), "versions": [core.versions()]}
         return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told, **facts})
 
 
@@ -145,8 +146,10 @@ def _prepared(
     return recipe, inputs
 
 
-def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple[Any, Tensor]:
-    """Train, or load what is there; also the sheet of pictures."""
+def _adapted(
+    recipe: Any, inputs: Any, kept: str, snapshot: int | None
+) -> tuple[Any, Tensor, tuple[str, ...]]:
+    """Train, or load what is there; also the sheet of pictures, and the notes for the user."""
     sheet = core.LiveSheet(inputs.source, inputs.target, LIVE_SEEDS)
     run = bridge.NodeProgress(recipe.training.steps, sheet)
     with bridge.working(LOWER, KEPT), run.stoppable() as stop:
@@ -161,7 +164,7 @@ def _adapted(recipe: Any, inputs: Any, kept: str, snapshot: int | None) -> tuple
             snapshot=snapshot,
         )
         preview = _preview(result.bundle, inputs)
-    return result, preview
+    return result, preview, (*inputs.notes, *bridge.said(run.notes))
 
 
 def _room(recipe: Any, inputs: Any) -> Any:

@@ -6,7 +6,6 @@ Source: StyleCLIP (arXiv 2103.17249) section 4; orpatashnik/StyleCLIP optimizati
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,8 +24,10 @@ from .latents import Latent
 from .memory import check_memory
 from .networks import Generator
 from .objective.terms import direction_distance
+from .pace import Pace
 from .ranges import MOST_RATE, check_number
 from .tensors import Images, Latents, check_weights, gradients, is_finite, owned
+from .threads import ThreadWatch
 from .training.memory import editing_step_bytes
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
@@ -190,21 +191,26 @@ def _run(
     parts = codes.split(config.batch_size)
     sums: dict[str, list[float]] = {}
     finished: list[_Finished] = []
-    started, done, steps = time.monotonic(), 0, config.steps * len(codes)
-    for index, part in enumerate(parts):
-        first = index * config.batch_size
-        chunk = _Chunk(generator, goal, config, part, first)
-        for step in range(config.steps):
-            images, losses = chunk.update(step)
-            for name, values in losses.items():
-                # Summed over chunks, so the curve is that of all codes whatever the batch size.
-                sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
-            done += len(part)
-            eta = (time.monotonic() - started) / done * (steps - done)
-            means = {name: float(values.mean()) for name, values in losses.items()}
-            for callback in callbacks:
-                callback(StepProgress(done, steps, means, eta, partial(torch.clone, images), first=first))
-        finished.append(chunk.finished())
+    done, steps = 0, config.steps * len(codes)
+    pace = Pace(steps)
+    with ThreadWatch(codes.device, "edit") as watch:
+        for index, part in enumerate(parts):
+            first = index * config.batch_size
+            chunk = _Chunk(generator, goal, config, part, first)
+            for step in range(config.steps):
+                watch.begin()
+                images, losses = chunk.update(step)
+                watch.end(index * config.steps + step + 1, len(part))
+                for name, values in losses.items():
+                    # Summed over chunks, so the curve is that of all codes whatever the batch size.
+                    sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
+                done += len(part)
+                means = {name: float(values.mean()) for name, values in losses.items()}
+                left, preview = pace.left(done), partial(torch.clone, images)
+                now = StepProgress(done, steps, means, left, preview, first=first, notes=watch.notes)
+                for callback in callbacks:
+                    callback(now)
+            finished.append(chunk.finished())
     return finished, sums
 
 

@@ -27,6 +27,7 @@ class StepProgress:
         preview: gives pictures [N, 3, S, S] of the work; a training draws them only when it is called.
         codes: of a search, [1, W] after the step, a copy; None: no latents are optimised, or they are many.
         first: of an edit, the position in the batch of the first of the pictures.
+        notes: sentences for the user about how the work goes, see `threads.ThreadWatch`.
     """
 
     step: int
@@ -36,6 +37,7 @@ class StepProgress:
     preview: Callable[[], Images]
     codes: Latents | None = None
     first: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -31,11 +31,13 @@ from .latents import Latent, drawn_noise
 from .networks import Generator
 from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
 from .objective.presets import AUGMENTED, clip_search
+from .pace import Pace
 from .pictures import check_mask
 from .precision import PRECISIONS, check_precision, forward_pass, precision_setting
 from .ranges import MOST_RATE, check_number
 from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
+from .threads import ThreadWatch
 from .writing import remove_stale_temporaries
 
 log = logging.getLogger(__name__)
@@ -245,20 +247,23 @@ class _Search:
 
     def run(self, callbacks: Sequence[Callable[[StepProgress], None]]) -> SearchResult:
         """Run all steps."""
-        started, first = time.monotonic(), self.step
-        while self.step < self.config.steps:
-            image, losses = self._step(self.step)
-            for name, value in losses.items():
-                self.history[name].append(value)
-            self.step += 1
-            self.optimiser.amid_step = False
-            spent = time.monotonic() - started
-            eta = spent / (self.step - first) * (self.config.steps - self.step)
-            # Adam changes the codes in place; who keeps them wants those of this step.
-            codes = owned(self.optimiser.codes)
-            now = StepProgress(self.step, self.config.steps, losses, eta, partial(torch.clone, image), codes)
-            for callback in callbacks:
-                callback(now)
+        steps = self.config.steps
+        pace = Pace(steps, self.step)
+        with ThreadWatch(self.mean.device, "search") as watch:
+            while self.step < steps:
+                watch.begin()
+                image, losses = self._step(self.step)
+                for name, value in losses.items():
+                    self.history[name].append(value)
+                self.step += 1
+                self.optimiser.amid_step = False
+                watch.end(self.step)
+                preview, left = partial(torch.clone, image), pace.left(self.step)
+                # Adam changes the codes in place; who keeps them wants those of this step.
+                codes = owned(self.optimiser.codes)
+                now = StepProgress(self.step, steps, losses, left, preview, codes, notes=watch.notes)
+                for callback in callbacks:
+                    callback(now)
         # Terms of weight 0 have no curve.
         return self._result({name: values for name, values in self.history.items() if values})
 

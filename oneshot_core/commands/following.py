@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from ..recipe import Recipe
 from ..run_folder import WORK
 from ..training import Progress, StopSignal
 from ..training.loop import SNAPSHOTS
-from .console import Interrupted, ProgressBar
+from .console import Interrupted, ProgressBar, note
 from .interrupts import Signalled, stop_requests
 
 
 @contextmanager
 def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, Any]]:
-    """Follow both halves with a progress line each; a signal ends after the current step and keeps it.
+    """Follow both halves with a progress line each, and then tell the notes on how they went.
+
+    A signal ends after the current step and keeps it.
 
     Args:
         recipe: what is followed.
@@ -38,6 +41,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
         "search": ProgressBar("search", recipe.search.steps, quiet=quiet),
         "adapt": ProgressBar("adapt", total, quiet=quiet),
     }
+    notes: dict[str, tuple[str, ...]] = {}
     reached = 0
     with stop_requests(stop.stop_and_keep) as received:
 
@@ -47,6 +51,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
 
         def searched(now: StepProgress) -> None:
             bars["search"].update(now.step, now.losses, now.eta_seconds)
+            notes["search"] = now.notes
             if now.step == recipe.search.steps:  # what is told of the counterpart stands below its line
                 bars["search"].close()
             poll()
@@ -56,6 +61,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
             reached = now.step
             terms = {name: value for name, value in now.losses.items() if not name.endswith("_score")}
             bars["adapt"].update(now.step, terms, now.eta_seconds)
+            notes["adapt"] = now.notes
 
         try:
             yield {"search_callbacks": [searched], "callbacks": [Progress(trained), stop], "poll": poll}
@@ -67,6 +73,8 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
         finally:
             for bar in bars.values():
                 bar.close()
+            for text in chain.from_iterable(notes.values()):
+                note(text)
     if received and 0 < reached < total:
         snapshot = folder / WORK / SNAPSHOTS / f"step_{reached:06d}.safetensors"
         raise Interrupted(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from ..latent_optimiser import StepProgress
 from ..latents import z_from_seeds
 from ..networks import Generator
+from ..pace import Pace
 from ..tensors import Images
 from .state import TrainState, state_file
 
@@ -67,21 +69,19 @@ class Progress(Callback):
     report: Callable[[StepProgress], None]
     preview_seeds: Sequence[int] = (0, 1, 2, 3)
     _steps: int = field(default=0, init=False)
-    _first: int = field(default=0, init=False)
-    _began: float = field(default=0.0, init=False)
+    _pace: Pace = field(default_factory=lambda: Pace(0), init=False)
 
     def started(self, state: TrainState, steps: int) -> None:
         """Start the clock."""
-        self._steps, self._first, self._began = steps, state.step, time.monotonic()
+        self._steps, self._pace = steps, Pace(steps, state.step)
 
     def after_step(self, state: TrainState) -> None:
         """Report the step."""
-        spent = time.monotonic() - self._began
-        # By the steps of this session: a resumed run's earlier ones took no time in it.
-        eta = spent / max(1, state.step - self._first) * (self._steps - state.step)
         # NaN, unlike itself, marks terms that this step does not compute.
         losses = {name: values[-1] for name, values in state.history.items() if values[-1] == values[-1]}
-        self.report(StepProgress(state.step, self._steps, losses, eta, lambda: self._row(state.ema)))
+        eta = self._pace.left(state.step, tuple(losses))
+        row = partial(self._row, state.ema)
+        self.report(StepProgress(state.step, self._steps, losses, eta, row, notes=state.notes))
 
     @torch.no_grad()
     def _row(self, generator: Generator) -> Images:

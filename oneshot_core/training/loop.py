@@ -28,6 +28,7 @@ from ..pictures.covers import draw_cover, model_card
 from ..saved_states import StateError
 from ..stages import kept, recomputed
 from ..tensors import gradients, owned
+from ..threads import ThreadWatch
 from ..writing import remove_stale_temporaries
 from .callbacks import Callback, Checkpoints, RunStopped, Snapshots
 from .checks import check_run
@@ -70,13 +71,16 @@ def train(state: TrainState, steps: int, callbacks: Sequence[Callback] = ()) -> 
             seed. The file of a `Checkpoints` callback then holds the last good state that was saved.
     """
     # ComfyUI runs nodes in inference mode, in which nothing could be trained (comfyui.md 3.1).
-    with gradients():
+    with gradients(), ThreadWatch(state.source.const.device, "training") as watch:
         for callback in callbacks:
             callback.started(state, steps)
         try:
             while state.step < steps:
                 # Draws depend on (seed, step) alone, not on earlier ones: a resumed run repeats bit for bit.
+                watch.begin()
                 losses = _one_step(state, callbacks)
+                watch.end(state.step + 1, tuple(losses))
+                state.notes = watch.notes
                 state.record(losses)
                 state.step += 1  # before the callbacks: what they save resumes at the next step
                 state.amid_step = False

@@ -64,6 +64,7 @@ class TrainState:
         check_precision(self.precision)
         self.history: dict[str, list[float]] = {}
         self.about: dict[str, Any] = {}  # JSON values for the headers of what comes out of it
+        self.notes: tuple[str, ...] = ()  # for the user, about how the run goes
         self.amid_step = False
         self.clips = clips_for(self.goal.encoders, PRECISIONS[self.precision])
         plan = self.preset.optimiser

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from busy_machine import busy_machine as busy_machine
 from PIL import Image
 from tiny_networks import tiny_bundle
 

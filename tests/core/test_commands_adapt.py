@@ -27,6 +27,16 @@ def light(monkeypatch):
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
 
+def test_notes_on_how_search_and_training_went_are_told_at_the_end(capsys, files, tmp_path, busy_machine):
+    words = adapt_words(files, tmp_path / "run", "--steps", 8, "--search-steps", 5)
+    code, told, err = run(capsys, *words)
+    assert code == 0
+    for work in ("in 4 of 5 steps of the search", "in 7 of 8 steps of the training"):
+        assert f"other programs kept the CPU busy: {work}" in err and work not in told
+    assert err.index("adapt: 8/8") < err.index("other programs")
+    assert "busy" not in run(capsys, *words)[2]  # done already: nothing was slow now
+
+
 def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_path):
     out = tmp_path / "run"
     code, told, err = run(capsys, *adapt_words(files, out, "--json", "--snapshot-every", 2))

@@ -166,6 +166,16 @@ def test_only_the_views_draw_and_they_depend_on_the_seed():
     assert not torch.equal(values(views=2, seed=1), values(views=2, seed=2))
 
 
+def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_machine):
+    seen = []
+    latent, config = random_latents(tiny_bundle(SIZE), [0, 1, 2]), EditConfig(steps=4, batch_size=2)
+    edited = edit(latent, config, callbacks=[seen.append])
+    assert busy_machine.log == ["sleep", "spin"]
+    assert "in 7 of 8 steps of the edit" in seen[-1].notes[0]
+    busy_machine.busy = False
+    assert torch.equal(edited.latent.values, edit(latent, config).latent.values)
+
+
 def test_progress_counts_the_rounds_of_every_code_and_a_callback_may_stop():
     seen = []
     latent = random_latents(tiny_bundle(SIZE), [0, 1, 2])

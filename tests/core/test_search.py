@@ -66,6 +66,15 @@ def test_result_says_what_it_is():
     assert not latent.values.requires_grad and not result.reconstruction.requires_grad
 
 
+def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_machine):
+    seen = []
+    found = search(SearchConfig(steps=9), callbacks=[seen.append])
+    assert busy_machine.log == ["sleep", "spin"]
+    assert seen[2].notes == () and "in 8 of 9 steps of the search" in seen[-1].notes[0]
+    busy_machine.busy = False
+    assert torch.equal(found.latent.values, search(SearchConfig(steps=9)).latent.values)
+
+
 def test_progress_reports_every_step():
     seen = []
     result = search(callbacks=[seen.append])

@@ -217,6 +217,28 @@ def test_progress_tells_losses_time_and_preview() -> None:
     assert seen[-1].preview().shape == (3, 3, SIZE, SIZE)
 
 
+def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_machine) -> None:
+    told: list[tuple[str, ...]] = []
+    slept: list[bool] = []
+
+    def report(progress) -> None:
+        told.append(progress.notes)
+        slept.append(busy_machine.asleep)
+
+    result = run(7, callbacks=[Progress(report)])
+    assert slept == [True] * 7 and not busy_machine.asleep
+    assert told[0] == () and "from step 2 on, the 2 threads slept" in told[-1][0]
+    busy_machine.busy = False
+    assert_same(result, run(7))
+
+
+def test_threads_spin_again_when_a_run_is_cancelled(busy_machine) -> None:
+    stop = StopSignal()
+    with pytest.raises(RunCancelled):
+        run(7, callbacks=[Progress(lambda now: stop.cancel() if now.step == 3 else None), stop])
+    assert busy_machine.log == ["sleep", "spin"]
+
+
 @dataclasses.dataclass
 class Poison(Callback):
     """Put a NaN into a trained weight after some step."""

@@ -241,9 +241,7 @@ def said(notes: Sequence[str]) -> list[str]:
     return list(notes)
 
 
-def blocked(message: str) -> ExecutionBlocker:
-    """Output that stops whoever is connected to it, with a message."""
-    return ExecutionBlocker(message)
+blocked = ExecutionBlocker  # output that stops whoever is connected to it, with a message
 
 
 # Device and memory ------------------------------------------------------------------------------------
@@ -413,7 +411,7 @@ class NodeProgress:
         self._total = total
         self._previewed = self._sent = 0.0
         self._points: dict[str, list[list[float]]] = {}
-        self.notes: tuple[str, ...] = ()  # on how the work went
+        self.notes: tuple[str, ...] = ()
 
     def check(self, *_: object) -> None:
         """Raise when the user cancelled."""

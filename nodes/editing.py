@@ -90,8 +90,8 @@ class StyleCLIPEdit(io.ComfyNode):
                     neutral_text=neutral_text, callbacks=[run.report],
                 )  # fmt: skip
         images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
-        text = [*notes, *bridge.said(run.notes)]
-        curves = {"losses": [core.plot_points(result.losses)], "text": text, "notes": text}
+        notes = [*notes, *bridge.said(run.notes)]
+        curves = {"losses": [core.plot_points(result.losses)], "text": notes, "notes": notes}
         shown = bridge.compared(("before", before), ("edited", images))
         return io.NodeOutput(result.latent, images, before, ui={**curves, **shown})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -71,10 +71,7 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
             number = getattr(stopped, "number", signal.SIGINT)
             raise Interrupted("the search was stopped; the same command goes on from there", number) from None
         finally:
-            for bar in bars.values():
-                bar.close()
-            for text in chain.from_iterable(notes.values()):
-                note(text)
+            _end(bars, notes)
     if received and 0 < reached < total:
         snapshot = folder / WORK / SNAPSHOTS / f"step_{reached:06d}.safetensors"
         raise Interrupted(
@@ -82,3 +79,11 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
             f"far: {snapshot}",
             received[0],
         )
+
+
+def _end(bars: Mapping[str, ProgressBar], notes: Mapping[str, Iterable[str]]) -> None:
+    """End the progress lines, then tell what is to be noted."""
+    for bar in bars.values():
+        bar.close()
+    for text in chain.from_iterable(notes.values()):
+        note(text)

@@ -284,13 +284,13 @@ def test_the_demo_generator_follows_a_caption():
 
 def test_a_step_that_does_not_fit_memory_is_refused_before_it(monkeypatch):
     bundle, clip = demo_generator(), demo_encoders().clip
-    needed = [editing_step_bytes(bundle, clip, 2, views) for views in (0, 1, 2, 32)]
+    needed = [editing_step_bytes(bundle, clip, 2, views) for views in (0, 1, 2, 6)]
     assert needed[0] == needed[1] < needed[2] < needed[3]
-    assert editing_bytes(bundle, clip, 2, 32) > needed[3]
+    assert editing_bytes(bundle, clip, 2, 6) > needed[3]
     monkeypatch.setattr("oneshot_core.memory.available_bytes", lambda: needed[2])
     latent = random_latents(bundle, [0])
     edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=2))
     with pytest.raises(
-        ValueError, match=r"2 latents edited at once, 32 views each, need .* MB are free; lower"
+        ValueError, match=r"2 latents edited at once, 6 views each, need .* MB are free; lower"
     ):
-        edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=32))
+        edit_latents(bundle, clip, latent, NEUTRAL, EditConfig(steps=1, views=6))

@@ -26,7 +26,7 @@ def test_a_template_that_was_exported_takes_a_jobs_picture(name):
     workflow = read_workflow(WORKFLOWS / f"{name}.json")
     made = filled(workflow, "x", {"target": "up/a.png", "seed": 7, "steps": 5, "generator": "g.pt"}, {})
     assert made["3"] == {**workflow["3"], "class_type": "LoadImage", "inputs": {"image": "up/a.png"}}
-    assert made["5"]["inputs"]["target"] == made["4"]["inputs"]["target"] == ["3", 0]
+    assert made["5"]["inputs"]["target"] == made["4"]["inputs"]["target"] == workflow["4"]["inputs"]["target"]
     assert made["4"]["inputs"]["seed"] == made["5"]["inputs"]["seed"] == 7
     assert made["1"]["inputs"]["generator_name"] == "g.pt" and made["5"]["inputs"]["steps"] == 5
 

@@ -16,6 +16,7 @@ const OWN = new Set([
 ]);
 const KEPT = new Set(["OneShotAdapt", "CLIPLatentSearch"]);
 const TITLE = "One-Shot StyleGAN";
+const REVOKED_MS = 1000; // after which the page has forgotten a live picture
 const MARGIN = 10; // px around a widget's element
 const panels = new Map(); // node -> {panel, entry}
 
@@ -83,6 +84,13 @@ function endLivePicture(told) {
   for (const parts = path(told.node); parts.length; parts.pop()) {
     outputs()?.revokePreviewsByExecutionId?.(parts.join(":"));
   }
+  // It ends a moment later; classic nodes then look for the pictures of the result only where they know of none.
+  setTimeout(() => {
+    const node = nodeAt(root(), told.node);
+    if (!node) return;
+    node.images = node.preview = undefined;
+    node.setDirtyCanvas?.(true, true);
+  }, REVOKED_MS);
 }
 
 function outputs() {

@@ -241,3 +241,17 @@ def test_the_page_knows_every_node_of_the_pack(page: Any) -> None:
         app.graph.remove(node)
         return !has })"""
     assert page.evaluate(made, list(schemas)) == []
+
+
+SHOWN = """title => { const node = app.graph.nodes.find(n => n.title === title)
+    return (node.imgs ?? []).map(one => one.currentSrc || one.src) }"""
+
+
+def test_the_last_live_picture_gives_way_to_the_pictures_of_the_result(page: Any, server: Server) -> None:
+    run(page, server, 91 + 1000 * bool(page.evaluate("() => LiteGraph.vueNodesMode")), steps=30)
+    if page.evaluate("() => LiteGraph.vueNodesMode"):
+        live = "() => [...document.querySelectorAll('img')].filter(one => one.src.startsWith('blob:')).length"
+        wait(lambda: page.evaluate(live) == 0, "a live picture is left", 10)
+    else:
+        ended = lambda: all("/view?" in one for one in page.evaluate(SHOWN, "Adapt"))  # noqa: E731
+        wait(lambda: page.evaluate(SHOWN, "Adapt") and ended(), f"{page.evaluate(SHOWN, 'Adapt')}", 10)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-MOST = 400  # nodes that are remembered; a curve of 200 points takes some 5 kB
+MOST, POINTS = 400, 400  # nodes that are remembered, points of a curve
 # Parts of a node's ui that pages draw.
 SHOWN = ("status", "text", "images", "snapshots", "pairs", "names", "frame", "given")
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
@@ -66,7 +66,10 @@ class Board:
                 return {}
             entry.update(far)
             for name, added in points.items():
-                entry["points"].setdefault(name, []).extend(added)
+                known = entry["points"].setdefault(name, [])
+                known.extend(added)
+                if len(known) > 2 * POINTS:
+                    entry["points"][name] = thinned(known)
             return {**{key: value for key, value in entry.items() if key != "points"}, "points": dict(points)}
 
     def end(
@@ -87,8 +90,10 @@ class Board:
                 return {}
             entry.update(state=state, seconds=round(seconds, 2), error=error)
             entry.update({name: list(shown[name]) for name in SHOWN if name in shown})
-            if shown.get("losses"):
-                entry["points"] = dict(shown["losses"][0])
+            whole = shown["losses"][0] if shown.get("losses") else entry["points"]
+            entry["points"] = {name: thinned(curve) for name, curve in whole.items()}
+            if not place.workflow:  # of a program, which no page asks for
+                del self._entries[place[:2]]
             return dict(entry)
 
     def of_workflow(self, workflow: str) -> list[Entry]:
@@ -105,13 +110,19 @@ def workflow_of(extra: Any) -> str:
     """Id of the workflow that a page queued; empty for prompts of programs."""
     found = extra.get("workflow") if isinstance(extra, Mapping) else None
     name = found.get("id") if isinstance(found, Mapping) else None
-    return name if isinstance(name, str) else ""
+    return name if isinstance(name, str) and name.strip("0-") else ""  # pages give cleared graphs zeros
 
 
 def ui_of(output: Any) -> Mapping[str, Any]:
     """What a node's output shows, as a dict of lists."""
     found = getattr(output, "ui", None)
     return found if isinstance(found, Mapping) else {} if found is None else found.as_dict()
+
+
+def thinned(curve: list[list[float]]) -> list[list[float]]:
+    """At most some hundred points of a curve, evenly; the last one stays."""
+    stride = -(-len(curve) // POINTS)
+    return curve[::-1][:: max(1, stride)][::-1]
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -137,4 +148,4 @@ class Stops:
     def find(self, node: str, workflow: str = "") -> Any:
         """The signal of a node that trains now; None where it does not, or belongs to another workflow."""
         known, signal = self._signals.get(node, ("", None))
-        return None if workflow and known and known != workflow else signal
+        return None if workflow and known != workflow else signal

@@ -120,7 +120,8 @@ def by_name(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ValueError(str(error).replace(str(path), name)) from error
+        quoted = repr(str(path))[1:-1]  # as an OSError has it, on Windows with doubled backslashes
+        raise ValueError(str(error).replace(quoted, name).replace(str(path), name)) from error
 
 
 def encoder_folder() -> Path:
@@ -358,6 +359,7 @@ def working(lower: str, kept: str) -> Iterator[None]:
 # Progress, previews, events ---------------------------------------------------------------------------
 
 BOARD, STOPS = Board(), Stops()
+_WORKFLOW: ContextVar[str] = ContextVar("workflow", default="")
 
 
 def _place(workflow: str = "") -> Place:
@@ -366,9 +368,6 @@ def _place(workflow: str = "") -> Place:
     if context is None:
         return Place(workflow, "", "")
     return Place(workflow, str(context.node_id), str(context.prompt_id))
-
-
-_WORKFLOW: ContextVar[str] = ContextVar("workflow", default="")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ validated: nothing here relies on more than that every node has a class.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -106,7 +107,11 @@ def _lazy(kind: Any) -> Collection[str]:
     """Names of the inputs of a class that it may leave unasked."""
     groups = kind.INPUT_TYPES()
     inputs = {**groups.get("required", {}), **groups.get("optional", {})}
-    return {name for name, one in inputs.items() if len(one) > 1 and one[1].get("lazy")}
+    return {
+        name
+        for name, one in inputs.items()
+        if len(one) > 1 and isinstance(one[1], Mapping) and one[1].get("lazy")
+    }
 
 
 def _inputs(prompt: Mapping[str, Any], node: str) -> Mapping[str, Any]:
@@ -118,4 +123,6 @@ def _inputs(prompt: Mapping[str, Any], node: str) -> Mapping[str, Any]:
 def _link(value: Any) -> Link | None:
     """An input's value as a link: ComfyUI writes one as a list of an id and a number."""
     is_pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-    return (value[0], int(value[1])) if is_pair and isinstance(value[1], int | float) else None
+    if not is_pair or not isinstance(value[1], int | float) or not math.isfinite(value[1]):
+        return None
+    return value[0], int(value[1])

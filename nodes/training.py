@@ -127,7 +127,7 @@ class OneShotAdapt(io.ComfyNode):
         kept, snapshot = settings["kept_run"], settings["snapshot_step"] or None
         result, preview, notes = _adapted(recipe, inputs, kept, snapshot)
         text, picture = _report(result, notes), ui.PreviewImage(preview, cls=cls).as_dict()
-        shown = {"losses": [core.plot_points(result.losses)], "snapshots": _gallery(result)}
+        shown = {"losses": [core.plot_points(result.losses)], "snapshots": _gallery(recipe, result)}
         told = {"text": [text], "status": [_far(result), *notes]}
         facts = {"notes": list(notes), "versions": [core.versions()]}
         return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told, **facts})
@@ -174,14 +174,19 @@ def _room(recipe: Any, inputs: Any) -> Any:
     return bridge.fastest_execution(core.training_bytes(*given))
 
 
-def _gallery(result: Any) -> list[dict[str, Any]]:
+def _gallery(recipe: Any, result: Any) -> list[dict[str, Any]]:
     """Pictures of the steps that can be chosen: the same people at each."""
-    covers = {step: core.cover_of(path) for step, path in result.snapshots.items()}
-    return [
-        {"step": step, "chosen": step == result.step, **bridge.shown(cover)}
-        for step, cover in covers.items()
-        if cover is not None
-    ]
+    tiles = []
+    for step, path in result.snapshots.items():
+        try:
+            if step != result.step:
+                recipe.train_config().check_snapshot(step)  # others are left of runs with other settings
+            cover = core.cover_of(path)
+        except (ValueError, OSError):  # or damaged, or gone since: the store keeps to its size
+            continue
+        if cover is not None:
+            tiles.append({"step": step, "chosen": step == result.step, **bridge.shown(cover)})
+    return tiles
 
 
 def _preview(adapted: Any, inputs: Any) -> Tensor:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         save,
         with_fresh_discriminator,
     )
-    from .choices import FITS
     from .demo.world import (
         TARGET_LOOKS,
         check_demo_text,
@@ -105,7 +104,6 @@ _MODULES = {
         "inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
-    "choices": "FITS",
     "demo.world": (
         "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
     ),
@@ -163,7 +161,6 @@ __all__ = [
     "Encoders",
     "EncodersOnDemand",
     "Execution",
-    "FITS",
     "FolderStore",
     "Frame",
     "GeneratorBundle",

@@ -187,7 +187,7 @@ class TorchThreads:
     def _be_idle(self, ready: threading.Event) -> None:
         try:
             # OpenMP has a team of threads for each thread; this one's stays until this one ends.
-            torch.set_num_threads((os.cpu_count() or 1) + 1)
+            torch.set_num_threads(cpus() + 1)
             torch.ones(PARALLEL_SIZE).add_(1)
         finally:
             torch.set_num_threads(self.count)  # torch remembers the last number for threads to come
@@ -199,13 +199,21 @@ def can_sleep() -> bool:
     """Whether `TorchThreads` can choose: GNU's OpenMP on Linux, and the user has not chosen."""
     if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in USERS_CHOICE):
         return False
-    if (os.cpu_count() or 1) > MOST_CPUS:
+    if cpus() > MOST_CPUS:
         return False
     try:
         libraries = _LIBRARIES.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     return "/libgomp" in libraries and not any(name in libraries for name in ("/libiomp5", "/libomp."))
+
+
+def cpus() -> int:
+    """CPUs that this process may use, as OpenMP counts them: a container may have few of the machine's."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # no such question there
+        return os.cpu_count() or 1
 
 
 class ThreadWatch:

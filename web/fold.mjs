@@ -6,8 +6,9 @@ import { word } from "./words.mjs";
  * Hide a classic node's advanced inputs behind a button, unless they are linked.
  *
  * @param {object} node - its widgets say by `options.advanced` or `advanced` which they are.
+ * @param {() => boolean} isOpen - whether the node's graph is on the canvas: of one inside, subgraph nodes show inputs.
  */
-export function fold(node) {
+export function fold(node, isOpen) {
   const folded = (node.widgets ?? []).filter((one) => one.options?.advanced || one.advanced);
   if (!folded.length) return;
   const linked = (widget) => node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
@@ -15,7 +16,7 @@ export function fold(node) {
     // A property that answers anew each time. Vue nodes do not ask it, but their least height counts it.
     Object.defineProperty(widget, "hidden", {
       configurable: true,
-      get: () => !node.showAdvanced && !linked(widget),
+      get: () => isOpen() && !node.showAdvanced && !linked(widget),
       set: () => {},
     });
   }

@@ -4,6 +4,7 @@ import { word } from "./words.mjs";
 
 const MOST_ZOOM = 16;
 const STEP = 0.05; // of an offset, per key
+const TURN = 100; // px that a mouse's wheel scrolls at least by one turn
 
 /** Where the square lies on a picture of that size: left, top and side in its pixels. */
 export function square(width, height, { zoom, offset_x, offset_y }) {
@@ -51,6 +52,8 @@ export function framePicker(choose) {
   box.style.cssText = "position:absolute;outline:2px solid #5fb3f6;box-shadow:0 0 0 2000px #000a;pointer-events:none";
   element.append(picture, box);
   let frame = { fit: "crop", zoom: 1, offset_x: 0, offset_y: 0 };
+  let from; // where a drag began
+  let scrolled = 0;
 
   const size = () => [picture.naturalWidth, picture.naturalHeight];
 
@@ -79,28 +82,35 @@ export function framePicker(choose) {
     element.setPointerCapture(event.pointerId);
     element.focus();
     event.stopPropagation();
+    from = { frame, x: event.clientX, y: event.clientY };
   };
   element.onpointermove = (event) => {
-    if (!event.buttons) return;
+    if (!event.buttons || !from) return;
     const [width, height] = size();
-    // Of a zoomed canvas the page's pixels are not the picture's.
+    // Of a zoomed canvas the page's pixels are not the picture's. From the start each time: offsets are rounded.
     const scale = width / picture.getBoundingClientRect().width;
-    take(moved(width, height, frame, event.movementX * scale, event.movementY * scale));
+    take(moved(width, height, from.frame, (event.clientX - from.x) * scale, (event.clientY - from.y) * scale));
   };
   element.onwheel = (event) => {
+    if (frame.fit !== "crop" || !event.deltaY) return;
     event.preventDefault();
     event.stopPropagation();
-    take(zoomed(frame, event.deltaY < 0 ? 1 : -1));
+    scrolled -= event.deltaY * (event.deltaMode ? TURN / 3 : 1); // some browsers count lines, three a turn
+    const turns = Math.trunc(scrolled / TURN); // a mouse gives whole turns, a touch pad hundreds of small parts
+    scrolled -= turns * TURN;
+    if (turns) take(zoomed(frame, turns));
   };
   element.onkeydown = (event) => {
     const { key } = event;
+    if (frame.fit !== "crop" || event.ctrlKey || event.metaKey || event.altKey) return;
     const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [0, 0];
-    if (x || y || key === "+" || key === "-") event.preventDefault();
-    event.stopPropagation(); // the canvas would move the node, or delete it
-    if (x || y) {
-      const step = (offset, by) => bounded(offset + STEP * by, -1, 1);
-      take({ ...frame, offset_x: step(frame.offset_x, x), offset_y: step(frame.offset_y, y) });
-    } else if (key === "+" || key === "-") take(zoomed(frame, key === "+" ? 1 : -1));
+    const turns = { "+": 1, "-": -1 }[key] ?? 0;
+    if (!x && !y && !turns) return;
+    event.preventDefault();
+    event.stopPropagation(); // the canvas would move the node
+    const step = (offset, by) => bounded(offset + STEP * by, -1, 1);
+    if (turns) take(zoomed(frame, turns));
+    else take({ ...frame, offset_x: step(frame.offset_x, x), offset_y: step(frame.offset_y, y) });
   };
 
   return {

@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fold } from "./fold.mjs";
 import { panel } from "./panel.mjs";
-import { merged, nodeAt, path } from "./status.mjs";
+import { merged, nodeAt, ofOutput, path } from "./status.mjs";
 import { showFrame, showTarget } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
@@ -18,10 +18,12 @@ const KEPT = new Set(["OneShotAdapt", "CLIPLatentSearch"]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture
 const MARGIN = 10; // px around a widget's element
-const panels = new Map(); // node -> {panel, entry}
+const panels = new Map(); // node -> {panel, entries: Map(execution id -> entry), shown: execution id}
+let opened; // id of the subgraph node whose inside is on the canvas
 
 const root = () => app.rootGraph ?? app.graph;
 const isVue = () => Boolean(globalThis.LiteGraph?.vueNodesMode);
+const entryOf = (node) => panels.get(node)?.entries.get(panels.get(node).shown);
 
 function toast(severity, detail) {
   app.extensionManager?.toast?.add({ severity, summary: TITLE, detail, life: severity === "warn" ? 20000 : 6000 });
@@ -41,7 +43,7 @@ function grow(node) {
 
 function addPanel(node) {
   const made = panel({ url: address, choose: (step) => choose(node, step), grown: () => grow(node) });
-  panels.set(node, { panel: made, entry: undefined });
+  panels.set(node, { panel: made, entries: new Map(), shown: undefined });
   const room = () => made.height() + 2 * MARGIN;
   const widget = node.addDOMWidget("oneshot_panel", "oneshot_panel", made.element, {
     serialize: false,
@@ -53,16 +55,143 @@ function addPanel(node) {
   widget.serialize = false;
   const removed = node.onRemoved;
   node.onRemoved = function (...args) {
-    made.stop();
-    panels.delete(node);
+    drop(node);
     return removed?.apply(this, args);
   };
 }
 
-// The whole picture that a node framed in its last run.
+function drop(node) {
+  panels.get(node)?.panel.stop();
+  panels.delete(node);
+}
+
+// Of a graph that is replaced only the outermost nodes are told; those in its subgraphs would stay for good.
+function dropUnreachable() {
+  const there = new Set();
+  const visit = (graph) => {
+    for (const node of graph?.nodes ?? []) {
+      if (there.has(node)) continue;
+      there.add(node);
+      visit(node.subgraph);
+    }
+  };
+  visit(root());
+  for (const node of [...panels.keys()]) if (node.graph && !there.has(node)) drop(node);
+}
+
+// ComfyUI draws a node's last live picture before or beside the pictures of its result. It has no public call to
+// end that, so its store is asked; where there is none, both are shown.
+function endLivePicture(told) {
+  // The subgraphs around it show its live picture, too.
+  for (const parts = path(told.node); parts.length; parts.pop()) {
+    outputs()?.revokePreviewsByExecutionId?.(parts.join(":"));
+  }
+  // It ends a moment later; classic nodes then look for the pictures of the result only where they know of none.
+  setTimeout(() => {
+    const node = nodeAt(root(), told.node);
+    if (!node || entryOf(node)?.state === "running") return;
+    node.images = node.preview = undefined;
+    node.setDirtyCanvas?.(true, true);
+  }, REVOKED_MS);
+}
+
+function outputs() {
+  const page = document.getElementById("vue-app")?.__vue_app__?.config?.globalProperties;
+  return page?.$pinia?._s?.get?.("nodeOutput");
+}
+
+// Several subgraph nodes may share what is inside: the one that was opened counts, else who told last.
+function draw(node, latest) {
+  const known = panels.get(node);
+  const ids = [...known.entries.keys()];
+  known.shown = ids.find((id) => path(id).at(-2) === opened) ?? latest ?? known.shown;
+  const outer = path(known.shown ?? "").slice(0, -1).join(":");
+  const inside = ids.length > 1 && outer ? nodeAt(root(), outer)?.title : undefined;
+  known.panel.draw(known.entries.get(known.shown) ?? { points: {} }, inside);
+}
+
+// Of another workflow's node with the same id nothing is taken; tells whether it was.
+function take(told) {
+  if (!told?.workflow || told.workflow !== root()?.id) return false;
+  const node = nodeAt(root(), told.node);
+  const known = panels.get(node);
+  if (!known || node.comfyClass !== told.node_type) return false;
+  known.entries.set(told.node, merged(known.entries.get(told.node), told));
+  draw(node, told.node);
+  return true;
+}
+
+function onTold({ detail }) {
+  if (take(detail) && detail.state !== "running") endLivePicture(detail);
+}
+
+// What a node of a cached run showed: newer versions of ComfyUI send it again.
+function onExecuted({ detail }) {
+  const node = nodeAt(root(), detail?.display_node ?? detail?.node);
+  if (!panels.has(node) || entryOf(node)?.prompt_id === detail.prompt_id) return;
+  take(ofOutput({ workflow: root().id, node: detail.node, node_type: node.comfyClass, prompt_id: detail.prompt_id }, detail.output));
+}
+
+// Other nodes whose inputs are those of an earlier run say so, where nothing is known of it.
+function onCached({ detail }) {
+  const ids = detail?.nodes ?? [];
+  if (!ids.every((id) => nodeAt(root(), id))) return; // of another tab's graph
+  for (const id of ids) {
+    const node = nodeAt(root(), id);
+    if (!panels.has(node) || panels.get(node).entries.has(String(id))) continue;
+    const told = { workflow: root().id, node: String(id), node_type: node.comfyClass, prompt_id: detail.prompt_id };
+    take({ ...told, state: "done", status: [word("cached")] });
+  }
+}
+
+// The page forgets what nodes told it on every undo, change of tab and reload; the server does not.
+async function restore() {
+  dropUnreachable();
+  const workflow = root()?.id;
+  if (!workflow || !panels.size) return;
+  const answer = await api.fetchApi(`/oneshot/status?workflow=${encodeURIComponent(workflow)}`);
+  if (!answer.ok) return;
+  const { nodes } = await answer.json();
+  if (root()?.id !== workflow) return; // another tab by now
+  const told = new Set(nodes.map((one) => one.node));
+  for (const [node, known] of panels) {
+    // A server that was started anew knows nothing of a run that ended with it.
+    for (const [id, entry] of known.entries) if (entry.state === "running" && !told.has(id)) known.entries.delete(id);
+    draw(node);
+  }
+  for (const one of nodes) {
+    if (take(one) && one.images?.length) outputs()?.setNodeOutputsByExecutionId?.(one.node, { images: one.images });
+  }
+}
+
+function onOpened({ detail }) {
+  opened = detail?.fromNode == null ? undefined : String(detail.fromNode.id);
+  for (const node of panels.keys()) draw(node);
+}
+
+function softly(work) {
+  return async (...args) => {
+    try {
+      await work(...args);
+    } catch (error) {
+      console.warn(`${TITLE}:`, error);
+    }
+  };
+}
+
+// A graph that was cleared has zeros for an id, and would share it with every other one.
+function nameGraph() {
+  const graph = root();
+  if (!graph || /[^0-]/.test(graph.id ?? "0")) return;
+  const digits = [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+  graph.id = digits.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12})$/, "$1-$2-4$3-a$4-$5");
+}
+
+// The whole picture that a node framed in its last run, and how.
 function given(node) {
-  const [picture] = panels.get(node)?.entry?.given ?? [];
-  return picture && address(picture);
+  const entry = entryOf(node);
+  const [picture] = entry?.given ?? [];
+  return { src: picture && address(picture), frame: entry?.frame?.[0] };
 }
 
 // Chooses the generator that the node gives; the last step is what 0 stands for.
@@ -70,7 +199,7 @@ function choose(node, step) {
   const widget = node.widgets?.find((one) => one.name === "snapshot_step");
   const known = panels.get(node);
   if (!widget || !known) return;
-  const steps = known.entry?.snapshots ?? [];
+  const steps = entryOf(node)?.snapshots ?? [];
   widget.value = step === steps.at(-1)?.step ? 0 : step;
   widget.callback?.(widget.value);
   known.panel.mark(step);
@@ -144,7 +273,7 @@ async function stopAndKeep(node) {
     const answer = await api.fetchApi("/oneshot/stop_and_keep", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ node: panels.get(node)?.entry?.node ?? String(node.id), workflow: root()?.id }),
+      body: JSON.stringify({ node: panels.get(node)?.shown ?? String(node.id), workflow: root()?.id }),
     });
     if (answer.ok) toast("info", word("stopping"));
     else toast("warn", (await answer.json()).error);
@@ -194,20 +323,24 @@ app.registerExtension({
     speak(app.ui?.settings?.getSettingValue?.("Comfy.Locale"));
   },
   async setup() {
-    api.addEventListener("oneshot.loss", ({ detail }) => take(detail));
-    api.addEventListener("oneshot.status", ({ detail }) => take(detail));
+    api.addEventListener("oneshot.loss", onTold);
+    api.addEventListener("oneshot.status", onTold);
+    app.canvas?.canvas?.addEventListener("subgraph-opened", onOpened);
+    api.addEventListener("executed", onExecuted);
+    api.addEventListener("execution_cached", onCached);
     api.addEventListener("execution_interrupted", onInterrupted);
     api.addEventListener("reconnected", softly(restore));
     await softly(warnOfConflicts)();
   },
   nodeCreated: softly((node) => {
     if (!OWN.has(node.comfyClass)) return;
-    fold(node);
+    nameGraph();
+    fold(node, () => app.canvas?.graph === node.graph);
     if (node.comfyClass === "OneShotAdapt") addButtons(node);
     addPanel(node);
     const made = panels.get(node).panel;
     if (node.comfyClass === "OneShotDemoTarget") showTarget(node, api, made.picture);
-    if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app, () => given(node)));
+    if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app, () => given(node), () => panels.has(node)));
   }),
   afterConfigureGraph: softly(restore),
 });

@@ -11,7 +11,8 @@ const EMPTY_PX = 2;
 /**
  * Make a node's panel.
  *
- * `draw(entry)` shows an entry of the server's board, `height()` is what it needs, in pixels.
+ * `draw(entry, inside)` shows an entry of the server's board, and which of several subgraph nodes it is of;
+ * `height()` is what it needs, in pixels.
  *
  * @param {{url: (picture: object) => string, choose: (step: number) => void, grown: () => void}} page
  */
@@ -46,8 +47,9 @@ export function panel(page) {
     return made;
   }
 
-  function status(entry) {
+  function status(entry, inside) {
     const { shown, whole, wrong } = lines(entry);
+    if (inside && shown.length) for (const all of new Set([shown, whole])) all.unshift(`${inside}:`);
     told.textContent = shown.join("\n") + (shown.length < whole.length ? "\n…" : "");
     told.title = whole.join("\n");
     told.style.color = wrong ? "#ff6b6b" : "inherit";
@@ -57,8 +59,8 @@ export function panel(page) {
   return {
     element,
     height: () => tall,
-    draw(entry) {
-      status(entry);
+    draw(entry, inside) {
+      status(entry, inside);
       if (!plot && Object.keys(entry.points ?? {}).length) plot = part(lossPlot());
       plot?.draw(entry.points ?? {}, entry.steps ?? 0);
       if (!steps && entry.snapshots?.length) steps = part(gallery(page.choose));

@@ -12,6 +12,12 @@ export function merged(known, told) {
   return { ...(same ? known : {}), ...told, points: mergePoints(same ? known.points : {}, told.points) };
 }
 
+/** An entry of what a node's output shows, for one that was taken from a cache. */
+export function ofOutput(place, output) {
+  const { losses, ...shown } = output ?? {};
+  return { ...place, ...shown, state: "done", points: losses?.[0] ?? {} };
+}
+
 /** The parts of an execution id: `3:5` is node 5 in the subgraph node 3. */
 export function path(id) {
   return String(id).split(":");
@@ -48,7 +54,7 @@ function running(entry) {
 
 function done(entry) {
   const text = (entry.status ?? entry.text ?? []).flatMap((one) => String(one).split("\n")).filter((one) => one.trim());
-  return [...text, word("done", duration(entry.seconds))];
+  return entry.seconds === undefined ? text : [...text, word("done", duration(entry.seconds))];
 }
 
 function failed(entry) {
@@ -56,8 +62,7 @@ function failed(entry) {
 }
 
 function cancelled(entry) {
-  const keeps = GOES_ON.has(entry.node_type) && entry.step;
-  return [keeps ? word("cancelledAt", entry.step) : word("cancelled")];
+  return [word(GOES_ON.has(entry.node_type) && entry.step ? "kept" : "cancelled")];
 }
 
 /** Seconds in words. */

@@ -61,9 +61,10 @@ function inputFile(text) {
 /**
  * Let a node show the picture that comes in, with the square that it takes; returns its element.
  *
- * @param {() => string | undefined} known - address of the picture that its last run got.
+ * @param {() => {src?: string, frame?: object}} known - address of the picture that its last run got, and its frame.
+ * @param {() => boolean} isThere - whether the node still is.
  */
-export function showFrame(node, api, app, known) {
+export function showFrame(node, api, app, known, isThere) {
   const names = ["zoom", "offset_x", "offset_y"];
   const picker = framePicker((frame) => {
     for (const name of names) {
@@ -75,16 +76,16 @@ export function showFrame(node, api, app, known) {
     node.setDirtyCanvas?.(true, true);
   });
   const show = () => {
-    const numbers = Object.fromEntries(names.map((name) => [name, value(node, name)]));
-    picker.show(incoming(node, "image", api, app) ?? known(), { fit: value(node, "fit"), ...numbers });
+    if (!isThere()) return clearInterval(timer);
+    const { src, frame } = known();
+    // What is linked only the run knows.
+    const linked = (name) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
+    const number = (name) => (linked(name) ? (frame?.[name] ?? value(node, name)) : value(node, name));
+    const now = Object.fromEntries(["fit", ...names].map((name) => [name, number(name)]));
+    return picker.show(incoming(node, "image", api, app) ?? src, now);
   };
+  const timer = setInterval(show, LOOK_AGAIN_MS); // ends by itself when the node is gone
   follow(node, ["fit", ...names], show);
-  const timer = setInterval(show, LOOK_AGAIN_MS);
-  const removed = node.onRemoved;
-  node.onRemoved = function (...args) {
-    clearInterval(timer);
-    return removed?.apply(this, args);
-  };
   show();
   return picker.element;
 }

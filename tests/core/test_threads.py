@@ -163,7 +163,7 @@ def test_who_has_chosen_or_has_another_openmp_is_left_alone(
     for name in threads.USERS_CHOICE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(threads, "cpus", lambda: 16)
     monkeypatch.setattr(threads, "_LIBRARIES", tmp_path / "maps")
     assert not can_sleep()  # a system that does not tell
     (tmp_path / "maps").write_text("7f00-7f01 r-xp 0 fe:00 1 /x/torch/lib/libgomp.so.1\n")
@@ -173,7 +173,7 @@ def test_who_has_chosen_or_has_another_openmp_is_left_alone(
             changed.setenv(name, "1")
             assert not can_sleep()
     with monkeypatch.context() as changed:
-        changed.setattr(os, "cpu_count", lambda: 1024)
+        changed.setattr(threads, "cpus", lambda: 1024)
         assert not can_sleep()
     with monkeypatch.context() as changed:
         changed.setattr(sys, "platform", "win32")

@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from comfy_server import PACK, Server
 from conftest import WORKFLOWS
+from template_nodes import TITLES, template_file
 
 Workflow = Callable[..., dict[str, Any]]
-TEMPLATES = sorted((PACK / "example_workflows").glob("*.json"))
+TEMPLATES = sorted(TITLES)
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
 MAX_PACKED_BYTES = 20_000_000
 SHIPPED = {
     "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt", "example_workflows",
-    "locales", "nodes", "oneshot_core", "tests", "web",
+    "locales", "nodes", "oneshot_core", "subgraphs", "tests", "web",
 }  # fmt: skip
 
 
@@ -108,15 +109,13 @@ def run_words(server: Server, file: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_comfy_run_executes_every_template(
-    comfy_cli: Callable[..., Any], server: Server, workflow: Workflow, tmp_path: Path, path: Path
+    comfy_cli: Callable[..., Any], server: Server, workflow: Workflow, tmp_path: Path, name: str
 ) -> None:
-    edit = {"method.steps": 2} if path.stem == "text_edit" else {}
-    graph = workflow(
-        path.stem, OneShotLoadEncoders=DEMO_ENCODERS, StyleCLIPEdit=edit, OneShotAdapt={"seed": 61}
-    )
-    file = tmp_path / f"{path.stem}.json"
+    edit = {"method.steps": 2} if name == "text_edit" else {}
+    graph = workflow(name, OneShotLoadEncoders=DEMO_ENCODERS, StyleCLIPEdit=edit, OneShotAdapt={"seed": 61})
+    file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(graph), encoding="utf-8")
     before = set(server.get("/history"))
     answer = comfy_cli(*run_words(server, file), "--wait", "--timeout", "300", "--json")
@@ -130,16 +129,16 @@ def test_comfy_run_executes_every_template(
     assert {key for key, output in entry["outputs"].items() if "generators" in output} == saving
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_comfy_run_reads_the_templates_themselves(
-    comfy_cli: Callable[..., Any], server: Server, path: Path
+    comfy_cli: Callable[..., Any], server: Server, name: str
 ) -> None:
     """A converter that is not the page's makes the same prompt of a template as the page does."""
-    answer = comfy_cli(*run_words(server, path), "--print-prompt", "--json")
+    answer = comfy_cli(*run_words(server, template_file(name)), "--print-prompt", "--json")
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-1000:]
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     (shown,) = [event for event in events if event.get("type") == "prompt_preview"]
-    expected = json.loads((WORKFLOWS / path.name).read_text(encoding="utf-8"))
+    expected = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     made, wanted = (
         {key: (node["class_type"], node["inputs"]) for key, node in graph.items()}
         for graph in (shown["prompt"], expected)

@@ -65,9 +65,11 @@ def queue(page: Any, server: Server) -> dict[str, Any]:
 
 def test_every_node_tells_what_it_did(page: Any, request: pytest.FixtureRequest) -> None:
     status = page.evaluate(STATUS)
-    assert set(status) == TITLES and all("done in" in one for one in status.values()), status
+    assert set(status) == TITLES and all(status.values()), status
     assert "step 6 of 6" in status["Adapt"] and "saved as demo_" in status["Save"]
-    assert "with discriminator" in status["Source generator"] and "counterpart" in status["Search"]
+    first = status["Source generator"]  # of the page that runs first; the other finds it cached
+    assert "with discriminator" in first or "unchanged since an earlier run" in first
+    assert "counterpart" in status["Search"] and "done in" in status["Adapt"]
     assert all(points > 100 for points in page.evaluate(CURVES))
     shown = page.evaluate(PICTURES)
     assert (shown["Target"], shown["Adapt"], shown["Samples"]) == (1, 3, 2)  # gallery of three, both looks
@@ -95,10 +97,16 @@ def test_the_slider_obeys_the_keyboard(page: Any) -> None:
 
 
 def test_undo_and_other_tabs_lose_nothing(page: Any) -> None:
-    status = page.evaluate(STATUS)
-    page.evaluate(SET, {"SampleAdapted": {"psi": 0.5}})
-    page.evaluate("() => app.extensionManager.workflow.activeWorkflow?.changeTracker?.checkState?.()")
+    status, before = page.evaluate(STATUS), page.evaluate(VALUE, ["Samples", "psi"])
+    page.evaluate("() => { window.samples = app.graph.nodes.find(n => n.title === 'Samples') }")
+    track = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.%s()"
+    page.evaluate(track % "checkState")
+    page.evaluate(SET, {"SampleAdapted": {"psi": 0.55}})
+    page.evaluate(track % "checkState")
+    assert page.evaluate(VALUE, ["Samples", "psi"]) == 0.55
     page.evaluate(COMMAND, "Comfy.Undo")
+    wait(lambda: page.evaluate(VALUE, ["Samples", "psi"]) == before, "nothing was undone", 10)
+    assert page.evaluate("() => !app.graph.nodes.includes(window.samples)"), "the nodes are the same"
     wait(lambda: page.evaluate(STATUS) == status, f"lost by undo: {page.evaluate(STATUS)}", 20)
     load(page, "text_edit")  # another tab
     assert not any(page.evaluate(STATUS).values())
@@ -248,7 +256,10 @@ SHOWN = """title => { const node = app.graph.nodes.find(n => n.title === title)
 
 
 def test_the_last_live_picture_gives_way_to_the_pictures_of_the_result(page: Any, server: Server) -> None:
+    page.evaluate("""() => { window.live = 0
+        app.api.addEventListener('b_preview_with_metadata', () => { window.live += 1 }) }""")
     run(page, server, 91 + 1000 * bool(page.evaluate("() => LiteGraph.vueNodesMode")), steps=30)
+    assert page.evaluate("() => window.live") > 0
     if page.evaluate("() => LiteGraph.vueNodesMode"):
         live = "() => [...document.querySelectorAll('img')].filter(one => one.src.startsWith('blob:')).length"
         wait(lambda: page.evaluate(live) == 0, "a live picture is left", 10)

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from comfy_server import PACK, TINY, Server
 from conftest import DEMO, WORKFLOWS
+from template_nodes import TITLES
 
 from oneshot_core import load
 from oneshot_core.demo.world import target_path
 
 Workflow = Callable[..., dict[str, Any]]
-TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+TEMPLATES = sorted(TITLES)
 STEPS = 30  # of a batch's jobs: some seconds, so that one of them is interrupted
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
 

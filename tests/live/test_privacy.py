@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import PACK, Server
+from comfy_server import Server
 from PIL import Image
 from safetensors import safe_open
+from template_nodes import TITLES, template_file
 
 Workflow = Callable[..., dict[str, Any]]
 USER = "ann-lee-the-user"
-TEMPLATES = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+TEMPLATES = sorted(TITLES)
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
 
 
@@ -46,7 +47,7 @@ def traces(folder: Path) -> Iterator[str]:
 
 def queue_as_the_page_does(server: Server, graph: dict[str, Any], template: str) -> dict[str, Any]:
     """Run a workflow with the canvas's own form of it, which ComfyUI writes into pictures, too."""
-    canvas = json.loads((PACK / "example_workflows" / f"{template}.json").read_text(encoding="utf-8"))
+    canvas = json.loads(template_file(template).read_text(encoding="utf-8"))
     body = {
         "prompt": graph,
         "client_id": server.client_id,

@@ -53,7 +53,8 @@ def editing(**changes: Any) -> Graph:
 def adapting(reference: list[Any], **more: dict[str, Any]) -> Graph:
     graph = json.loads((WORKFLOWS / "quick_start.json").read_text(encoding="utf-8"))
     graph["5"]["inputs"]["reference"] = reference
-    return {**{name: graph[name] for name in ("1", "2", "3", "4", "5", "7")}, **more}
+    sheet = node("PreviewImage", images=["5", 1])
+    return {**{name: graph[name] for name in ("1", "2", "3", "4", "5")}, "7": sheet, **more}
 
 
 RANDOM = node("OneShotRandomLatents", generator=["1", 0], seeds="0", classes="")

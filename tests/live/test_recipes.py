@@ -82,7 +82,7 @@ def test_graph_command_and_plan_give_one_generator(
             45,
             65,
         )
-        assert len(outputs["32"]["images"]) == 1
+        assert len(outputs["32"]["given"]) == 1
     canvas = saved_weights(base, outputs)
 
     recipe = {"generator": "demo", "aim": {"target": str(target), "mask": str(mask), **frame}, **SETTINGS}

@@ -6,6 +6,7 @@ import json
 
 from test_routes import board
 
+ZEROS = "00000000-0000-0000-0000-000000000000"
 PLACE = board.Place("graph", "3:5", "first")
 
 
@@ -33,6 +34,21 @@ def test_what_is_late_of_an_earlier_prompt_changes_nothing() -> None:
     assert kept["prompt_id"] == "second" and kept["state"] == "running"
 
 
+def test_curves_are_thinned_and_runs_of_programs_forgotten() -> None:
+    wall = board.Board()
+    wall.begin(PLACE, "OneShotAdapt")
+    for step in range(1, 3 * board.POINTS):
+        wall.progress(PLACE, {"step": step}, {"lpips": [[step, 0.5]]})
+    wall.end(PLACE, board.CANCELLED, 1, {})
+    (kept,) = wall.of_workflow("graph")
+    assert len(kept["points"]["lpips"]) <= board.POINTS
+    assert kept["points"]["lpips"][-1][0] == 3 * board.POINTS - 1
+    place = board.Place("", "5", "p")
+    wall.begin(place, "OneShotAdapt")
+    assert wall.progress(place, {"step": 1}, {})["step"] == 1
+    assert wall.end(place, board.DONE, 1, {})["state"] == "done" and wall.of_workflow("") == []
+
+
 def test_only_the_last_nodes_are_remembered() -> None:
     wall = board.Board()
     for number in range(board.MOST + 5):
@@ -43,7 +59,7 @@ def test_only_the_last_nodes_are_remembered() -> None:
 
 def test_the_workflow_is_read_from_what_a_page_sends() -> None:
     assert board.workflow_of({"workflow": {"id": "abc"}}) == "abc"
-    for odd in (None, [], {}, {"workflow": 5}, {"workflow": {"id": 7}}):
+    for odd in (None, [], {}, {"workflow": 5}, {"workflow": {"id": 7}}, {"workflow": {"id": ZEROS}}):
         assert board.workflow_of(odd) == ""
 
 

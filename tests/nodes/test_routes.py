@@ -63,7 +63,7 @@ def server() -> Iterator[SimpleNamespace]:
     runner = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield SimpleNamespace(port=runner.addresses[0][1], signal=signal, board=wall)
+    yield SimpleNamespace(port=runner.addresses[0][1], signal=signal, board=wall, stops=stops)
     ended.__exit__(None, None, None)
     assert stops.find("5") is None
     asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
@@ -89,6 +89,13 @@ def test_a_running_node_is_stopped(server):
 def test_a_node_of_another_workflow_with_the_same_id_is_not_stopped(server):
     assert post(server, b'{"node": "5", "workflow": "other"}')[0] == 404 and not server.signal.stopped
     assert post(server, b'{"node": "5", "workflow": "graph"}')[0] == 200 and server.signal.stopped
+
+
+def test_a_page_does_not_stop_the_run_of_a_program(server):
+    signal = Signal()
+    with server.stops.open(board.Place("", "7", "prompt"), signal):
+        assert post(server, b'{"node": "7", "workflow": "graph"}')[0] == 404 and not signal.stopped
+        assert post(server, b'{"node": "7"}')[0] == 200 and signal.stopped
 
 
 def get(server: SimpleNamespace, path: str, **headers: str) -> tuple[int, dict[str, Any]]:

@@ -18,6 +18,11 @@ test("dragging moves the square by what the pointer moved, to the ends of the pi
   assert.equal(moved(400, 300, FRAME, -500, 0).offset_x, -1);
 });
 
+test("a square is moved from where the drag began, so that rounding does not add up", () => {
+  const whole = moved(1600, 900, FRAME, 100, 0).offset_x;
+  assert.ok(Math.abs(whole - 0.29) < 0.006, `${whole}`);
+});
+
 test("the wheel zooms within bounds", () => {
   assert.equal(zoomed(FRAME, 1).zoom, 1.1);
   assert.equal(zoomed(FRAME, -5).zoom, 1);

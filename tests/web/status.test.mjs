@@ -1,7 +1,7 @@
 // Run with: node --test tests/web
 import assert from "node:assert/strict";
 import test from "node:test";
-import { duration, lines, merged, nodeAt, progress } from "../../web/status.mjs";
+import { duration, lines, merged, nodeAt, ofOutput, progress } from "../../web/status.mjs";
 import { phrases, speak, word } from "../../web/words.mjs";
 
 const RUNNING = { node: "5", prompt_id: "a", node_type: "OneShotAdapt", state: "running" };
@@ -29,9 +29,15 @@ test("an end says its notes, an error its own words, a cancel what is kept", () 
   const wrong = lines({ state: "failed", error: "steps must be 1 or more" });
   assert.deepEqual([wrong.shown, wrong.wrong], [["steps must be 1 or more"], true]);
   const kept = { state: "cancelled", node_type: "OneShotAdapt", step: 7 };
-  assert.match(lines(kept).shown[0], /step 7; it is kept/);
+  assert.match(lines(kept).shown[0], /what was done is kept/);
   assert.deepEqual(lines({ ...kept, node_type: "StyleCLIPEdit" }).shown, ["cancelled"]);
   assert.deepEqual(lines(undefined).shown, []);
+});
+
+test("what a cached node showed is an entry without a time", () => {
+  const entry = ofOutput({ node: "5", prompt_id: "a" }, { text: ["step 6 of 6"], losses: [{ lpips: [[1, 2]] }], snapshots: [] });
+  assert.deepEqual(lines(entry).shown, ["step 6 of 6"]);
+  assert.deepEqual(entry.points, { lpips: [[1, 2]] });
 });
 
 test("what is too long is cut, and whole for the pointer", () => {

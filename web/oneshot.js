@@ -206,66 +206,6 @@ function choose(node, step) {
   node.setDirtyCanvas?.(true, true);
 }
 
-// ComfyUI draws a node's last live picture before or beside the pictures of its result. It has no public call to
-// end that, so its store is asked; where there is none, both are shown.
-function endLivePicture(told) {
-  // The subgraphs around it show its live picture, too.
-  for (const parts = path(told.node); parts.length; parts.pop()) {
-    outputs()?.revokePreviewsByExecutionId?.(parts.join(":"));
-  }
-  // It ends a moment later; classic nodes then look for the pictures of the result only where they know of none.
-  setTimeout(() => {
-    const node = nodeAt(root(), told.node);
-    if (!node) return;
-    node.images = node.preview = undefined;
-    node.setDirtyCanvas?.(true, true);
-  }, REVOKED_MS);
-}
-
-function outputs() {
-  const page = document.getElementById("vue-app")?.__vue_app__?.config?.globalProperties;
-  return page?.$pinia?._s?.get?.("nodeOutput");
-}
-
-// Of another workflow's node with the same id nothing is taken.
-function take(told) {
-  if (!told?.workflow || told.workflow !== root()?.id) return;
-  const node = nodeAt(root(), told.node);
-  const known = panels.get(node);
-  if (!known || node.comfyClass !== told.node_type) return;
-  known.entry = merged(known.entry, told);
-  known.panel.draw(known.entry);
-  if (known.entry.state !== "running") endLivePicture(told);
-}
-
-// The page forgets what nodes told it on every undo, change of tab and reload; the server does not.
-async function restore() {
-  const workflow = root()?.id;
-  if (!workflow || !panels.size) return;
-  const answer = await api.fetchApi(`/oneshot/status?workflow=${encodeURIComponent(workflow)}`);
-  if (!answer.ok) return;
-  const { nodes } = await answer.json();
-  const told = new Set(nodes.map((one) => nodeAt(root(), one.node)));
-  for (const [node, known] of panels) {
-    // A server that was started anew knows nothing of a run that ended with it.
-    if (known.entry?.state === "running" && !told.has(node)) known.panel.draw((known.entry = { points: {} }));
-  }
-  for (const one of nodes) {
-    take(one);
-    if (one.images?.length) outputs()?.setNodeOutputsByExecutionId?.(one.node, { images: one.images });
-  }
-}
-
-function softly(work) {
-  return async (...args) => {
-    try {
-      await work(...args);
-    } catch (error) {
-      console.warn(`${TITLE}:`, error);
-    }
-  };
-}
-
 // Buttons -----------------------------------------------------------------------------------------------
 
 async function stopAndKeep(node) {

@@ -19,6 +19,8 @@ const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture
 const MARGIN = 10; // px around a widget's element
 const panels = new Map(); // node -> {panel, entries: Map(execution id -> entry), shown: execution id}
+const remembered = new Map(); // "workflow execution id" -> entry, for the nodes that an undo makes anew
+const MOST = 400;
 let opened; // id of the subgraph node whose inside is on the canvas
 
 const root = () => app.rootGraph ?? app.graph;
@@ -86,11 +88,14 @@ function endLivePicture(told) {
   for (const parts = path(told.node); parts.length; parts.pop()) {
     outputs()?.revokePreviewsByExecutionId?.(parts.join(":"));
   }
-  // It ends a moment later; classic nodes then look for the pictures of the result only where they know of none.
+  // It ends a moment later. Then classic nodes look for the pictures of the result only where they know of none, Vue
+  // nodes only where they are told of them anew.
   setTimeout(() => {
     const node = nodeAt(root(), told.node);
-    if (!node || entryOf(node)?.state === "running") return;
+    const entry = told.workflow === root()?.id ? entryOf(node) : undefined;
+    if (!entry || entry.state === "running") return;
     node.images = node.preview = undefined;
+    if (entry.images?.length) outputs()?.setNodeOutputsByExecutionId?.(told.node, { images: entry.images });
     node.setDirtyCanvas?.(true, true);
   }, REVOKED_MS);
 }
@@ -116,7 +121,12 @@ function take(told) {
   const node = nodeAt(root(), told.node);
   const known = panels.get(node);
   if (!known || node.comfyClass !== told.node_type) return false;
-  known.entries.set(told.node, merged(known.entries.get(told.node), told));
+  const key = `${told.workflow} ${told.node}`;
+  const entry = merged(known.entries.get(told.node) ?? remembered.get(key), told);
+  known.entries.set(told.node, entry);
+  remembered.delete(key); // the latest are last
+  remembered.set(key, entry);
+  if (remembered.size > MOST) remembered.delete(remembered.keys().next().value);
   draw(node, told.node);
   return true;
 }
@@ -149,6 +159,7 @@ async function restore() {
   dropUnreachable();
   const workflow = root()?.id;
   if (!workflow || !panels.size) return;
+  for (const [key, entry] of [...remembered]) if (key.startsWith(`${workflow} `)) take(entry);
   const answer = await api.fetchApi(`/oneshot/status?workflow=${encodeURIComponent(workflow)}`);
   if (!answer.ok) return;
   const { nodes } = await answer.json();
@@ -156,7 +167,11 @@ async function restore() {
   const told = new Set(nodes.map((one) => one.node));
   for (const [node, known] of panels) {
     // A server that was started anew knows nothing of a run that ended with it.
-    for (const [id, entry] of known.entries) if (entry.state === "running" && !told.has(id)) known.entries.delete(id);
+    for (const [id, entry] of known.entries) {
+      if (entry.state !== "running" || told.has(id)) continue;
+      known.entries.delete(id);
+      remembered.delete(`${workflow} ${id}`);
+    }
     draw(node);
   }
   for (const one of nodes) {

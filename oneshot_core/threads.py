@@ -38,6 +38,7 @@ SLEEP_MARGIN = 1.2  # sleeping may look so much slower: spinning is the way that
 SOONEST_SLEEP, SOONEST_SPIN, LATEST = 1, 8, 128  # steps until the other way is tried
 
 MOST_CPUS = 128  # with more, too many idle threads would be needed
+TOLD_GAIN = 1.5  # a step must have become so many times faster
 PARALLEL_SIZE = 1 << 17  # elements; torch shares operations on so many out among its threads
 USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # environment variables that say how threads wait
 _LIBRARIES, _DELAYS = Path("/proc/self/maps"), Path("/proc/thread-self/schedstat")
@@ -234,7 +235,7 @@ class ThreadWatch:
         self._choice = WaitChoice(threads.count if threads is not None else 1)
         self._work = work
         self._began = Reading(0.0, 0.0, 0.0)
-        self._steps = self._slept = self._first = 0
+        self._first = 0  # step in which they slept
 
     def begin(self) -> None:
         """A step begins."""
@@ -251,9 +252,7 @@ class ThreadWatch:
         if self._threads is None:
             return
         began, now, slept = self._began, self._threads.read(), self._choice.asleep
-        self._steps += 1
         if slept:
-            self._slept += 1
             self._first = self._first or number
         self._choice.told(
             Step(
@@ -270,15 +269,15 @@ class ThreadWatch:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, if anything."""
+        """What the user should know, if anything: a small gain is not worth a line."""
         if self._choice.gain is None:
             return ()
         before, after = self._choice.gain
+        if before < TOLD_GAIN * after:
+            return ()
         return (
-            f"other programs kept the CPU busy: in {self._slept} of {self._steps} steps of the {self._work}, "
-            f"from step {self._first} on, the {self._choice.threads} threads slept while they waited for "
-            f"each other, instead of spinning ({after:.2g} s a step, {before:.2g} s before); the result is "
-            "the same",
+            f"other programs kept the CPU busy: from step {self._first} of the {self._work} on its threads "
+            f"slept while they waited ({after:.2g} s a step, {before:.2g} s before); the result is the same",
         )
 
     def __enter__(self) -> ThreadWatch:

@@ -31,7 +31,7 @@ def test_notes_on_how_search_and_training_went_are_told_at_the_end(capsys, files
     words = adapt_words(files, tmp_path / "run", "--steps", 8, "--search-steps", 5)
     code, told, err = run(capsys, *words)
     assert code == 0
-    for work in ("in 4 of 5 steps of the search", "in 7 of 8 steps of the training"):
+    for work in ("from step 2 of the search on", "from step 2 of the training on"):
         assert f"other programs kept the CPU busy: {work}" in err and work not in told
     assert err.index("adapt: 8/8") < err.index("other programs")
     assert "busy" not in run(capsys, *words)[2]  # done already: nothing was slow now

@@ -171,7 +171,7 @@ def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_
     latent, config = random_latents(tiny_bundle(SIZE), [0, 1, 2]), EditConfig(steps=4, batch_size=2)
     edited = edit(latent, config, callbacks=[seen.append])
     assert busy_machine.log == ["sleep", "spin"]
-    assert "in 7 of 8 steps of the edit" in seen[-1].notes[0]
+    assert "from step 2 of the edit on" in seen[-1].notes[0]
     busy_machine.busy = False
     assert torch.equal(edited.latent.values, edit(latent, config).latent.values)
 

@@ -70,7 +70,7 @@ def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_
     seen = []
     found = search(SearchConfig(steps=9), callbacks=[seen.append])
     assert busy_machine.log == ["sleep", "spin"]
-    assert seen[2].notes == () and "in 8 of 9 steps of the search" in seen[-1].notes[0]
+    assert seen[2].notes == () and "from step 2 of the search on" in seen[-1].notes[0]
     busy_machine.busy = False
     assert torch.equal(found.latent.values, search(SearchConfig(steps=9)).latent.values)
 

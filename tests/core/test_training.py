@@ -227,7 +227,7 @@ def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_
 
     result = run(7, callbacks=[Progress(report)])
     assert slept == [True] * 7 and not busy_machine.asleep
-    assert told[0] == () and "from step 2 on, the 2 threads slept" in told[-1][0]
+    assert told[0] == () and "from step 2 of the training on its threads slept" in told[-1][0]
     busy_machine.busy = False
     assert_same(result, run(7))
 

@@ -116,11 +116,13 @@ def test_undo_and_other_tabs_lose_nothing(page: Any) -> None:
 
 
 def test_a_reload_loses_nothing(page: Any) -> None:
-    status = page.evaluate(STATUS)
+    # That a node was cached only the page itself noticed.
+    status = {name: one for name, one in page.evaluate(STATUS).items() if "unchanged" not in one}
     page.wait_for_timeout(1500)  # the page keeps its drafts now and then
     page.reload()
     page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=120_000)
-    wait(lambda: page.evaluate(STATUS) == status, f"lost by reload: {page.evaluate(STATUS)}", 30)
+    there = lambda: status.items() <= page.evaluate(STATUS).items()  # noqa: E731
+    wait(there, f"lost by reload: {page.evaluate(STATUS)}", 30)
     wait(lambda: page.evaluate(PICTURES)["Adapt"] == 3, "no gallery", 20)
 
 
@@ -161,6 +163,8 @@ def test_the_square_of_a_target_is_moved_by_pointer_wheel_and_keys(page: Any, se
     page.evaluate(SET, {"LoadImage": {"image": "wide.png"}})
     shown = "() => document.querySelector('[data-oneshot-frame] img')?.naturalWidth === 300"
     wait(lambda: page.evaluate(shown), "the picture is not shown", 20)
+    page.evaluate(COMMAND, "Comfy.Canvas.FitView")
+    page.wait_for_timeout(1500)
     box = page.locator("[data-oneshot-frame]").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)

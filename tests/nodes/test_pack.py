@@ -13,7 +13,8 @@ import pytest
 from comfy_pack import loaded, needs_comfy
 from comfy_server import PACK
 
-from oneshot_core import FITS, PRECISIONS, PRESETS, PROFILES, TARGET_LOOKS
+from oneshot_core import PRECISIONS, PRESETS, PROFILES, TARGET_LOOKS
+from oneshot_core.choices import FITS
 from oneshot_core.encoder_choice import PERCEPTUAL_NETS
 from oneshot_core.sampling import NOISE_MODES
 

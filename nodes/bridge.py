@@ -359,15 +359,8 @@ def working(lower: str, kept: str) -> Iterator[None]:
 # Progress, previews, events ---------------------------------------------------------------------------
 
 BOARD, STOPS = Board(), Stops()
-_WORKFLOW: ContextVar[str] = ContextVar("workflow", default="")
-
-
-def _place(workflow: str = "") -> Place:
-    """Where the node that is executing stands."""
-    context = get_executing_context()
-    if context is None:
-        return Place(workflow, "", "")
-    return Place(workflow, str(context.node_id), str(context.prompt_id))
+NOWHERE = Place("", "", "")
+_PLACE: ContextVar[Place] = ContextVar("place", default=NOWHERE)  # of the node that executes
 
 
 @contextmanager
@@ -381,9 +374,10 @@ def watched(kind: str, hidden: Any) -> Iterator[Callable[[Any], None]]:
     Yields:
         What to call with the node's output once it is there.
     """
-    workflow = workflow_of(getattr(hidden, "extra_pnginfo", None))
-    place, began, shown = _place(workflow), time.monotonic(), dict[str, Any]()
-    token = _WORKFLOW.set(workflow)
+    context, workflow = get_executing_context(), workflow_of(getattr(hidden, "extra_pnginfo", None))
+    node, prompt = ("", "") if context is None else (str(context.node_id), str(context.prompt_id))
+    place, began, shown = Place(workflow, node, prompt), time.monotonic(), dict[str, Any]()
+    token = _PLACE.set(place)
     send("oneshot.status", BOARD.begin(place, kind))
     state, error = DONE, ""
     try:
@@ -395,7 +389,7 @@ def watched(kind: str, hidden: Any) -> Iterator[Callable[[Any], None]]:
         state, error = FAILED, str(problem) or type(problem).__name__
         raise
     finally:
-        _WORKFLOW.reset(token)
+        _PLACE.reset(token)
         send("oneshot.status", BOARD.end(place, state, time.monotonic() - began, shown, error))
 
 
@@ -405,7 +399,7 @@ class NodeProgress:
     def __init__(self, total: int, sheet: Callable[[Tensor], Image.Image] | None = None) -> None:
         """Start the bar of `total` steps; `sheet` lays a preview's pictures out, else side by side."""
         self._sheet = sheet or strip
-        self.place = _place(_WORKFLOW.get())
+        self.place = _PLACE.get()
         self._bar = comfy.utils.ProgressBar(total)
         self._total = total
         self._previewed = self._sent = 0.0

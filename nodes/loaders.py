@@ -214,7 +214,8 @@ class OneShotSaveGenerator(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Runs with nothing linked behind it; the output is the file's name as Load StyleGAN2 lists it.
 
-        The hidden prompt and workflow go into the header of a safetensors file.
+        The hidden prompt and workflow, which ComfyUI gives output nodes, go into the header of a safetensors
+        file.
         """
         return schema(
             node_id="OneShotSaveGenerator",
@@ -258,7 +259,6 @@ class OneShotSaveGenerator(io.ComfyNode):
                     tooltip="Name of the file as Load StyleGAN2 lists it.",
                 )
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod

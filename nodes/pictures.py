@@ -66,6 +66,5 @@ def framed(
 
 def strip(images: Tensor) -> Image.Image:
     """Lay a batch side by side as one picture."""
-    row = torch.cat(list(images.detach().float().cpu().clamp(-1, 1)), dim=2)
-    values = row.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    return Image.fromarray(values.numpy())
+    (picture,) = core.to_pillow(torch.cat(list(images), dim=2)[None])
+    return picture

@@ -107,7 +107,6 @@ def check_snapshot(step: int, steps: int, every: int) -> None:
 # What the graph tells -----------------------------------------------------------------------------------
 
 SOURCE_PICTURES = 1  # place among the outputs of SampleAdapted
-EDIT_COPIES = 4  # of all pictures, see `core.check_edit`
 
 
 def sample_checks(here: Queued | None) -> list[Check]:
@@ -136,7 +135,7 @@ def edit_checks(here: Queued | None) -> list[Check]:
     encoders = here.giver("encoders")
     if encoders is not None and (encoders.kind, encoders.value("clip")) == ("OneShotLoadEncoders", DEMO):
         checks += [((name,), core.check_demo_text) for name in ("text", "neutral_text")]
-    return [*checks, ((), partial(_check_latents, here, EDIT_COPIES))]
+    return [*checks, ((), partial(_check_latents, here, core.EDIT_COPIES))]
 
 
 def _check_list(name: str, seeds: str, text: str) -> None:

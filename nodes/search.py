@@ -134,7 +134,8 @@ class CLIPLatentSearch(io.ComfyNode):
                 callbacks=[run.report], poll=run.check,
             )  # fmt: skip
         image = bridge.to_comfy(result.reconstruction)
-        shown = ui.PreviewImage(_sheet(picture, "counterpart", result.reconstruction), cls=cls).as_dict()
+        sheet = core.to_tensor(_sheet(picture, "counterpart", result.reconstruction))
+        shown = ui.PreviewImage(bridge.to_comfy(sheet), cls=cls).as_dict()
         text = [*inputs.notes, *bridge.said([*result.notes, *run.notes])]
         curves = {"losses": [core.plot_points(result.losses)], "text": text, "notes": text}
         return io.NodeOutput(result.latent, image, ui={**shown, **curves})
@@ -142,13 +143,9 @@ class CLIPLatentSearch(io.ComfyNode):
 
 def _progress(steps: int, target: Tensor) -> Any:
     """Progress whose previews show the target and what was found so far."""
-
-    def sheet(found: Tensor) -> Any:
-        return core.labelled_grid([("counterpart so far", found)], lead=("target", target))
-
-    return bridge.NodeProgress(steps, sheet)
+    return bridge.NodeProgress(steps, lambda found: _sheet(target, "counterpart so far", found))
 
 
-def _sheet(target: Tensor, name: str, found: Tensor) -> Tensor:
+def _sheet(target: Tensor, name: str, found: Tensor) -> Any:
     """Target and counterpart side by side, as the node shows them."""
-    return bridge.to_comfy(core.to_tensor(core.labelled_grid([(name, found)], lead=("target", target))))
+    return core.labelled_grid([(name, found)], lead=("target", target))

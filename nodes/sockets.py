@@ -29,12 +29,11 @@ def schema(*, aliases: tuple[str, ...] = (), shows: bool = False, **fields: Any)
     """
     newer = {"search_aliases": list(aliases), "has_intermediate_output": shows}
     known = {one.name for one in dataclasses.fields(io.Schema)}
-    # The page's workflow has an id, by which it asks for what its nodes did last.
-    hidden = [*fields.pop("hidden", ()), io.Hidden.extra_pnginfo]
     return io.Schema(
         **fields,
         category=CATEGORY,
-        hidden=list(dict.fromkeys(hidden)),
+        # The page's workflow has an id, by which it asks for what its nodes did last.
+        hidden=[io.Hidden.extra_pnginfo],
         **{name: value for name, value in newer.items() if name in known},
     )
 

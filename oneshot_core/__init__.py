@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         demo_target,
         target_path,
     )
-    from .editing import EditConfig, EditResult, check_edit, check_texts, edit_latents
+    from .editing import EDIT_COPIES, EditConfig, EditResult, check_edit, check_texts, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
@@ -107,7 +107,7 @@ _MODULES = {
     "demo.world": (
         "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
     ),
-    "editing": "EditConfig EditResult check_edit check_texts edit_latents",
+    "editing": "EDIT_COPIES EditConfig EditResult check_edit check_texts edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
@@ -154,6 +154,7 @@ __all__ = [
     "AdaptResult",
     "Aim",
     "CheckpointError",
+    "EDIT_COPIES",
     "EditConfig",
     "EditResult",
     "EncoderChoice",

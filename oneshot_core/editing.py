@@ -32,7 +32,7 @@ from .training.memory import editing_step_bytes
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
-COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
+EDIT_COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
 SOFTNESS = 0.1  # of the direction: every edit starts from an unchanged picture, see `direction_distance`
 
 
@@ -154,7 +154,7 @@ def check_edit(bundle: GeneratorBundle, latent: Latent, text: str, config: EditC
         raise ValueError("the latent holds no code; give at least one")
     bundle.check_finite()
     advice = "edit fewer latents at a time"
-    check_batch(bundle, len(latent.values), config.batch_size, copies=COPIES, advice=advice)
+    check_batch(bundle, len(latent.values), config.batch_size, copies=EDIT_COPIES, advice=advice)
 
 
 def _check_step(bundle: GeneratorBundle, clip: ClipEncoder, config: EditConfig) -> None:

@@ -5,8 +5,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fold } from "./fold.mjs";
 import { panel } from "./panel.mjs";
-import { merged, nodeAt, ofOutput, path } from "./status.mjs";
-import { showFrame, showTarget } from "./targets.mjs";
+import { KEPT, merged, nodeAt, ofOutput, path } from "./status.mjs";
+import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
@@ -14,7 +14,6 @@ const OWN = new Set([
   "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotRandomLatents", "OneShotSaveGenerator",
   "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
 ]);
-const KEPT = new Set(["OneShotAdapt", "CLIPLatentSearch"]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture
 const MARGIN = 10; // px around a widget's element
@@ -31,10 +30,6 @@ function toast(severity, detail) {
   app.extensionManager?.toast?.add({ severity, summary: TITLE, detail, life: severity === "warn" ? 20000 : 6000 });
 }
 
-function address({ filename, subfolder, type }) {
-  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-}
-
 // Panels ------------------------------------------------------------------------------------------------
 
 function grow(node) {
@@ -44,7 +39,7 @@ function grow(node) {
 }
 
 function addPanel(node) {
-  const made = panel({ url: address, choose: (step) => choose(node, step), grown: () => grow(node) });
+  const made = panel({ url: (picture) => view(api, picture), choose: (step) => choose(node, step), grown: () => grow(node) });
   panels.set(node, { panel: made, entries: new Map(), shown: undefined });
   const room = () => made.height() + 2 * MARGIN;
   const widget = node.addDOMWidget("oneshot_panel", "oneshot_panel", made.element, {
@@ -60,6 +55,7 @@ function addPanel(node) {
     drop(node);
     return removed?.apply(this, args);
   };
+  return made;
 }
 
 function drop(node) {
@@ -206,7 +202,7 @@ function nameGraph() {
 function given(node) {
   const entry = entryOf(node);
   const [picture] = entry?.given ?? [];
-  return { src: picture && address(picture), frame: entry?.frame?.[0] };
+  return { src: picture && view(api, picture), frame: entry?.frame?.[0] };
 }
 
 // Chooses the generator that the node gives; the last step is what 0 stands for.
@@ -292,8 +288,7 @@ app.registerExtension({
     nameGraph();
     fold(node, () => app.canvas?.graph === node.graph);
     if (node.comfyClass === "OneShotAdapt") addButtons(node);
-    addPanel(node);
-    const made = panels.get(node).panel;
+    const made = addPanel(node);
     if (node.comfyClass === "OneShotDemoTarget") showTarget(node, api, made.picture);
     if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app, () => given(node), () => panels.has(node)));
   }),

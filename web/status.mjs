@@ -3,7 +3,8 @@
 import { clock, mergePoints } from "./curves.mjs";
 import { word } from "./words.mjs";
 
-const GOES_ON = new Set(["OneShotAdapt", "CLIPLatentSearch"]); // what is cancelled is kept
+/** Nodes whose work is kept when it is cancelled. */
+export const KEPT = new Set(["OneShotAdapt", "CLIPLatentSearch"]);
 const LINES = 7;
 
 /** Add what the server told of a node to what is known; another prompt starts anew. */
@@ -62,7 +63,7 @@ function failed(entry) {
 }
 
 function cancelled(entry) {
-  return [word(GOES_ON.has(entry.node_type) && entry.step ? "kept" : "cancelled")];
+  return [word(KEPT.has(entry.node_type) && entry.step ? "kept" : "cancelled")];
 }
 
 /** Seconds in words. */

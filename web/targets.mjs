@@ -47,7 +47,8 @@ export function incoming(node, name, api, app) {
   return shown && view(api, shown);
 }
 
-function view(api, { filename, subfolder = "", type }) {
+/** Address of a picture that the server keeps. */
+export function view(api, { filename, subfolder = "", type }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 

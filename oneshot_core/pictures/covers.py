@@ -124,9 +124,9 @@ def _steps(bundle: GeneratorBundle) -> int:
 
 def _jpeg(picture: Picture) -> bytes:
     """Encode as good as MAX_COVER_BYTES allow; the last quality is taken whatever its size."""
-    content = b""
+    content, shown = b"", picture.convert("RGB")
     for quality in QUALITIES:
-        content = _encoded(picture.convert("RGB"), quality)
+        content = _encoded(shown, quality)
         if len(content) <= MAX_COVER_BYTES:
             break
     return content

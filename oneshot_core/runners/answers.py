@@ -96,9 +96,8 @@ class Choice:
 
     def allows(self, value: Any) -> bool:
         """Tell whether the value is in the list, or may be although the list does not have it."""
-        elsewhere = isinstance(value, str) and (
-            "/" in value or value.endswith("]")
-        )  # such as "a.png [output]"
+        # Such as "folder/a.png" and "a.png [output]".
+        elsewhere = isinstance(value, str) and ("/" in value or value.endswith("]"))
         return value in self.values or (self.is_upload and elsewhere)
 
 

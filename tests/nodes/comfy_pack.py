@@ -22,6 +22,16 @@ def needs_comfy() -> pytest.MarkDecorator:
 
 
 @cache
+def printed(script: Path, folder: Path | None = None, seconds: int = 600) -> dict[str, Any]:
+    """What a script prints as JSON that an interpreter of a ComfyUI runs with the pack; of the first one."""
+    folder = folder or comfy_folders()[0]
+    command = [comfy_python(folder), str(script), str(PACK)]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=seconds)
+    values: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return values
+
+
+@cache
 def loaded(*options: str) -> tuple[dict[str, Any], str]:
     """Load the pack in a fresh process; returns what it registered, and what went to standard error."""
     folder = comfy_folders()[0]

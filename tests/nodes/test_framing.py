@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_pack import needs_comfy
-from comfy_server import PACK, comfy_folders, comfy_python
+from comfy_pack import needs_comfy, printed
+from comfy_server import comfy_folders
 
 SCRIPT = Path(__file__).parent / "frame_targets.py"
 pytestmark = needs_comfy()
 
 
-@cache
 def told(folder: Path) -> dict[str, Any]:
     """What the script printed."""
-    command = [comfy_python(folder), str(SCRIPT), str(PACK)]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=300)
-    return json.loads(answer.stdout.splitlines()[-1])
+    return printed(SCRIPT, folder, 300)
 
 
 def each_comfy() -> pytest.MarkDecorator:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from comfy_pack import needs_comfy
-from comfy_server import PACK, comfy_folders, comfy_python
+from comfy_pack import needs_comfy, printed
 
 SCRIPT = Path(__file__).parent / "refuse_values.py"
 
 
-@cache
-def told() -> dict[str, Any]:
-    """What the script printed."""
-    folder = comfy_folders()[0]
-    command = [comfy_python(folder), str(SCRIPT), str(PACK)]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=600)
-    return json.loads(answer.stdout.splitlines()[-1])
+told = partial(printed, SCRIPT)
 
 
 @needs_comfy()

@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fold } from "./fold.mjs";
 import { panel } from "./panel.mjs";
-import { KEPT, merged, nodeAt, ofOutput, path } from "./status.mjs";
+import { isKnown, KEPT, merged, nodeAt, ofOutput, path } from "./status.mjs";
 import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
@@ -134,7 +134,8 @@ function onTold({ detail }) {
 // What a node of a cached run showed: newer versions of ComfyUI send it again.
 function onExecuted({ detail }) {
   const node = nodeAt(root(), detail?.display_node ?? detail?.node);
-  if (!panels.has(node) || entryOf(node)?.prompt_id === detail.prompt_id) return;
+  const entry = entryOf(node);
+  if (!panels.has(node) || entry?.prompt_id === detail.prompt_id || isKnown(entry, detail.output)) return;
   take(ofOutput({ workflow: root().id, node: detail.node, node_type: node.comfyClass, prompt_id: detail.prompt_id }, detail.output));
 }
 
@@ -150,12 +151,17 @@ function onCached({ detail }) {
   }
 }
 
-// The page forgets what nodes told it on every undo, change of tab and reload; the server does not.
-async function restore() {
+function takeAgain(told) {
+  if (take(told) && told.images?.length) outputs()?.setNodeOutputsByExecutionId?.(told.node, { images: told.images });
+}
+
+// The page forgets what nodes told it on every undo, change of tab and reload; the server does not. What this page
+// was told itself is as new, or newer: a cached output is of an earlier run than the server's last one.
+async function restore({ missed = false } = {}) {
   dropUnreachable();
   const workflow = root()?.id;
   if (!workflow || !panels.size) return;
-  for (const [key, entry] of [...remembered]) if (key.startsWith(`${workflow} `)) take(entry);
+  for (const [key, entry] of [...remembered]) if (key.startsWith(`${workflow} `)) takeAgain(entry);
   const answer = await api.fetchApi(`/oneshot/status?workflow=${encodeURIComponent(workflow)}`);
   if (!answer.ok) return;
   const { nodes } = await answer.json();
@@ -171,7 +177,7 @@ async function restore() {
     draw(node);
   }
   for (const one of nodes) {
-    if (take(one) && one.images?.length) outputs()?.setNodeOutputsByExecutionId?.(one.node, { images: one.images });
+    if (missed || !remembered.has(`${workflow} ${one.node}`)) takeAgain(one);
   }
 }
 
@@ -280,7 +286,7 @@ app.registerExtension({
     api.addEventListener("executed", onExecuted);
     api.addEventListener("execution_cached", onCached);
     api.addEventListener("execution_interrupted", onInterrupted);
-    api.addEventListener("reconnected", softly(restore));
+    api.addEventListener("reconnected", softly(() => restore({ missed: true })));
     await softly(warnOfConflicts)();
   },
   nodeCreated: softly((node) => {
@@ -292,5 +298,5 @@ app.registerExtension({
     if (node.comfyClass === "OneShotDemoTarget") showTarget(node, api, made.picture);
     if (node.comfyClass === "OneShotFrameTarget") made.lead(showFrame(node, api, app, () => given(node), () => panels.has(node)));
   }),
-  afterConfigureGraph: softly(restore),
+  afterConfigureGraph: softly(() => restore()),
 });

@@ -19,6 +19,12 @@ export function ofOutput(place, output) {
   return { ...place, ...shown, state: "done", points: losses?.[0] ?? {} };
 }
 
+/** Whether a cached output is that of the run which is known: then its entry says more, such as the time it took. */
+export function isKnown(entry, output) {
+  const shown = ({ text, images, pairs }) => JSON.stringify([text, images, pairs]);
+  return entry !== undefined && shown(entry) === shown(output ?? {});
+}
+
 /** The parts of an execution id: `3:5` is node 5 in the subgraph node 3. */
 export function path(id) {
   return String(id).split(":");

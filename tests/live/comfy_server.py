@@ -268,9 +268,11 @@ def saved_weights(base: Path, outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def kept_runs(base: Path) -> dict[str, int]:
-    """When each file that trainings left was written: a run that only loads writes none of them."""
+    """When each finished file that trainings left was written: a run that only loads writes none of them."""
     folder = base / "output" / "oneshot_runs"
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    # Names that begin with a dot are being written: they may be gone when they are asked for.
+    found = [path for path in folder.rglob("*.safetensors") if not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in found}
 
 
 def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -66,6 +66,16 @@ def server(comfy: Path, base: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End what a failed test leaves on the shared server: the next ones would wait for it."""
+    yield
+    if "server" in request.fixturenames:
+        shared = request.getfixturevalue("server")
+        shared.post("/queue", {"clear": True})
+        shared.post("/interrupt", {})
+
+
 @pytest.fixture(scope="session")
 def restricted(comfy: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that keeps few runs and writes no metadata."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -63,6 +63,20 @@ def queue(page: Any, server: Server) -> dict[str, Any]:
     return entry
 
 
+def settled(asked: Callable[[], Any]) -> Any:
+    """What is answered once it has not changed for a second: the canvas glides to where it shall be."""
+    answers: list[Any] = []
+    wait(
+        lambda: (
+            answers.append(asked())
+            or (len(answers) > 3 and answers[-1] and answers[-4:] == 4 * [answers[-1]])
+        ),
+        "it moves on",
+        30,
+    )
+    return answers[-1]
+
+
 def test_every_node_tells_what_it_did(page: Any, request: pytest.FixtureRequest) -> None:
     status = page.evaluate(STATUS)
     assert set(status) == TITLES and all(status.values()), status
@@ -107,7 +121,7 @@ def test_undo_and_other_tabs_lose_nothing(page: Any) -> None:
     page.evaluate(COMMAND, "Comfy.Undo")
     wait(lambda: page.evaluate(VALUE, ["Samples", "psi"]) == before, "nothing was undone", 10)
     assert page.evaluate("() => !app.graph.nodes.includes(window.samples)"), "the nodes are the same"
-    wait(lambda: page.evaluate(STATUS) == status, f"lost by undo: {page.evaluate(STATUS)}", 20)
+    wait(lambda: page.evaluate(STATUS) == status, f"lost by undo: {page.evaluate(STATUS)}, had {status}", 20)
     load(page, "text_edit")  # another tab
     assert not any(page.evaluate(STATUS).values())
     page.evaluate(COMMAND, "Workspace.PreviousOpenedWorkflow")
@@ -164,14 +178,13 @@ def test_the_square_of_a_target_is_moved_by_pointer_wheel_and_keys(page: Any, se
     shown = "() => document.querySelector('[data-oneshot-frame] img')?.naturalWidth === 300"
     wait(lambda: page.evaluate(shown), "the picture is not shown", 20)
     page.evaluate(COMMAND, "Comfy.Canvas.FitView")
-    page.wait_for_timeout(1500)
-    box = page.locator("[data-oneshot-frame]").bounding_box()
+    box = settled(lambda: page.locator("[data-oneshot-frame]").bounding_box())
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + box["width"], y, steps=8)
     page.mouse.up()
-    assert page.evaluate(VALUE, ["Frame", "offset_x"]) == 1
+    wait(lambda: page.evaluate(VALUE, ["Frame", "offset_x"]) == 1, "not moved", 10)
     assert page.evaluate(VALUE, ["Frame", "offset_y"]) == 0  # no room
     page.mouse.move(x, y)
     page.mouse.wheel(0, -100)

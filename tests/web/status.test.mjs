@@ -1,7 +1,7 @@
 // Run with: node --test tests/web
 import assert from "node:assert/strict";
 import test from "node:test";
-import { duration, lines, merged, nodeAt, ofOutput, progress } from "../../web/status.mjs";
+import { duration, isKnown, lines, merged, nodeAt, ofOutput, progress } from "../../web/status.mjs";
 import { phrases, speak, word } from "../../web/words.mjs";
 
 const RUNNING = { node: "5", prompt_id: "a", node_type: "OneShotAdapt", state: "running" };
@@ -38,6 +38,13 @@ test("what a cached node showed is an entry without a time", () => {
   const entry = ofOutput({ node: "5", prompt_id: "a" }, { text: ["step 6 of 6"], losses: [{ lpips: [[1, 2]] }], snapshots: [] });
   assert.deepEqual(lines(entry).shown, ["step 6 of 6"]);
   assert.deepEqual(entry.points, { lpips: [[1, 2]] });
+});
+
+test("a cached output is known where it shows the same", () => {
+  const entry = { text: ["a"], images: [{ filename: "x.png" }], seconds: 3 };
+  assert.ok(isKnown(entry, { text: ["a"], images: [{ filename: "x.png" }], losses: [{}] }));
+  assert.ok(!isKnown(entry, { text: ["b"], images: [{ filename: "x.png" }] }));
+  assert.ok(!isKnown(undefined, {}));
 });
 
 test("what is too long is cut, and whole for the pointer", () => {

@@ -56,7 +56,7 @@ from oneshot_core.latents import Latent
 from oneshot_core.networks import Generator
 from oneshot_core.objective import Aim
 from oneshot_core.pictures import save_png
-from oneshot_core.recipe import Recipe
+from oneshot_core.recipe import MethodRecipe, Recipe
 from oneshot_core.search import search_latent
 from oneshot_core.tensors import seeded
 from oneshot_core.training import adapt
@@ -69,6 +69,7 @@ TUNING_LOOKS = (
 )  # fmt: skip
 LOOKS = tuple(look for look in (*TRAINING_LOOKS, *HELD_OUT_LOOKS) if look not in TUNING_LOOKS)
 PEOPLE = 2
+DEFAULT_PRESET = MethodRecipe().preset
 STEPS = 150  # of the default
 _CALIBRATION_STEPS = 16
 _SEEDS_PER_LOOK = 100
@@ -87,6 +88,7 @@ class Method:
         steps: of the default.
         precision: of the forward passes.
         seeds_on: added to the pair's seed.
+        preset: of the recipe; another than the demo's starts from its own settings, not from the demo's.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Method:
     steps: int = STEPS
     precision: str = "float32"
     seeds_on: int = 0
+    preset: str = DEFAULT_PRESET
 
     def recipe(self, seed: int = 0) -> Recipe:
         """The recipe of a run; the seed is that of the pair, the same for all methods."""
@@ -111,7 +114,10 @@ class Method:
         run: dict[str, Any] = {"training": {"steps": steps, "seed": seed}, "search": {"seed": seed}}
         # One precision on every machine: "auto" would be another method on another CPU.
         run["training"]["precision"] = self.precision
-        return Recipe.of(run, Recipe.of(changes, demo_recipe()))
+        base = demo_recipe()
+        if self.preset != DEFAULT_PRESET:  # the demo's weights and rates are those of its own method
+            base = replace(base, method=MethodRecipe(self.preset))
+        return Recipe.of(run, Recipe.of(changes, base))
 
 
 METHODS = (
@@ -209,8 +215,8 @@ def adapted(scene: Scene, method: Method, out: Path) -> tuple[GeneratorBundle, d
     recipe = method.recipe(seed)
     if method.fresh:
         bundle = with_fresh_discriminator(bundle, seed)
-    latent, seconds = found_latent(scene, recipe, out)
     preset, _ = recipe.preset(bundle.size)
+    latent, seconds = found_latent(scene, recipe, out) if preset.needs.reference else (None, 0.0)
     curve = Curve(scene, recipe.training.steps)
     began = time.monotonic()
     aim = Aim(scene.target, latent)
@@ -348,7 +354,8 @@ def chosen_methods(file: Path | None, names: Sequence[str], steps: int) -> list[
     known = {one.name: one for one in (*METHODS, *APART)}
     wanted = list(names) or [one.name for one in METHODS]
     if file:
-        known = {name: Method(name, changes) for name, changes in json.loads(file.read_text("utf-8")).items()}
+        told = json.loads(file.read_text("utf-8")).items()
+        known = {name: _of_file(name, dict(changes)) for name, changes in told}
         wanted = list(names) or list(known)
     if unknown := sorted(set(wanted) - set(known)):
         raise SystemExit(f"there are no methods {unknown}; there are: {', '.join(known)}")
@@ -356,6 +363,12 @@ def chosen_methods(file: Path | None, names: Sequence[str], steps: int) -> list[
     for method in methods:
         method.recipe().check(demo_generator())
     return methods
+
+
+def _of_file(name: str, changes: dict[str, Any]) -> Method:
+    """A method out of a file: changes of the recipe, and the cost of a step."""
+    preset = changes.get("method", {}).get("preset", DEFAULT_PRESET)
+    return Method(name, changes, cost=changes.pop("cost", 1.0), preset=preset)
 
 
 def calibrate(methods: Sequence[Method]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO
-from ..oneshot_core.recipe import nested
+from ..oneshot_core.recipe_values import nested
 from .graphs import Queued
 from .recipes import values_of
 from .values import fitting

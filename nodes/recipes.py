@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import oneshot_core as core
-from ..oneshot_core.recipe import nested
+from ..oneshot_core.recipe_values import nested
 
 TERMS = ("semantic", "patch", "adversarial", "lpips", "pixel")  # of the adaptation, with a weight each
 SEARCH_TERMS = ("clip", "lpips", "pixel", "deviation")

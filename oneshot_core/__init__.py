@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .encoder_choice import EncoderChoice, encoder_notes
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
+    from .inputs import Inputs, open_inputs, prepared
     from .interpolation import interpolate
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from .pictures.files import PictureError
     from .pictures.plots import loss_plot, plot_points
     from .pictures.sheets import LiveSheet, adaptation_sheet
-    from .pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
+    from .pipeline import adapt_recipe, run_recipe, search_recipe
     from .recipe import Recipe, RecipeError
     from .run_folder import RunError, StoredResult, versions
     from .sampling import (
@@ -124,7 +125,8 @@ _MODULES = {
         "to_pillow to_tensor"
     ),
     "pictures.plots": "loss_plot plot_points",
-    "pipeline": "Inputs adapt_recipe open_inputs prepared run_recipe search_recipe",
+    "inputs": "Inputs open_inputs prepared",
+    "pipeline": "adapt_recipe run_recipe search_recipe",
     "recipe": "Recipe RecipeError",
     "run_folder": "RunError StoredResult versions",
     "store": "FolderStore RunStore",

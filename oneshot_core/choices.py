@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DEMO = "demo"  # the shipped generator, and the encoders that suit it
 FITS = ("crop", "stretch", "letterbox")
-PRESETS = ("oneshot_clip",)
+PRESETS = ("oneshot_clip", "stylegan_nada", "mind_the_gap", "few_shot")
 PROFILES = ("default", "official")
 AUTO = "auto"  # the choice is made where the device and the generator are known
 PRECISIONS = (AUTO, "float32", "bfloat16")
@@ -23,4 +23,5 @@ TARGET_LOOKS = (
 )  # fmt: skip
 # What is done where nothing is said. The method trains 2000 steps and shows pictures of step 700.
 STEPS, SEARCH_STEPS, SEARCH_RATE = 1000, 1000, 0.01
+METHOD_STEPS = {"oneshot_clip": STEPS, "stylegan_nada": 300, "mind_the_gap": 600, "few_shot": 1000}
 DEMO_TARGET = f"{DEMO}:"  # before a look: the shipped picture of it

@@ -14,10 +14,30 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .choices import DEVICES, FITS, NOISE_MODES, PERCEPTUAL_NETS, PRECISIONS, PRESETS, PROFILES
+from .choices import (
+    DEVICES,
+    FITS,
+    METHOD_STEPS,
+    NOISE_MODES,
+    PERCEPTUAL_NETS,
+    PRECISIONS,
+    PRESETS,
+    PROFILES,
+)
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.interrupts import exit_code, raised_signals
-from .commands.option_values import RATE, ZOOM, filled, number, numbers, positive, schedule, slots, weight
+from .commands.option_values import (
+    RATE,
+    ZOOM,
+    filled,
+    number,
+    numbers,
+    positive,
+    schedule,
+    shares,
+    slots,
+    weight,
+)
 from .memory import is_out_of_memory, one_line
 from .writing import WriteError, in_words
 
@@ -121,7 +141,8 @@ def _encoders(parser: argparse.ArgumentParser) -> None:
     _option(
         group,
         "--clip",
-        "open_clip model (ViT-B-32-quickgelu, OpenAI's weights), a weights file for it, MODEL=FILE, or demo",
+        "open_clip model (ViT-B-32-quickgelu, OpenAI's weights), a weights file for it, MODEL=FILE, or demo; "
+        "several as A+B*0.5",
         metavar="NAME|FILE",
     )
     _option(
@@ -238,7 +259,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def _method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("method")
     _option(method, "--preset", f"the method ({PRESETS[0]})", choices=PRESETS)
-    _option(method, "--steps", "optimiser rounds (1000)", type=positive, metavar="N")
+    told = ", ".join(f"{name} {steps}" for name, steps in METHOD_STEPS.items())
+    _option(method, "--steps", f"optimiser rounds ({told})", type=positive, metavar="N")
     _option(method, "--batch", "images per random step", type=positive, metavar="N")
     _option(
         method,
@@ -274,6 +296,13 @@ def _method(parser: argparse.ArgumentParser) -> None:
     )
     _option(
         method,
+        "--layers",
+        "of the texts of stylegan_nada: layers that are trained in each step (two thirds); 0: all",
+        type=int,
+        metavar="N",
+    )
+    _option(
+        method,
         "--ema-half-life",
         "half-life of the weights' average in steps (312.5, at most an eighth of the steps done)",
         type=number(above=0),
@@ -282,8 +311,19 @@ def _method(parser: argparse.ArgumentParser) -> None:
     _precision(method)
 
 
+def _aims(parser: argparse.ArgumentParser) -> None:
+    aims = parser.add_argument_group("texts and further pictures")
+    _option(aims, "--source-text", "what the generator draws, such as photo", metavar="TEXT")
+    _option(aims, "--target-text", "what it is to draw, such as sketch", metavar="TEXT")
+    _option(aims, "--more-texts", "further target texts", nargs="+", metavar="TEXT")
+    _option(aims, "--text-weights", "share of each target text (all the same)", type=shares, metavar="W,W")
+    _option(aims, "--more-targets", "further pictures", nargs="+", metavar="PICTURE")
+    _option(aims, "--target-weights", "share of each picture (all the same)", type=shares, metavar="W,W")
+
+
 def _add_adapt(parser: argparse.ArgumentParser) -> None:
     _target(parser)
+    _aims(parser)
     _method(parser)
     reference = parser.add_argument_group("reference latent")
     _option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")

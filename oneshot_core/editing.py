@@ -23,7 +23,7 @@ from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent
 from .memory import check_memory
 from .networks import Generator
-from .objective.terms import direction_distance
+from .objective.directions import direction_distance
 from .pace import Pace
 from .ranges import MOST_RATE, check_number
 from .tensors import Images, Latents, check_weights, gradients, is_finite, owned

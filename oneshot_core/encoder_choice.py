@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .checkpoints import GeneratorBundle
@@ -18,6 +20,7 @@ from .features import (
     load_clip,
     load_perceptual,
 )
+from .file_names import model_and_file
 
 DEMO_GENERATOR = ASSETS / "generator.safetensors"
 CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
@@ -32,6 +35,8 @@ class EncoderChoice:
         clip_file: weights of that model; None: looked for, then downloaded where that is allowed.
         perceptual: one of `PERCEPTUAL_NETS`.
         perceptual_file: weights of its backbone; None: as for CLIP.
+        more_clips: further CLIP models, each as (name, file, weight); losses are summed over all by weight,
+            the first one's being 1.
 
     Raises:
         EncoderError: no or an unknown name, or a file for the demo's CLIP.
@@ -41,6 +46,7 @@ class EncoderChoice:
     clip_file: str | None = None
     perceptual: str = DEMO
     perceptual_file: str | None = None
+    more_clips: tuple[tuple[str, str | None, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.clip.strip():
@@ -52,6 +58,11 @@ class EncoderChoice:
                 f"the demo's CLIP has weights of its own, but the file {self.clip_file} was given; name the "
                 f"open_clip model that the file belongs to"
             )
+        for name, _, weight in self.more_clips:
+            if not name.strip() or not 0 < weight < math.inf:
+                raise EncoderError(
+                    f"a further CLIP model needs a name and a positive weight, got {name!r} and {weight}"
+                )
         if self.perceptual not in PERCEPTUAL_NETS:
             raise EncoderError(f"perceptual must be {', '.join(PERCEPTUAL_NETS)}, got {self.perceptual!r}")
 
@@ -83,21 +94,52 @@ class EncoderChoice:
             progress: called during a download with (bytes there, bytes in all or None); raising stops it.
         """
 
-        def clip() -> ClipEncoder:
-            if self.clip == DEMO:
+        def clip(name: str, file: str | None) -> ClipEncoder:
+            if name == DEMO:
                 return demo_encoders().clip
-            return load_clip(
-                self.clip, self.clip_file, folder=folder, allow_download=allow_download, progress=progress
-            )
+            return load_clip(name, file, folder=folder, allow_download=allow_download, progress=progress)
 
         def perceptual() -> Perceptual:
             if self.perceptual == DEMO and not self.perceptual_file:
                 return demo_encoders().perceptual
             return load_perceptual(self.perceptual, self.perceptual_file, folder, allow_download, progress)
 
+        more = [(partial(clip, name, file), weight) for name, file, weight in self.more_clips]
+        names = [_named(self.clip, self.clip_file)]
+        names += [f"{_named(name, file)}*{weight:g}" for name, file, weight in self.more_clips]
         return EncodersOnDemand(
-            clip, perceptual, _named(self.clip, self.clip_file), _named(self.perceptual, self.perceptual_file)
+            partial(clip, self.clip, self.clip_file),
+            perceptual,
+            "+".join(names),
+            _named(self.perceptual, self.perceptual_file),
+            more,
         )
+
+
+def clips_of(text: str) -> tuple[tuple[str, str | None, float], ...]:
+    """Read CLIP models as a recipe names them: `NAME`, `NAME=FILE` or a file, several joined by +.
+
+    Args:
+        text: such as "ViT-B-32:openai+ViT-B-16:openai*0.5"; a weight stands behind *, 1 where there is none.
+
+    Returns:
+        (name, file, weight) each.
+
+    Raises:
+        EncoderError: a weight that is no number, or another weight than 1 for the first.
+    """
+    found = []
+    for part in [text] if Path(text).is_file() else text.split("+"):
+        name, star, weight = part.strip().rpartition("*") if not Path(part).is_file() else ("", "", part)
+        model, file = (CLIP_MODEL, part) if Path(part).is_file() else model_and_file(name if star else weight)
+        try:
+            share = float(weight) if star else 1.0
+        except ValueError:
+            raise EncoderError(f"write a CLIP model and its weight as NAME*0.5; got {part!r}") from None
+        found.append((model, file, share))
+    if found[0][2] != 1.0:
+        raise EncoderError(f"the first CLIP model has the weight 1; weigh others against it, got {text!r}")
+    return tuple(found)
 
 
 def encoder_notes(bundle: GeneratorBundle, clip: str, perceptual: str) -> list[str]:

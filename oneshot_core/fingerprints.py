@@ -18,6 +18,7 @@ from .checkpoints import GeneratorBundle
 from .features import Encoders, EncodersOnDemand
 from .objective import Aim, Preset
 
+TEXTS = ("source_text", "target_texts", "target_weights", "text_weights")
 _Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[_Stamp, str]] = WeakKeyDictionary()
 
@@ -106,7 +107,8 @@ def determining(
         preset: of the adaptation, where that is part of the work.
         training: what `TrainConfig` describes.
     """
-    seen = {"source", "clip", "target", "mask", "source_text", "target_text"}
+    seen = {"source", "clip", "target", "mask"}
+    seen |= {name for name in inputs if name.startswith("direction.")}
     values: dict[str, Any] = {}
     if search is not None:
         left_out = {"steps"} if preset is None else set()  # before a training, they decide the reference
@@ -115,8 +117,9 @@ def determining(
         seen |= {"perceptual", "start", "raw" if raw else "mean"}
     if preset is not None:
         values |= {"preset": preset.describe(), **(training or {})}
+        seen |= set(TEXTS)
         needs = preset.needs
-        seen |= {"reference"} if search is None else set()
+        seen |= {"reference"} if search is None and needs.reference else set()
         seen |= {"perceptual"} if needs.perceptual else set()
         seen |= {"mean", "discriminator"}  # the result's file holds them, whether they are trained or not
         seen |= {"raw"} if preset.start == "raw" else set()

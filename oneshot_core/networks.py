@@ -291,6 +291,31 @@ class Generator(nn.Module):
         image = upfirdn2d(image, self.blur, up=2, pad=(2, 1))
         return x, image + self.to_rgbs[level](x, styles[2], clamp)
 
+    def render_features(
+        self, styles: Styles, noise: Noise | None, count: int, stage: Stage = kept
+    ) -> list[Tensor]:
+        """Draw as far as the first convolutions, without colours.
+
+        Args:
+            styles: as for `render`.
+            noise: as for `render`.
+            count: number of convolutions, at most `len(self.convs)`.
+            stage: runs each convolution from 8 px on.
+
+        Returns:
+            What each of them gives after its activation: tensors [N, C, r, r] in forward order.
+        """
+        self._check_render(styles, noise)
+        x = self.const.unsqueeze(0).expand(styles[0].shape[0], -1, -1, -1)
+        features = list[Tensor]()
+        for index, conv in enumerate(self.convs[:count]):
+            # Every level has three styles, of which the last is its colours'.
+            style = styles[index + (index + 1) // 2]
+            given = x, style, None if noise is None else noise[index], self.config.conv_clamp
+            x = conv(*given) if index == 0 else stage(conv, *given)
+            features.append(x)
+        return features
+
     def _check_render(self, styles: Styles, noise: Noise | None) -> None:
         if len(styles) != len(self.convs) + len(self.to_rgbs):
             raise ValueError(

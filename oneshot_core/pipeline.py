@@ -1,8 +1,8 @@
 """An adaptation from a recipe to its result: search, training, snapshots; run in this one place.
 
-First `prepared` checks a recipe against its inputs and binds it to them. Then `run_recipe` does both halves,
-as the command line and batches want it; `search_recipe` and `adapt_recipe` are the halves, for two nodes.
-Each keeps what it made in a store, loads it when the same is asked for again, and goes on with what was
+First `inputs.prepared` checks a recipe against its inputs and binds it to them. Then `run_recipe` does both
+halves, as the command line and batches want it; `search_recipe` and `adapt_recipe` are the halves, for two
+nodes. Each keeps what it made in a store, loads it when the same is asked for again, and goes on with what was
 interrupted.
 """
 
@@ -10,39 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .checkpoints import (
-    CheckpointError,
-    GeneratorBundle,
-    check_family,
-    load,
-    with_fresh_discriminator,
-)
-from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
+from .checkpoints import CheckpointError, GeneratorBundle
+from .choices import GO_ON, TRAIN_AGAIN, USE
 from .counterpart import JUDGED, Counterpart, counterpart_notes, judged
-from .demo.world import demo_generator, target_path
-from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
-from .features import BytesProgress, Encoders, EncodersOnDemand
-from .file_names import model_and_file
-from .fingerprints import inputs_of, network_fingerprint
-from .latent_files import latent_notes, load_latent, save_latent
+from .inputs import Inputs
+from .latent_files import load_latent, save_latent
 from .latent_optimiser import StepProgress
 from .latents import Latent
-from .objective import Aim
-from .pictures import load_target
-from .recipe import EncodersRecipe, Recipe, RecipeError
-from .references import RECIPE, as_made, keep_reference, kept_reference, reference_notes
+from .recipe import Recipe
+from .references import RECIPE, as_made, keep_reference, kept_reference
 from .run_folder import REFERENCE, Run, StoredResult
-from .search import SearchResult, check_search, search_latent
+from .search import SearchResult, search_latent
 from .store import Store
-from .tensors import Images, gradients
+from .tensors import gradients
 from .training import AdaptResult, Callback
-from .training.checks import check_run
 from .training.execution import Execution, fastest_in_place
 from .training.loop import adapt as train_to
 from .writing import set_aside
@@ -51,186 +36,22 @@ Place = Callable[[], Execution]
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a recipe works with, opened.
-
-    Args:
-        source: the generator.
-        encoders: CLIP models and perceptual net.
-        target: [1, 3, S, S] in [-1, 1], see `pictures.frame`.
-        mask: [1, 1, S, S] in [0, 1], 1 = counts; None: all of the target.
-        reference: the target's counterpart; None: it is searched.
-        notes: sentences for the user about what was assumed.
-        encoder_names: of CLIP and the perceptual net, as a recipe tells them; None: those of `encoders`.
-    """
-
-    source: GeneratorBundle
-    encoders: Encoders | EncodersOnDemand
-    target: Images
-    mask: Tensor | None = None
-    reference: Latent | None = None
-    notes: tuple[str, ...] = ()
-    encoder_names: tuple[str, str] | None = None
-
-    @property
-    def aim(self) -> Aim:
-        """What is adapted to."""
-        return Aim(self.target, self.reference)
-
-
-@dataclass(frozen=True)
 class PipelineResult:
     """What `run_recipe` gives.
 
     Args:
-        reference: the target's counterpart, found or given.
+        reference: the first target's counterpart, found or given; None for methods that need none.
         adapted: the adaptation.
         search_losses: per term of the search one value per step; empty where the latent was given.
         run: the folder; after it has returned it is no longer held.
         record: of an earlier run of the same settings that was found there.
     """
 
-    reference: Latent
+    reference: Latent | None
     adapted: StoredResult
     search_losses: dict[str, list[float]]
     run: Run
     record: Mapping[str, Any]
-
-
-# Before any work -----------------------------------------------------------------------------------------
-
-
-def open_inputs(
-    recipe: Recipe,
-    device: torch.device | str = "cpu",
-    half: str = "",
-    *,
-    allow_download: bool = False,
-    progress: BytesProgress | None = None,
-) -> Inputs:
-    """Open what a recipe names, from files; names start at the working directory.
-
-    Args:
-        recipe: with a target.
-        device: where networks go.
-        half: "search" where nothing is to be trained.
-        allow_download: whether encoders may be downloaded.
-        progress: see `EncoderChoice.open`.
-
-    Raises:
-        RecipeError: it names no target, or needs a latent that it does not name.
-        ValueError, EncoderError: a file is missing, damaged, or not what it should be; the recipe does not
-            fit the generator.
-    """
-    device = torch.device(device)
-    recipe = recipe.precised(device)
-    for name, given in (("generator", recipe.generator), ("target", recipe.aim.target)):
-        if not given.strip():
-            raise RecipeError(f"the recipe names no {name}; give it (--{name})")
-    if half == "search":  # which finds what a latent would be
-        recipe = replace(recipe, aim=replace(recipe.aim, latent=None))
-    elif recipe.aim.latent is None and "reference" in recipe.inputs:
-        raise RecipeError("this recipe started from a given latent that it does not hold; give it (--latent)")
-    source = demo_generator() if recipe.generator == DEMO else load(recipe.generator)
-    reference, notes = None, list[str]()
-    if recipe.aim.latent is not None:
-        reference = load_latent(recipe.aim.latent, source.num_layers)
-        notes += [f"{Path(recipe.aim.latent).name}: {line}" for line in latent_notes(reference)]
-    if half != "search":  # before encoders are downloaded
-        recipe.check(_with_discriminator(recipe, source)[0])
-    target = load_target(_picture(recipe.aim.target), source.size, recipe.aim.frame, recipe.aim.mask)
-    if reference is not None:
-        check_family(reference, source, "reference")
-    choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
-    names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
-    if device.type != "cpu":
-        source, encoders = source.to(device), encoders.to(device)
-    said = (*target.notes, *notes)
-    return Inputs(source, encoders, target.image, target.mask, reference, said, names)
-
-
-def _picture(name: str) -> Path:
-    """The file that a target's name means."""
-    return target_path(name.removeprefix(DEMO_TARGET)) if name.startswith(DEMO_TARGET) else Path(name)
-
-
-def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
-    """The encoders that a recipe names, or those that suit its generator."""
-    choice = EncoderChoice.suited_to(source)
-    clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
-    if clip:
-        model, file = (CLIP_MODEL, clip) if Path(clip).is_file() else model_and_file(clip)
-        choice = replace(choice, clip=model, clip_file=file)
-    if perceptual:
-        net, file = model_and_file(perceptual)
-        choice = replace(choice, perceptual=net, perceptual_file=file)
-    return choice
-
-
-def _with_discriminator(recipe: Recipe, source: GeneratorBundle) -> tuple[GeneratorBundle, list[str]]:
-    """Give a generator whose file has no discriminator a fresh one where the method trains one."""
-    if source.discriminator is not None or recipe.preset(source.size)[0].needs.path is None:
-        return source, []
-    note = "the generator's file has no discriminator; training with a freshly initialised one"
-    return with_fresh_discriminator(source, recipe.training.seed), [note]
-
-
-def prepared(
-    recipe: Recipe, inputs: Inputs, half: str = "", device: torch.device | None = None
-) -> tuple[Recipe, Inputs]:
-    """Check a recipe against its inputs, before any work, and bind it to them.
-
-    Args:
-        recipe: what is wanted. One that is bound already must have been bound to the same inputs, or the
-            notes say which differ.
-        inputs: what it works with.
-        half: "search" where nothing is to be trained.
-        device: where the work will be done, which decides about the precision "auto"; None: where the
-            generator is.
-
-    Returns:
-        The bound recipe; the inputs with the notes on what was changed, and with a fresh discriminator where
-        one is needed and missing.
-
-    Raises:
-        ValueError: something does not fit together or is not finite.
-    """
-    source, notes = inputs.source, list[str]()
-    recipe = recipe.precised(device or source.generator.const.device)
-    if half != "search":
-        source, notes = _with_discriminator(recipe, source)
-        notes += recipe.check(source)
-    if inputs.reference is None:
-        check_search(source, inputs.encoders, inputs.target, inputs.mask)
-    else:
-        check_run(source, inputs.aim, recipe.preset(source.size)[0])
-    names = inputs.encoder_names or _names(inputs.encoders)
-    notes += encoder_notes(source, *names)
-    found = inputs_of(source, inputs.encoders, inputs.aim, inputs.mask)
-    if "mask" in recipe.inputs and inputs.mask is None:
-        raise RecipeError("this recipe was made with a mask, which it does not hold; give it (--mask)")
-    both = (recipe.inputs.keys() | found.keys()) if recipe.inputs else set()
-    differing = sorted(name for name in both if recipe.inputs.get(name) != found.get(name))
-    if differing:
-        notes.append(
-            f"not the {', '.join(differing)} that the recipe was made with; the result will be another one"
-        )
-    notes += reference_notes(recipe, found, inputs.reference)
-    bound = replace(recipe.bound(found), encoders=EncodersRecipe(*names))
-    if EncoderChoice.suited_to(source).clip == DEMO and found["source"] == network_fingerprint(
-        demo_generator().generator
-    ):
-        bound = replace(bound, generator=DEMO)  # however it came: its file lies within this program
-    return bound, replace(inputs, source=source, notes=(*inputs.notes, *notes))
-
-
-def _names(encoders: Encoders | EncodersOnDemand) -> tuple[str, str]:
-    if isinstance(encoders, EncodersOnDemand):
-        return encoders.clip_name, encoders.perceptual_name
-    return encoders.clip.name, encoders.perceptual.name
-
-
-# The work ------------------------------------------------------------------------------------------------
 
 
 def search_recipe(
@@ -364,10 +185,12 @@ def run_recipe(  # noqa: PLR0913 - what to make, where, and who follows it
         if found is None and not record.get("losses"):  # from now on the folder says whose it is
             folder.record(record.get("step", 0))
         done = record if found else {}
-        reference, losses = _reference(folder, done, inputs, place, search_callbacks, poll)
-        if tell is not None and inputs.reference is None:
-            for line in counterpart_notes(reference):
-                tell(line)
+        reference, losses = inputs.reference, dict[str, dict[str, list[float]]]()
+        if reference is not None or recipe.preset(inputs.source.size)[0].needs.reference:
+            reference, losses = _reference(folder, done, inputs, place, search_callbacks, poll)
+            if tell is not None and inputs.reference is None:
+                for line in counterpart_notes(reference):
+                    tell(line)
         inputs = replace(inputs, reference=reference)
         folder = replace(folder, recipe=as_made(folder.recipe, reference))
         kept = found or _trained(folder, inputs, None, place, callbacks, losses, finish)
@@ -407,6 +230,8 @@ def _searched(
     config = run.recipe.search_config()
     kept = kept_reference(run.folder / REFERENCE)
     known = None if kept is None else Counterpart.of(kept.origin)
+    assert inputs.target is not None
+    target = inputs.target[:1]
     is_done = known is not None and run.has_searched(config.steps)
     device = None if place is None or is_done else place().device
 
@@ -418,7 +243,7 @@ def _searched(
             found = search_latent(
                 source,
                 encoders,  # type: ignore[arg-type]
-                inputs.target,
+                target,
                 config,
                 mask=inputs.mask,
                 callbacks=callbacks,
@@ -430,7 +255,7 @@ def _searched(
             seen = judged(
                 source,
                 encoders,  # type: ignore[arg-type]
-                inputs.target,
+                target,
                 found.latent,
                 mask=inputs.mask,
                 raw=raw,

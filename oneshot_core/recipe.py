@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .choices import (
     AUTO,
     DEMO,
     DEMO_TARGET,
+    METHOD_STEPS,
     PARTS,
     PRECISIONS,
     PRESETS,
@@ -31,6 +32,7 @@ from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
 from .ranges import MOST_RATE, check_number
+from .recipe_values import changed, plain
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +47,6 @@ ENGINE = 2  # raise it when the same recipe gives other numbers
 KEY_DIGITS, STEM_DIGITS = 32, 24  # of a key; of what it shares with those of more or fewer steps
 MOST_STEPS = 100_000
 SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
-
-_Part = TypeVar("_Part")
 
 
 class RecipeError(ValueError):
@@ -66,6 +66,12 @@ class AimRecipe:
         offset_y: where it lies between top and bottom.
         mask: name of a picture of what counts of it; None: all, or a mask that came as values.
         latent: name of a file with the target's counterpart; None: it is searched, or came as values.
+        more_targets: names of further pictures, for methods and aims of several.
+        target_weights: share of each target, the first one's first; empty: all the same.
+        source_text: what the source generator draws, for methods that read texts.
+        target_text: what the adapted one is to draw.
+        more_texts: further target texts, mixed with it.
+        text_weights: share of each target text; empty: all the same.
     """
 
     target: str = ""
@@ -75,12 +81,32 @@ class AimRecipe:
     offset_y: float = 0.0
     mask: str | None = None
     latent: str | None = None
+    more_targets: tuple[str, ...] = ()
+    target_weights: tuple[float, ...] = ()
+    source_text: str = ""
+    target_text: str = ""
+    more_texts: tuple[str, ...] = ()
+    text_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for weight in (*self.target_weights, *self.text_weights):
+            check_number(weight, "a weight of a target or text", above=0)
+        if bool(self.source_text.strip()) != bool(self.texts):
+            raise RecipeError("source_text and target_text belong together; give both, or none")
         try:
             _ = self.frame
         except ValueError as error:
             raise RecipeError(str(error)) from None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All target texts."""
+        return tuple(text.strip() for text in (self.target_text, *self.more_texts) if text.strip())
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of all targets that have one."""
+        return tuple(name for name in (self.target, *self.more_targets) if name.strip())
 
     @property
     def frame(self) -> Frame:
@@ -132,6 +158,8 @@ class MethodRecipe:
         ema_half_life: of the weights' moving average, in steps; None: as published, and with the default
             profile never more than an eighth of the steps done.
         trained_parts: of the generator, among `PARTS`, separated by commas; None: as the method does.
+        layers: that are trained in each step, where a method chooses them by the texts; None: as many as it
+            does; 0: all.
     """
 
     preset: str = "oneshot_clip"
@@ -145,6 +173,7 @@ class MethodRecipe:
     discriminator_rate: float | None = None
     ema_half_life: float | None = None
     trained_parts: str | None = None
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
@@ -234,6 +263,7 @@ class Recipe:
             ("batch", method.batch, 1, 64),
             ("mixing", method.mixing, 0, 1),
             ("crop_px", method.crop_px, 1, 1 << 16),
+            ("layers", method.layers, 0, 64),
             *((f"steps of the kind {kind}", count, 0, MOST_STEPS) for kind, count in method.schedule.items()),
         ]
 
@@ -260,7 +290,7 @@ class Recipe:
                     "program reads no other"
                 )
             parts = {
-                one.name: _changed(getattr(found, one.name), recipe.object(one.name, {}))
+                one.name: changed(getattr(found, one.name), recipe.object(one.name, {}))
                 for one in fields(cls)
                 if one.name not in ("generator", "inputs")
             }
@@ -268,8 +298,14 @@ class Recipe:
             parts["inputs"] = {name: inputs.value(name) for name in inputs.names()}
             generator = recipe.text("generator", found.generator)
             recipe.close()
+            named = recipe.object("training", {}).names()
         except JsonError as error:
             raise RecipeError(str(error)) from None
+        if parts["method"].preset != found.method.preset and "steps" not in named:
+            # Each method has its own number of steps.
+            parts["training"] = replace(
+                parts["training"], steps=METHOD_STEPS.get(parts["method"].preset, STEPS)
+            )
         return cls(generator=generator, **parts)
 
     def values(self) -> dict[str, Any]:
@@ -283,7 +319,7 @@ class Recipe:
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "generator": self.generator,
-            **{name: _plain(part) for name, part in parts.items()},
+            **{name: plain(part) for name, part in parts.items()},
             "inputs": dict(self.inputs),
         }
 
@@ -295,7 +331,9 @@ class Recipe:
     def without_folders(self) -> Recipe:
         """The same with the last part of every name only: what is written into files that are passed on."""
         names = {"target": last_part(self.aim.target) or "", "mask": last_part(self.aim.mask)}
-        aim = replace(self.aim, **names, latent=last_part(self.aim.latent))  # type: ignore[arg-type]
+        more = tuple(last_part(name) or "" for name in self.aim.more_targets)
+        latent = last_part(self.aim.latent)
+        aim = replace(self.aim, **names, latent=latent, more_targets=more)  # type: ignore[arg-type]
         encoders = EncodersRecipe(*map(last_part_of_model, (self.encoders.clip, self.encoders.perceptual)))
         generator = last_part(self.generator) or ""
         if generator == DEMO != self.generator:  # a file of that name
@@ -310,29 +348,9 @@ class Recipe:
         Raises:
             ValueError: a term, kind of step or value that the method does not know.
         """
-        from .objective import PROFILES as TABLE
-        from .objective.plans import Trainable
-        from .objective.presets import PRESETS as METHODS
-        from .objective.presets import with_half_life
+        from .methods import method_of
 
-        method = self.method
-        preset = METHODS[method.preset](TABLE[method.profile]).reweighted(method.weights)
-        preset = preset.rebatched(method.batch, method.mixing).scheduled(method.schedule)
-        if method.learning_rate is not None:
-            plan = replace(preset.optimiser, learning_rate=method.learning_rate)
-            preset = replace(preset, optimiser=plan)
-        if method.discriminator_rate is not None and preset.discriminator is not None:
-            other = replace(preset.discriminator, learning_rate=method.discriminator_rate)
-            preset = replace(preset, discriminator=other)
-        if method.parts:
-            # In one order, so that equal sets have equal keys.
-            named = tuple(part for part in PARTS if part in method.parts)
-            preset = replace(preset, trainable=Trainable(named))
-        if method.ema_half_life is not None:
-            preset = with_half_life(preset, method.ema_half_life)
-        if method.crop_px is not None:
-            return preset.adjusted("patch", crop_px=method.crop_px), []
-        return preset.fitted(size)
+        return method_of(self.method, size)
 
     def search_config(self) -> SearchConfig:
         """Settings of the latent search; raises ValueError for a term that it does not have."""
@@ -413,14 +431,16 @@ class Recipe:
             raise ValueError("what a recipe gives is known once it is bound to its inputs")
         from .fingerprints import determining
 
-        searched = half == "search" or (not half and "reference" not in self.inputs)
+        preset = self.preset(self.inputs["size"])[0]
+        needed = preset.needs.reference
+        searched = half == "search" or (not half and needed and "reference" not in self.inputs)
         adapted = half != "search"
         return {
             "engine": ENGINE,
             **determining(
                 self.inputs,
                 search=self.search_config().describe() if searched else None,
-                preset=self.preset(self.inputs["size"])[0] if adapted else None,
+                preset=preset if adapted else None,
                 training=self.train_config().describe() if adapted else None,
             ),
         }
@@ -441,53 +461,3 @@ class Recipe:
 def _digest(values: Any) -> str:
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(part: Any) -> dict[str, Any]:
-    values = {one.name: getattr(part, one.name) for one in fields(part)}
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-
-
-_READERS: dict[str, Callable[[Fields, str], Any]] = {  # by how a field is declared
-    "int": lambda given, name: given.whole(name),
-    "float": lambda given, name: float(given.number(name)),
-    "bool": lambda given, name: given.flag(name),
-    "str": lambda given, name: given.text(name),
-    "Mapping[str, float]": lambda given, name: _numbers(given.object(name)),
-    "Mapping[str, int]": lambda given, name: {
-        key: given.object(name).whole(key) for key in given.object(name).names()
-    },
-}
-
-
-def _numbers(given: Fields) -> dict[str, float]:
-    return {name: float(given.number(name, low=0)) for name in given.names()}
-
-
-def _changed(part: _Part, given: Fields) -> _Part:
-    """Change a part of a recipe by JSON values; tables of weights are merged name by name."""
-    changes: dict[str, Any] = {}
-    for one in fields(part):  # type: ignore[arg-type]
-        if one.name not in given.names():
-            given.value(one.name, None)  # now it is known
-            continue
-        kind, _, optional = str(one.type).partition(" | ")
-        if given.value(one.name) is None and optional:
-            changes[one.name] = None
-            continue
-        found = _READERS[kind](given, one.name)
-        changes[one.name] = {**getattr(part, one.name), **found} if isinstance(found, dict) else found
-    given.close()
-    return replace(part, **changes)  # type: ignore[type-var]
-
-
-def nested(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values of a recipe from values by entry, such as {"method.weights.patch": 0.5}."""
-    values: dict[str, Any] = {}
-    for entry, value in entries.items():
-        *parts, last = entry.split(".")
-        place = values
-        for part in parts:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return values

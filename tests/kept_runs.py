@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from tiny_networks import tiny_bundle, tiny_encoders
 
+from oneshot_core.inputs import Inputs, prepared
 from oneshot_core.latents import Latent
-from oneshot_core.pipeline import Inputs, adapt_recipe, prepared
+from oneshot_core.pipeline import adapt_recipe
 from oneshot_core.recipe import Recipe
 from oneshot_core.run_folder import StoredResult
 from oneshot_core.store import RunStore

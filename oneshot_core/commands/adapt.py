@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..checkpoints import GeneratorBundle, read_tensors
+from ..inputs import Inputs, prepared
 from ..pictures import save_png
 from ..pictures.covers import draw_cover, model_card
 from ..pictures.plots import loss_plot
 from ..pictures.sheets import adaptation_sheet
-from ..pipeline import Finish, Inputs, PipelineResult, prepared, run_recipe
+from ..pipeline import Finish, PipelineResult, run_recipe
 from ..recipe import Recipe
 from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT, versions
 from ..sampling import parse_seeds, sample
@@ -113,10 +116,14 @@ def make(recipe: Recipe, inputs: Inputs, folder: Path, results: Results) -> dict
 def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: str) -> dict[str, str]:
     """Write the pictures that people look at; return all files by what they are."""
     folder, bundle = done.run.folder, done.adapted.bundle
-    save_png(inputs.target, folder / "target.png")
+    if inputs.target is not None:
+        save_png(torch.cat(list(inputs.target), dim=2)[None], folder / "target.png")
     if inputs.mask is not None:
         save_png(read_tensors(done.run.masked_target)[0]["target"], folder / "masked_target.png")
-    save_png(sample(inputs.source, done.reference), folder / "reference.png")
+    files = {"adapted": RESULT, "grid": "grid.png"}
+    if done.reference is not None:
+        save_png(sample(inputs.source, done.reference), folder / "reference.png")
+        files |= {"reference": "reference.png", "latent": REFERENCE}
     sheet = adaptation_sheet(
         inputs.source,
         _beside(inputs.source, bundle),
@@ -127,13 +134,10 @@ def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: s
         target_name=target_name,
     )
     save_png(sheet, folder / "grid.png")
-    title = f"{done.run.recipe.method.preset} on {target_name}"
+    title = f"{done.run.recipe.method.preset} on {target_name or ', '.join(inputs.told.texts)}"
     loss_plot(done.adapted.losses, folder / "losses.png", title=title)
     return {
-        "adapted": RESULT,
-        "grid": "grid.png",
-        "reference": "reference.png",
-        "latent": REFERENCE,
+        **files,
         "losses": "losses.png",
         "run": RECORD,
         "snapshots": f"{done.run.work.name}/{SNAPSHOTS}",
@@ -158,7 +162,7 @@ def _note_files(
 def _check_names(recipe: Recipe, folder: Path) -> None:
     """Refuse inputs that the results would be written over, or that --fresh would remove."""
     written = {(folder / name).resolve() for name in (RESULT, REFERENCE, *PICTURES)}
-    for name in (recipe.generator, recipe.aim.target, recipe.aim.mask, recipe.aim.latent):
+    for name in (recipe.generator, *recipe.aim.targets, recipe.aim.mask, recipe.aim.latent):
         if name and Path(name).resolve() in written:
             raise BadInput(f"{name} lies where the results would be written; choose another --out")
 

@@ -35,6 +35,16 @@ def weight(text: str) -> tuple[str, float]:
         ) from None
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """Read a list of positive weights separated by commas."""
+    try:
+        return tuple(number(above=0)(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"write positive numbers separated by commas, such as 1,0.5; got {text!r}"
+        ) from None
+
+
 def schedule(text: str) -> dict[str, int]:
     """Read R:N, reference steps to random steps, as a recipe has them."""
     try:

@@ -12,7 +12,8 @@ from ..checkpoints.native import opened_file
 from ..choices import DEMO_TARGET, TARGET_LOOKS
 from ..demo.world import demo_recipe
 from ..json_values import Fields, JsonError, read
-from ..recipe import FORMAT, Recipe, RecipeError, nested
+from ..recipe import FORMAT, Recipe, RecipeError
+from ..recipe_values import nested
 from ..run_folder import kept_record, record_values
 from .console import BadInput, say_json
 
@@ -26,6 +27,12 @@ ENTRIES = {
     "offset_y": "aim.offset_y",
     "mask": "aim.mask",
     "latent": "aim.latent",
+    "more_targets": "aim.more_targets",
+    "target_weights": "aim.target_weights",
+    "source_text": "aim.source_text",
+    "target_text": "aim.target_text",
+    "more_texts": "aim.more_texts",
+    "text_weights": "aim.text_weights",
     "clip": "encoders.clip",
     "lpips": "encoders.perceptual",
     "search_steps": "search.steps",
@@ -43,6 +50,7 @@ ENTRIES = {
     "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
     "trained_parts": "method.trained_parts",
+    "layers": "method.layers",
     "steps": "training.steps",
     "seed": "training.seed",
     "precision": "training.precision",
@@ -53,12 +61,17 @@ ENTRIES = {
 def values_of(options: Namespace) -> dict[str, Any]:
     """What options say of a recipe, as JSON values; options that were not given say nothing."""
     given = {entry: getattr(options, option, None) for option, entry in ENTRIES.items()}
-    entries = {
-        entry: dict(one) if isinstance(one, list) else one for entry, one in given.items() if one is not None
-    }
+    entries = {entry: _as_json(one) for entry, one in given.items() if one is not None}
     if getattr(options, "seed", None) is not None:  # of everything random, the search too
         entries["search.seed"] = None
     return nested(entries)
+
+
+def _as_json(given: Any) -> Any:
+    """Pairs of a name and a number as an object, other lists as they are."""
+    if isinstance(given, list) and all(isinstance(one, tuple) for one in given):
+        return dict(given)
+    return list(given) if isinstance(given, tuple) else given
 
 
 def recipe_of(options: Namespace, base: Recipe | None = None) -> Recipe:
@@ -69,7 +82,9 @@ def recipe_of(options: Namespace, base: Recipe | None = None) -> Recipe:
     """
     if options.recipe:
         base = found_recipe(options.recipe)
-    missing = [name for name in ("generator", "target") if base is None and getattr(options, name) is None]
+    texts = getattr(options, "target_text", None) is not None
+    wanted = ("generator",) if texts else ("generator", "target")
+    missing = [name for name in wanted if base is None and getattr(options, name) is None]
     if missing:
         raise BadInput(f"--{missing[0]} must be given, or a --recipe that names it")
     return Recipe.of(values_of(options), base)

@@ -17,10 +17,10 @@ from ..checkpoints import GeneratorBundle, load
 from ..demo.world import demo_generator
 from ..encoder_choice import DEMO, DEMO_GENERATOR
 from ..features import BytesProgress, Encoders
+from ..inputs import Inputs, open_inputs
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
 from ..memory import keep_freed_memory
-from ..pipeline import Inputs, open_inputs
 from ..recipe import Recipe
 from ..writing import in_words, remove_stale_temporaries
 from .console import BadInput, ProgressBar, duration, note, say, say_json

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from ..inputs import prepared
 from ..pictures import Picture, labelled_grid, save_png
 from ..pictures.plots import loss_plot
-from ..pipeline import prepared, search_recipe
+from ..pipeline import search_recipe
 from ..run_folder import REFERENCE
 from ..store import FolderStore
 from ..tensors import Images
@@ -30,6 +31,7 @@ def search_command(options: Namespace) -> None:
         found = search_recipe(recipe, inputs, FolderStore(out, options.fresh), **follow)
     for text in found.notes:
         note(text)
+    assert inputs.target is not None  # `prepared` refuses a search without one
     files = {
         "latent": out / REFERENCE,
         "picture": save_png(found.reconstruction, out / "reference.png"),

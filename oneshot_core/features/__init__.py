@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ..tensors import check_weights, gradients
-from .clip import ClipEncoder, ClipPreprocess, assumed_activation, build_clip, load_clip
+from .clip import ClipEncoder, assumed_activation, build_clip, load_clip
 from .download import BytesProgress
 from .perceptual import Perceptual, SmallConfig, load_perceptual, read_perceptual, save_perceptual, small_net
+from .preprocess import ClipPreprocess
 from .tokenizers import WordTokenizer
 from .weights import EncoderError
 
@@ -51,11 +52,12 @@ class Encoders:
     """What a search, an adaptation or an evaluation sees pictures with; all frozen, on one device.
 
     Args:
-        clips: CLIP models with their weights: a CLIP loss is the weighted sum over them. At least one.
+        clips: CLIP models with their weights: a CLIP loss is the weighted sum over them. At least one; a
+            weight of 0 is for one that only a term which names it uses.
         perceptual: the perceptual net.
 
     Raises:
-        ValueError: no CLIP model, or a weight that is not positive and finite.
+        ValueError: no CLIP model, a weight that is negative or not finite, or none above 0.
     """
 
     clips: WeightedClips
@@ -65,8 +67,10 @@ class Encoders:
         if not self.clips:
             raise ValueError("encoders need at least one CLIP model")
         for _, weight in self.clips:
-            if not 0 < weight < math.inf:
-                raise ValueError(f"the weight of a CLIP model must be positive, got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of a CLIP model must be 0 or positive, got {weight}")
+        if not any(weight for _, weight in self.clips):
+            raise ValueError("every CLIP model has the weight 0; give one of them a weight")
 
     @classmethod
     def of(cls, clip: ClipEncoder, perceptual: Perceptual) -> Encoders:
@@ -117,6 +121,7 @@ class EncodersOnDemand:
         perceptual: Callable[[], Perceptual],
         clip_name: str,
         perceptual_name: str,
+        more_clips: Sequence[tuple[Callable[[], ClipEncoder], float]] = (),
     ) -> None:
         """Keep how to load.
 
@@ -125,10 +130,11 @@ class EncodersOnDemand:
             perceptual: the same.
             clip_name: for messages and records.
             perceptual_name: the same.
+            more_clips: further CLIP models with their weights; the first one's is 1.
         """
         self.clip_name = clip_name
         self.perceptual_name = perceptual_name
-        self._clip = _Once(clip)
+        self._clips = [(_Once(load), weight) for load, weight in ((clip, 1.0), *more_clips)]
         self._perceptual = _Once(perceptual)
 
     @property
@@ -138,12 +144,12 @@ class EncodersOnDemand:
         Raises:
             EncoderError: weights are missing or do not fit.
         """
-        return self._clip.get()
+        return self._clips[0][0].get()
 
     @property
     def clips(self) -> WeightedClips:
-        """The CLIP model with the weight 1."""
-        return ((self.clip, 1.0),)
+        """All CLIP models with their weights."""
+        return tuple((once.get(), weight) for once, weight in self._clips)
 
     @property
     def perceptual(self) -> Perceptual:
@@ -155,16 +161,22 @@ class EncodersOnDemand:
         return self._perceptual.get()
 
     def load(self) -> Encoders:
-        """Load both now; raises EncoderError when weights are missing or do not fit."""
-        return Encoders.of(self.clip, self.perceptual)
+        """Load all now; raises EncoderError when weights are missing or do not fit."""
+        return Encoders(self.clips, self.perceptual)
 
     def to(self, device: torch.device | str) -> EncodersOnDemand:
-        """Return the pair whose encoders are copied to a device when they are first asked for."""
+        """Return those whose encoders are copied to a device when they are first asked for."""
+        (first, _), *others = self._clips
+
+        def there(once: _Once[ClipEncoder]) -> Callable[[], ClipEncoder]:
+            return lambda: _copied(once.get(), device)
+
         return EncodersOnDemand(
-            lambda: _copied(self.clip, device),
+            there(first),
             lambda: _copied(self.perceptual, device),
             self.clip_name,
             self.perceptual_name,
+            [(there(once), weight) for once, weight in others],
         )
 
     def __repr__(self) -> str:

@@ -7,86 +7,26 @@ import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from ..tensors import Images, check_shape, gradients
+from ..tensors import Images, gradients
 from .clip_config import check_size, read_config
 from .download import BytesProgress
+from .preprocess import OPENAI_MEAN, OPENAI_STD, ClipPreprocess
 from .tokenizers import LazyTokenizer, Tokenizer, WordTokenizer, check_text, text_notes
 from .towers import layout_of, lowered, run_length_first, simplify, tower_weight
 from .weights import EncoderError, clip_source, load_strict, read_weights, text_tower_source
 
 log = logging.getLogger(__name__)
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files, not weights
 SIMPLE_VOCABULARY = 49408  # entries of CLIP's own byte-pair vocabulary
-
-
-@dataclass(frozen=True)
-class ClipPreprocess:
-    """From the engine's pictures to what CLIP reads: range, resize and normalisation in one place.
-
-    The default is the method's: x -> 0.5 x + 0.5, bicubic (a = -0.75, half-pixel centres, no antialias, no
-    clamp) to a square whatever the aspect ratio, then mean and standard deviation per channel.
-
-    Source: methods.md A; cyclomon/OneshotCLIP train_oneshot.py. `antialias=True` is this project's option.
-    """
-
-    image_size: int = 224  # side in pixels that the model reads
-    interpolation: str = "bicubic"  # or "bilinear"
-    antialias: bool = False  # low-pass before shrinking; bicubic then has a = -0.5
-    value_range: tuple[float, float] = (-1.0, 1.0)  # what becomes 0 and 1; values outside are kept
-    mean: tuple[float, ...] = OPENAI_MEAN
-    std: tuple[float, ...] = OPENAI_STD
-    dtype: torch.dtype | None = None  # in which it computes; None: the pictures' own
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1 pixel, got {self.image_size}")
-        if self.interpolation not in ("bicubic", "bilinear"):
-            raise ValueError(f"interpolation must be 'bicubic' or 'bilinear', got {self.interpolation!r}")
-        if not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range must be (low, high) with low < high, got {self.value_range}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"mean and std are three numbers each, std positive; got {self.mean}, {self.std}"
-            )
-
-    def __call__(self, images: Images) -> Tensor:
-        """Prepare pictures for CLIP.
-
-        Args:
-            images: [N, 3, H, W] in `value_range`, any size.
-
-        Returns:
-            [N, 3, image_size, image_size], differentiable, in `dtype` (or the pictures' own).
-        """
-        check_shape(images, "images", (None, 3, None, None))
-        x = images if self.dtype is None else images.to(self.dtype)
-        low, high = self.value_range
-        x = x * (1.0 / (high - low)) - low / (high - low)
-        size = (self.image_size, self.image_size)
-        if x.shape[-2:] != size:  # at equal size the resize is the exact identity
-            x = F.interpolate(
-                x, size=size, mode=self.interpolation, align_corners=False, antialias=self.antialias
-            )
-        mean, std = (_channels(values, x.dtype, x.device) for values in (self.mean, self.std))
-        return (x - mean) / std
-
-
-@lru_cache(maxsize=32)
-def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return [1, C, 1, 1] constants, made once per device and outside inference mode (they enter graphs)."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 class ClipEncoder(nn.Module):
@@ -135,6 +75,11 @@ class ClipEncoder(nn.Module):
         """Device the weights are on."""
         return tower_weight(self.model.visual).device
 
+    @property
+    def logit_scale(self) -> Tensor:
+        """By how much the model multiplies cosines; 100 in OpenAI's models. Scalar."""
+        return self.model.logit_scale.detach().exp()
+
     def encode_images(self, images: Images) -> Tensor:
         """Return one unit feature per picture.
 
@@ -145,9 +90,21 @@ class ClipEncoder(nn.Module):
             [N, D] of length 1, float32 (float64 if the model is float64), normalised out of place. Gradients
             flow to the pictures, never to the weights.
         """
+        return _unit(self.raw_images(images))
+
+    def raw_images(self, images: Images) -> Tensor:
+        """The same features before they are normalised, in the model's precision."""
         pixels = self.preprocess(images.to(torch.promote_types(images.dtype, self.dtype)))
-        pixels = pixels.to(self.dtype).contiguous(memory_format=self.layout)
-        return _unit(self.model.encode_image(pixels, normalize=False))
+        return self._seen(pixels)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.device, self.dtype).contiguous(memory_format=self.layout)
+        return self.model.encode_image(pixels, normalize=False)
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Unit features [M, D] of pictures of any size, seen as CLIP's own code sees files; no gradient."""
+        with torch.no_grad():
+            return _unit(torch.cat([self._seen(self.preprocess.of_picture(one)) for one in pictures]))
 
     def lowered(self, dtype: torch.dtype) -> ClipEncoder:
         """The same whose image tower multiplies with weights that are stored in a narrow type.

@@ -7,10 +7,11 @@ latents come from, `plans.py` what a method consists of, `presets.py` the method
 
 from ..choices import PARTS
 from .aim import Aim, AimFeatures
-from .batches import Batch, Prior, Reference
+from .batches import Anchors, Batch, Prior, Reference
 from .contract import MAIN, Needs, Objective, StepContext, StepDraws, Term, View, WeightedTerm
-from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, StepKind, Trainable
+from .plans import DiscriminatorPlan, OptimiserPlan, PathLength, Preset, RealPlan, SamplingPolicy, StepKind
 from .profile import DEFAULT, OFFICIAL, PROFILES, Profile
+from .trainable import Selection, Trainable
 
 __all__ = [
     "DEFAULT",
@@ -20,16 +21,20 @@ __all__ = [
     "PROFILES",
     "Aim",
     "AimFeatures",
+    "Anchors",
     "Batch",
     "DiscriminatorPlan",
     "Needs",
     "Objective",
     "OptimiserPlan",
+    "PathLength",
     "Preset",
     "Prior",
     "Profile",
     "RealPlan",
     "Reference",
+    "SamplingPolicy",
+    "Selection",
     "StepContext",
     "StepDraws",
     "StepKind",

@@ -51,6 +51,7 @@ class CodeRequest:
         size: number of codes N.
         purpose: whose z and mixing decision are used.
         plan_of: whose crossover is used; another than `purpose` where two calls share z but not that.
+        place: which target the step is about.
     """
 
     mapper: Generator
@@ -60,6 +61,7 @@ class CodeRequest:
     purpose: str
     # Two fields only for the published accident Q1: same z, other crossover.
     plan_of: str
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Reference:
-    """The aim's reference latent, in every place of the batch."""
+    """The counterpart of the target that the step is about, in every place of the batch."""
 
     needs: ClassVar[Needs] = Needs(reference=True)
     fresh: ClassVar[bool] = False
@@ -113,7 +115,42 @@ class Reference:
         reference = request.aim.codes
         if reference is None:
             raise ValueError("this method draws the reference latent, but none was given; search for one")
-        return request.mapper.broadcast(reference).expand(request.size, -1, -1)
+        one = reference[request.place : request.place + 1]
+        return request.mapper.broadcast(one).expand(request.size, -1, -1)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Latents near a few fixed ones, as many as there are targets: their pictures stand for the targets.
+
+    Args:
+        spread: standard deviation of what is added to an anchor in every step.
+
+    Source: few-shot adaptation (arXiv 2104.06820) section 3.2; utkarshojha/few-shot-gan-adaptation train.py.
+    """
+
+    spread: float = 0.1
+    needs: ClassVar[Needs] = Needs(target=True)
+    fresh: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number(self.spread, "the spread of anchors", low=0)
+
+    def remixed(self, mixing: float) -> Anchors:
+        """See `Origin.remixed`; anchors are never mixed, for each stands for a target."""
+        return self
+
+    def codes(self, request: CodeRequest) -> Latents:
+        """See `Origin.codes`."""
+        mapper, draws, purpose = request.mapper, request.draws, request.purpose
+        if request.aim.targets is None:
+            raise ValueError("anchors stand for target pictures, but none was given")
+        count, width = len(request.aim.targets), mapper.config.z_dim
+        anchors = draws.draws.normal(0, "anchors.z", (count, width))  # the same in every step
+        chosen = draws.integers(f"{purpose}.anchor", count, (request.size,))
+        z = anchors[chosen].to(mapper.const)
+        moved = z + self.spread * draws.normal(f"{purpose}.spread", tuple(z.shape)).to(mapper.const)
+        return mapper.map(moved)
 
 
 @dataclass(frozen=True)

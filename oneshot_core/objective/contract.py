@@ -33,6 +33,7 @@ class Needs:
         target: a target picture.
         reference: the latent of the target's counterpart.
         texts: source and target text.
+        direction: texts or a target: whatever says where pictures shall change to.
         clip: CLIP.
         perceptual: the perceptual net.
         path: discriminator path that it fools; None: no discriminator.
@@ -44,6 +45,7 @@ class Needs:
     target: bool = False
     reference: bool = False
     texts: bool = False
+    direction: bool = False
     clip: bool = False
     perceptual: bool = False
     path: str | None = None
@@ -63,6 +65,7 @@ class Needs:
             self.target or other.target,
             self.reference or other.reference,
             self.texts or other.texts,
+            self.direction or other.direction,
             self.clip or other.clip,
             self.perceptual or other.perceptual,
             self.path or other.path,
@@ -245,6 +248,10 @@ class View:
         adapted: renders [N, 3, S, S] with gradient.
         source: renders the same latents with the source generator; None where a step has no source.
         encode: maps (index of a CLIP model, images) to unit features.
+        features: maps (of the adapted generator, not the source; a count of convolutions) to what these give,
+            see `Generator.render_features`.
+        size: number of pictures.
+        layers: convolutions of the generator.
     """
 
     def __init__(
@@ -252,8 +259,12 @@ class View:
         adapted: Callable[[], Images],
         source: Callable[[], Images] | None,
         encode: Callable[[int, Images], Tensor],
+        features: Callable[[bool, int], list[Tensor]] | None = None,
+        size: int = 1,
+        layers: int = 0,
     ) -> None:
-        self._adapted, self._source, self._encode = adapted, source, encode
+        self.size, self.layers = size, layers
+        self._adapted, self._source, self._encode, self._features = adapted, source, encode, features
         # By CLIP model and generator: several terms read the same features, and CLIP is dear.
         self._clip: dict[tuple[int, bool], Tensor] = {}
 
@@ -287,6 +298,20 @@ class View:
                 self._clip[key] = self._encode(index, self.source)
         return self._clip[key]
 
+    def features(self, count: int) -> list[Tensor]:
+        """What the first convolutions of the adapted generator give, with gradient; no picture is drawn."""
+        return self._layers(True, count)
+
+    def source_features(self, count: int) -> list[Tensor]:
+        """What the first convolutions of the source generator give for the same latents, without gradient."""
+        with torch.no_grad():
+            return self._layers(False, count)
+
+    def _layers(self, adapted: bool, count: int) -> list[Tensor]:
+        if self._features is None:
+            raise ValueError("a term compares features of the generator, but this step tells none")
+        return self._features(adapted, count)
+
 
 @dataclass
 class StepContext:
@@ -298,6 +323,7 @@ class StepContext:
         draws: random numbers of this step.
         encode: maps (index of a CLIP model, images) to unit features, in the precision of the run.
         logits: maps a discriminator path to the logits of the main batch; None: no discriminator.
+        place: which target this step is about: the one whose counterpart a reference batch draws.
         latent: [1, W], for a search.
         mean_latent: [W], for a search.
     """
@@ -307,6 +333,7 @@ class StepContext:
     draws: StepDraws
     encode: Callable[[int, Images], Tensor]
     logits: Callable[[str], Tensor] | None = None
+    place: int = 0
     # In a training both are None.
     latent: Latents | None = None
     mean_latent: Tensor | None = None
@@ -316,6 +343,15 @@ class StepContext:
         if name not in self.views:
             raise ValueError(f"a term reads the batch {name!r}; this step has {', '.join(self.views)}")
         return self.views[name]
+
+    @property
+    def target(self) -> Images:
+        """[1, 3, S, S]: the target that this step is about."""
+        return self.goal.targets[self.place : self.place + 1]
+
+    def target_clip(self, index: int) -> Tensor:
+        """Unit feature [1, D] of that target, by one CLIP model."""
+        return self.goal.clip[index][self.place : self.place + 1]
 
     def over_clips(self, loss: Callable[[int], Tensor]) -> Tensor:
         """Sum a loss over the CLIP models by their weights.
@@ -327,5 +363,6 @@ class StepContext:
         parts = [
             loss(index) if weight == 1 else loss(index) * weight
             for index, (_, weight) in enumerate(self.goal.encoders.clips)
+            if weight
         ]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

@@ -6,60 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..choices import PARTS
-from ..networks import Generator
 from ..ranges import MOST_RATE, check_number
-from .batches import Batch
+from .batches import Batch, Prior
 from .contract import MAIN, Needs, Objective
 from .profile import DEFAULT, Profile
+from .trainable import Selection, Trainable
 
 STARTS = ("average", "raw")  # `g_ema` and `g` of rosinality's files (Q22)
 SMALL = ("refuse", "image")
-
-
-def part_of(name: str) -> str:
-    """Name the part of a generator that a parameter belongs to.
-
-    Args:
-        name: of a parameter of `Generator`, such as "convs.3.affine.weight".
-
-    Returns:
-        One of `PARTS`: the mapping network; the learnt constant; affine layers, weights with biases and noise
-        strengths of the convolutions; all of the RGB layers, their affine layers too.
-    """
-    first, last = name.split(".")[0], name.split(".")[-1]
-    if first == "convs":
-        return "affine" if ".affine." in name else "noise" if last == "noise_strength" else "convolution"
-    # A KeyError means a new kind of layer, which needs a part first.
-    return {"mapping": "mapping", "const": "constant", "to_rgbs": "rgb"}[first]
-
-
-@dataclass(frozen=True)
-class Trainable:
-    """Which parts of the generator are trained, by name (`PARTS`)."""
-
-    # As published: all but mapping and RGB (methods.md B1), so a latent keeps its meaning in the child.
-    parts: tuple[str, ...] = ("constant", "affine", "convolution", "noise")
-
-    def __post_init__(self) -> None:
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown or not self.parts:
-            found = repr(unknown[0]) if unknown else "none"
-            raise ValueError(f"trainable parts are one or more of {', '.join(PARTS)}, got {found}")
-
-    def names(self, generator: Generator) -> frozenset[str]:
-        """Names of the parameters that are trained.
-
-        Raises:
-            ValueError: the generator has nothing of a part.
-        """
-        parts = {name: part_of(name) for name, _ in generator.named_parameters()}
-        empty = [part for part in self.parts if part not in parts.values()]
-        if empty:
-            raise ValueError(
-                f"the generator has no parameter of the part {empty[0]!r}, which is to be trained"
-            )
-        return frozenset(name for name, part in parts.items() if part in self.parts)
+REPLACEMENTS = ("mean", "reference")
 
 
 @dataclass(frozen=True)
@@ -166,10 +121,67 @@ class RealPlan:
     """Which real pictures the discriminator sees.
 
     Args:
-        flips: a batch as large as the main one, each picture mirrored or not; else the target once.
+        flips: a batch as large as the main one, of drawn targets, each mirrored or not; else the target that
+            the step is about, once.
     """
 
     flips: bool = False
+
+
+@dataclass(frozen=True)
+class PathLength:
+    """Lazy regularisation of the path length, with an optimiser step of its own.
+
+    Args:
+        weight: of the penalty; 0 leaves it out.
+        every: one such step per this many, its weight multiplied by it.
+        shrink: its batch is the main one's divided by this.
+        decay: share of a new length in the running mean.
+        mixing: probability that two latents are mixed.
+        keeps_picture: its loss contains 0 * picture, so that what a length does not depend on, such as the
+            biases of the RGB layers, has a zero gradient and ages in Adam.
+
+    Source: StyleGAN2 paper section 3.2; rosinality train.py g_path_regularize.
+    """
+
+    weight: float = 2.0
+    every: int = 4
+    shrink: int = 2
+    decay: float = 0.01
+    mixing: float = 0.9
+    keeps_picture: bool = False
+
+    def __post_init__(self) -> None:
+        check_number(self.weight, "path_length", low=0)
+        check_number(self.decay, "decay", low=0, high=1)
+        if self.every < 1 or self.shrink < 1:
+            raise ValueError(f"every and shrink must be at least 1, got {self.every} and {self.shrink}")
+
+    def batch(self, main: Batch) -> Batch:
+        """The batch of such a step, for the main one of the step it follows."""
+        return replace(main, latents=Prior(self.mixing), size=max(1, main.size // self.shrink))
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """How a method means its result to be drawn; slots are numbered as in `sampling.SampleConfig`.
+
+    Args:
+        psi: truncation.
+        replace_from: slots from here on are replaced; None: none.
+        replaces_with: "mean", or "reference": the target's counterpart.
+    """
+
+    psi: float = 0.7
+    replace_from: int | None = None
+    replaces_with: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_number(self.psi, "psi", low=-10, high=10)
+        if self.replaces_with not in REPLACEMENTS:
+            raise ValueError(
+                f"replaces_with must be one of {', '.join(REPLACEMENTS)}, got {self.replaces_with!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -257,7 +269,10 @@ class Preset:
         kinds: the kinds of step in the order of the cycle.
         discriminator: None for methods without one.
         optimiser: Adam and the moving average.
+        path_length: regularisation of the generator; None: none.
         trainable: parts of the generator that are trained.
+        selection: which layers are trained in each step, where the aim has texts; None: all of them.
+        sampling: how the result is meant to be drawn.
         start: weights that source and adapted start from: "average", or "raw" where a file has them.
         profile: what the rows were made from: repaired or published behaviour. The search reads it.
 
@@ -269,7 +284,10 @@ class Preset:
     kinds: tuple[StepKind, ...]
     discriminator: DiscriminatorPlan | None = None
     optimiser: OptimiserPlan = field(default_factory=OptimiserPlan)
+    path_length: PathLength | None = None
     trainable: Trainable = field(default_factory=Trainable)
+    selection: Selection | None = None
+    sampling: SamplingPolicy = SamplingPolicy()
     start: str = "average"
     profile: Profile = DEFAULT
 
@@ -356,6 +374,16 @@ class Preset:
         self._check_terms([name])
         return self._with_objectives(lambda objective: objective.adjusted(name, **settings))
 
+    def choosing(self, layers: int) -> Preset:
+        """Change how many layers are chosen in each step, where the method chooses any; 0: all are trained.
+
+        Raises:
+            ValueError: the method chooses none.
+        """
+        if self.selection is None:
+            raise ValueError(f"preset {self.name} trains all layers in each step; leave layers out")
+        return replace(self, selection=replace(self.selection, layers=layers) if layers else None)
+
     def scheduled(self, steps: Mapping[str, int]) -> Preset:
         """Change how many steps of each kind follow each other.
 
@@ -420,7 +448,9 @@ class Preset:
             "kinds": {kind.name: kind.describe() for kind in self.kinds},
             "discriminator": plan,
             "optimiser": asdict(self.optimiser),
-            "trainable": list(self.trainable.parts),
+            "path_length": None if self.path_length is None else asdict(self.path_length),
+            "trainable": asdict(self.trainable),
+            "selection": None if self.selection is None else asdict(self.selection),
             "start": self.start,
             # What the profile decides stands in the rows above; the search tells its own part.
             "profile": self.profile.name,

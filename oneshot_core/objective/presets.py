@@ -8,8 +8,10 @@ from dataclasses import replace
 from .adversarial import Fool
 from .batches import Batch, Origin, Prior, Reference
 from .contract import MAIN, Objective, WeightedTerm
-from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, StepKind
+from .directions import Directional
+from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, SamplingPolicy, StepKind
 from .profile import DEFAULT, Profile
+from .rivals import few_shot, mind_the_gap, stylegan_nada
 from .terms import ClipSimilarity, LatentDeviation, Lpips, PatchConsistency, PixelMse, SemanticConsistency
 
 REFERENCE, RANDOM = "reference", "random"  # kinds of step
@@ -42,6 +44,8 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
         WeightedTerm("adversarial", Fool("patch"), 1.0),
         WeightedTerm("semantic", SemanticConsistency(), 10.0),
         WeightedTerm("patch", patch, 1.0),
+        # This project's: texts beside the target, for hybrid aims.
+        WeightedTerm("text", Directional(profile.softness, pictures=False), 0.0),
     )
 
     def batch(latents: Origin, size: int) -> Batch:
@@ -64,13 +68,20 @@ def oneshot_clip(profile: Profile = DEFAULT) -> Preset:
         optimiser=OptimiserPlan(
             average_ramp=profile.average_ramp, zero_filled_grads=profile.zero_filled_grads
         ),
+        sampling=SamplingPolicy(psi=0.7, replace_from=11),
         start="raw" if profile.trains_raw_generator else "average",
         profile=profile,
     )
 
 
 def with_half_life(preset: Preset, steps: float) -> Preset:
-    """Set the half-life of the weights' moving average, in steps, the same from the first step on."""
+    """Set the half-life of the weights' moving average, in steps, the same from the first step on.
+
+    Raises:
+        ValueError: the method has no moving average.
+    """
+    if preset.optimiser.average_half_life is None:
+        raise ValueError(f"preset {preset.name} has no moving average; leave its half-life out")
     return replace(preset, optimiser=replace(preset.optimiser, average_half_life=steps, average_ramp=None))
 
 
@@ -91,4 +102,9 @@ def clip_search(profile: Profile = DEFAULT, augment: bool = True) -> Objective:
     )
 
 
-PRESETS: dict[str, Callable[[Profile], Preset]] = {"oneshot_clip": oneshot_clip}
+PRESETS: dict[str, Callable[[Profile], Preset]] = {
+    "oneshot_clip": oneshot_clip,
+    "stylegan_nada": stylegan_nada,
+    "mind_the_gap": mind_the_gap,
+    "few_shot": few_shot,
+}

@@ -35,6 +35,13 @@ class Profile:
     views: int = 8  # Q15: views with parameters of their own; the official 8 are one view
     nearest_affine: bool = False  # Q16: nearest sampling in the affine step
     trains_raw_generator: bool = False  # Q22: source and start are `g`, the moving average starts at `g_ema`
+    # Of the other methods' code (methods.md part II, baselines.md 4).
+    softness: float = 0.1  # of directions: an unchanged picture has a finite gradient; 0: the cosine itself
+    nudges_unchanged: bool = False  # NADA: an unchanged batch is compared a little beside itself instead
+    targets_as_files: bool = False  # NADA: CLIP sees targets by its own code for files, pictures by another
+    shifted_layers: bool = False  # NADA: the chosen slots stand for other layers, and all may be chosen
+    reduces_by_four: bool = False  # MTG: pictures are compared at a quarter of their side, whatever that is
+    path_keeps_picture: bool = False  # few-shot: see `PathLength`
 
 
 DEFAULT = Profile()
@@ -57,5 +64,11 @@ OFFICIAL = Profile(
     views=1,
     nearest_affine=True,
     trains_raw_generator=True,
+    softness=0.0,
+    nudges_unchanged=True,
+    targets_as_files=True,
+    shifted_layers=True,
+    reduces_by_four=True,
+    path_keeps_picture=True,
 )
 PROFILES = {profile.name: profile for profile in (DEFAULT, OFFICIAL)}

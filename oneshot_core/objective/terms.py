@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ranges import check_number
+from ..resampling import downsample
 from ..tensors import Images
 from .contract import MAIN, Needs, StepContext, Term
 
@@ -82,28 +83,6 @@ def patch_contrast(
     logits = torch.cat([positive, masked], dim=1) / temperature
     losses = torch.logsumexp(logits, dim=1) - logits[:, 0]
     return torch.zeros_like(losses).index_copy(0, order, losses)
-
-
-def direction_distance(adapted: Tensor, source: Tensor, direction: Tensor, softness: float = 0.0) -> Tensor:
-    """Compare how pictures changed with how a text changed, by direction in CLIP's feature space.
-
-    Args:
-        adapted: [N, D] unit features of the pictures after the change.
-        source: [N, D] unit features of the same pictures before it.
-        direction: [D], text feature after minus text feature before; of any length but 0.
-        softness: s in d / sqrt(|d| ** 2 + s ** 2), which replaces the unit vector d / |d| of a picture's
-            change d. Above 0 a picture that has not changed yet has a finite gradient; 0: the cosine itself.
-
-    Returns:
-        [N], 0 (changed exactly along the direction) to 2, and 1 for no change.
-
-    Source: StyleGAN-NADA (arXiv 2108.00946) section 4.1, equation 2; the softness is this project's.
-    """
-    change = adapted - source
-    # The clamp only keeps the root's gradient from NaN: without softness an unchanged picture gave a gradient
-    # of norm 6e5, from which Adam's second moment did not recover in 30 steps (baselines.md 4).
-    length = (change.square().sum(dim=1) + softness**2).clamp_min(1e-12).sqrt()
-    return 1 - change @ F.normalize(direction, dim=0) / length
 
 
 @dataclass(frozen=True)
@@ -225,41 +204,75 @@ def _crops(images: Images, corners: list[list[int]], side: int) -> Images:
 
 @dataclass(frozen=True)
 class Lpips(Term):
-    """Perceptual distance to the target at full resolution.
+    """Perceptual distance to the target.
 
     Args:
         dropout: LPIPS stays in training mode, as in the published code.
+        view: batch that is compared.
+        down: pictures are made smaller by this factor before; 0: to 256 px, at most by 4.
     """
 
     dropout: bool = False
+    view: str = MAIN
+    down: int = 1
 
     @property
     def needs(self) -> Needs:
         """See `Term.needs`."""
-        return Needs(views=frozenset({MAIN}), target=True, perceptual=True)
+        return Needs(views=frozenset({self.view}), target=True, perceptual=True)
+
+    def check(self, size: int) -> None:
+        """See `Term.check`."""
+        _check_down(self.down, size)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar, mean over the batch."""
-        perceptual = step.goal.encoders.perceptual
-        features = perceptual.features(step.view().adapted)
+        perceptual, images = step.goal.encoders.perceptual, step.view(self.view).adapted
+        down = _factor(self.down, images.shape[-1])
+        features = perceptual.features(downsample(images, down))
         # The published code forgot eval(), so half of the squared differences drop out at random (Q13).
         dropout = step.draws.generator("dropout") if self.dropout else None
-        return perceptual.distance(features, step.goal.perceptual, dropout=dropout).mean()
+        return perceptual.distance(features, step.goal.perceptual(step.place, down), dropout=dropout).mean()
 
 
 @dataclass(frozen=True)
 class PixelMse(Term):
-    """Mean squared difference to the target over all values."""
+    """Mean squared difference to the target over all values.
+
+    Args:
+        view: batch that is compared.
+        down: pictures are made smaller by this factor before; 0: to 256 px, at most by 4.
+    """
+
+    view: str = MAIN
+    down: int = 1
 
     @property
     def needs(self) -> Needs:
         """See `Term.needs`."""
-        return Needs(views=frozenset({MAIN}), target=True)
+        return Needs(views=frozenset({self.view}), target=True)
+
+    def check(self, size: int) -> None:
+        """See `Term.check`."""
+        _check_down(self.down, size)
 
     def __call__(self, step: StepContext) -> Tensor:
         """Scalar."""
-        # The reference is the counterpart of the first target only.
-        return (step.view().adapted - step.goal.targets[:1]).square().mean()
+        images = step.view(self.view).adapted
+        down = _factor(self.down, images.shape[-1])
+        return (downsample(images, down) - step.goal.reduced(step.place, down)).square().mean()
+
+
+def _factor(down: int, size: int) -> int:
+    """The factor by which pictures of `size` px are made smaller; 0: to the 256 px of Mind the Gap."""
+    return down or min(4, max(1, size // 256))
+
+
+def _check_down(down: int, size: int) -> None:
+    """Refuse a factor that pictures of `size` px cannot be made smaller by; raises ValueError."""
+    factor = _factor(down, size)
+    if down < 0 or size % factor or size < 4 * factor:
+        raise ValueError(f"pictures of {size} px cannot be made smaller by {down}; give a power of two, or 0")
 
 
 @dataclass(frozen=True)
@@ -281,7 +294,7 @@ class ClipSimilarity(Term):
         """Scalar, mean over the pictures."""
         view = step.view(self.view)
         # Both sides have unit length.
-        return step.over_clips(lambda i: (1 - (view.clip(i) * step.goal.clip[i][:1]).sum(dim=1)).mean())
+        return step.over_clips(lambda i: (1 - (view.clip(i) * step.target_clip(i)).sum(dim=1)).mean())
 
 
 @dataclass(frozen=True)

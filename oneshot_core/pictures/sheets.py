@@ -17,8 +17,8 @@ from . import Picture, labelled_grid, thumbnails
 def adaptation_sheet(
     source: GeneratorBundle,
     adapted: GeneratorBundle,
-    target: Images,
-    reference: Latent,
+    target: Images | None,
+    reference: Latent | None,
     seeds: Sequence[int],
     *,
     psi: float = 1.0,
@@ -29,8 +29,8 @@ def adaptation_sheet(
     Args:
         source: who was adapted.
         adapted: the result.
-        target: [1, 3, S, S].
-        reference: the target's counterpart; the first column, never truncated.
+        target: [M, 3, S, S], of which the first is shown; None where the aim is a text.
+        reference: the target's counterpart; the first column, never truncated. None: no such column.
         seeds: the other columns.
         psi: truncation of the seeds.
         target_name: for the label.
@@ -41,16 +41,16 @@ def adaptation_sheet(
     config = SampleConfig(psi=psi)
     ours, codes = sample_with_codes(source, tuple(seeds), config, convert=thumbnails)
     theirs, _ = sample_with_codes(adapted, codes, convert=thumbnails)
-    first = [thumbnails(sample(bundle, reference)) for bundle in (source, adapted)]
-    rows = [
-        ("source generator", torch.cat([first[0], ours])),
-        ("adapted generator", torch.cat([first[1], theirs])),
-    ]
-    return labelled_grid(
-        rows,
-        columns=["reference", *(f"seed {seed}" for seed in seeds)],
-        lead=(f"target: {target_name}" if target_name else "target", target),
-    )
+    columns = [f"seed {seed}" for seed in seeds]
+    if reference is not None:
+        ours, theirs = (
+            torch.cat([thumbnails(sample(bundle, reference))[:1], row])
+            for bundle, row in ((source, ours), (adapted, theirs))
+        )
+        columns = ["reference", *columns]
+    rows = [("source generator", ours), ("adapted generator", theirs)]
+    label = f"target: {target_name}" if target_name else "target"
+    return labelled_grid(rows, columns=columns, lead=None if target is None else (label, target[:1]))
 
 
 @dataclass
@@ -59,12 +59,12 @@ class LiveSheet:
 
     Args:
         source: who is adapted; draws its row once, when the first sheet is wanted.
-        target: [1, 3, S, S].
+        target: [M, 3, S, S], of which the first is shown; None where the aim is a text.
         seeds: of the latents, untruncated.
     """
 
     source: GeneratorBundle
-    target: Images
+    target: Images | None
     seeds: Sequence[int]
     _row: Images | None = field(default=None, init=False)
 
@@ -73,4 +73,4 @@ class LiveSheet:
         if self._row is None:
             self._row = thumbnails(sample(self.source, tuple(self.seeds), SampleConfig(psi=1.0)))
         rows = [("source", self._row), ("adapted so far", thumbnails(adapted.float().cpu()))]
-        return labelled_grid(rows, lead=("target", self.target))
+        return labelled_grid(rows, lead=None if self.target is None else ("target", self.target[:1]))

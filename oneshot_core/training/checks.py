@@ -81,8 +81,17 @@ def _check_given(aim: Aim, preset: Preset) -> None:
         raise ValueError(f"preset {preset.name} needs a target picture; none was given")
     if needs.reference and aim.reference is None:
         raise ValueError(f"preset {preset.name} needs the reference latent; search for it, or give one")
-    if needs.texts and not (aim.source_text.strip() and aim.target_text.strip()):
-        raise ValueError(f"preset {preset.name} needs a source text and a target text; give both")
+    told = bool(aim.source_text.strip()) and bool(aim.target_texts) and all(map(str.strip, aim.target_texts))
+    if (needs.texts or aim.target_texts or aim.source_text) and not told:
+        raise ValueError(
+            f"preset {preset.name} needs a source text and a target text; give both"
+            if needs.texts
+            else "a source text and a target text belong together; give both, or none"
+        )
+    if needs.direction and not (told or aim.directions or aim.targets is not None):
+        raise ValueError(
+            f"preset {preset.name} needs a target picture, or a source and a target text; give one"
+        )
 
 
 def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
@@ -95,11 +104,13 @@ def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
                 "latent search find it"
             )
         check_family(aim.reference, bundle, "reference")
-        if len(codes) != 1:
-            raise ValueError(
-                f"the reference must be one code, the target's counterpart; this one holds {len(codes)}"
-            )
-    shape = (1, config.num_layers, config.w_dim) if codes.ndim == 3 else (1, config.w_dim)
+    targets = 0 if aim.targets is None else len(aim.targets)
+    if not 1 <= len(codes) <= max(1, targets):
+        raise ValueError(
+            f"the reference must be one code per target, its counterpart, of the first targets at least one; "
+            f"this one holds {len(codes)}, for {targets} target(s)"
+        )
+    shape = (None, config.num_layers, config.w_dim) if codes.ndim == 3 else (None, config.w_dim)
     check_shape(codes, "reference latent", shape)
     check_finite(codes, "the reference latent", "search it again")
 

@@ -33,8 +33,8 @@ def counted_aim(aim: Aim, bundle: GeneratorBundle, mask: Tensor, folder: Path | 
     """
     check_mask(mask, bundle.size)
     # The reference is the target's counterpart: only its picture fits into the hole.
-    if aim.targets is None or aim.codes is None:
-        raise ValueError("a mask needs a target and its reference latent; leave the mask out")
+    if aim.targets is None or aim.codes is None or len(aim.targets) != 1:
+        raise ValueError("a mask needs one target and its reference latent; leave the mask out")
     path = None if folder is None else folder / MASKED_FILE
     # Every reference step compares with it, so a resumed run must see the very same picture.
     kept = None if path is None else _kept(path, aim.targets)

@@ -1,4 +1,5 @@
-"""The phases of one optimiser round, in order: discriminator, its R1 penalty, generator, moving average.
+"""The phases of one optimiser round, in order: selection of layers, discriminator, its R1 penalty, generator,
+its path length, moving average.
 
 A phase that trains is a loss and the networks it moves; `run_phase` takes the step. The memory estimate
 computes the same losses on shapes alone.
@@ -19,11 +20,13 @@ from ..copies import fast_layout
 from ..latents import drawn_noise
 from ..networks import Generator
 from ..objective import MAIN, StepContext, StepDraws, StepKind, View
-from ..objective.adversarial import logistic, r1_penalty
-from ..objective.batches import CodeRequest
+from ..objective.adversarial import logistic, path_length_penalty, r1_penalty
+from ..objective.aim import drawn_place
+from ..objective.batches import Batch, CodeRequest
 from ..precision import forward_pass
 from ..stages import kept
 from ..tensors import Images, Latents
+from .selection import select
 from .state import TrainState
 
 
@@ -47,6 +50,12 @@ class Round:
         """Random numbers of this round."""
         return StepDraws(self.state.draws, self.step)
 
+    @property
+    def place(self) -> int:
+        """Which of the targets that have a counterpart this round is about."""
+        aim = self.state.goal.aim
+        return int(drawn_place(aim, max(1, aim.pairs), self.state.draws, self.step, "target"))
+
 
 @dataclass(frozen=True)
 class Update:
@@ -57,12 +66,14 @@ class Update:
         networks: names of the optimisers that step.
         values: unweighted losses by name.
         blamed: names what to blame for a gradient that is not finite.
+        done: called after the step.
     """
 
     loss: Tensor
     networks: tuple[str, ...]
     values: Mapping[str, Tensor]
     blamed: Callable[[], str]
+    done: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -109,12 +120,16 @@ def start_round(state: TrainState) -> Round:
 def phases_due(current: Round) -> list[str]:
     """Name the phases of a round in order; how often each comes is data of the preset."""
     preset = current.state.preset
-    due = ["generator"] if preset.optimiser.average_half_life is None else ["generator", "average"]
-    plan = preset.discriminator
-    if plan is None or current.path is None:
-        return due
-    # The official order: R1 follows the discriminator's own update and is an update by itself.
-    return ["discriminator", *(["r1"] if plan.r1_gamma and _r1_due(current) else []), *due]
+    plan, path = preset.discriminator, preset.path_length
+    # Without texts nothing says which layers matter.
+    due = ["select"] if preset.selection is not None and current.state.goal.aim.target_texts else []
+    if plan is not None and current.path is not None:
+        due.append("discriminator")
+        # The official order: R1 follows the discriminator's own update and is an update by itself.
+        due += ["r1"] if plan.r1_gamma and _r1_due(current) else []
+    due.append("generator")
+    due += ["path"] if path is not None and path.weight and current.step % path.every == 0 else []
+    return due if preset.optimiser.average_half_life is None else [*due, "average"]
 
 
 def _r1_interval(state: TrainState) -> tuple[str | None, int, float]:
@@ -140,11 +155,12 @@ def _r1_due(current: Round) -> bool:
 
 def run_phase(name: str, current: Round) -> dict[str, Tensor]:
     """Run one phase and return its unweighted losses by name."""
-    if name == "average":
-        _update_average(current.state)
+    if name in _ACTIONS:
+        _ACTIONS[name](current.state)
         return {}
     update = phase_update(name, current)
     _optimise(current, update)
+    update.done()
     return dict(update.values)
 
 
@@ -158,7 +174,9 @@ def _purpose(batch: str, purpose: str) -> str:
     return purpose if batch == MAIN else f"{batch}.{purpose}"
 
 
-def _codes(current: Round, batch: str, drawing: Generator, purpose: str, plan_of: str) -> Latents:
+def _codes(
+    current: Round, batch: str, drawing: Generator, purpose: str, plan_of: str, plan: Batch | None = None
+) -> Latents:
     """Codes of a generator call, w+ [N, L, W].
 
     Args:
@@ -167,12 +185,13 @@ def _codes(current: Round, batch: str, drawing: Generator, purpose: str, plan_of
         drawing: the generator that is called.
         purpose: whose z and mixing decision are used.
         plan_of: whose crossover is used.
+        plan: the batch, where it is none of the kind's own.
     """
-    state, plan = current.state, current.kind.batches[batch]
+    state, plan = current.state, plan or current.kind.batches[batch]
 
     def request(mapper: Generator) -> CodeRequest:
         purposes = _purpose(batch, purpose), _purpose(batch, plan_of)
-        return CodeRequest(mapper, state.goal.aim, current.draws, plan.size, *purposes)
+        return CodeRequest(mapper, state.goal.aim, current.draws, plan.size, *purposes, place=current.place)
 
     return plan.codes(request, drawing, state.source)
 
@@ -224,14 +243,16 @@ def _both_discriminated(current: Round, fake: Images, real: Images) -> Sequence[
 
 
 def _real(current: Round) -> Images:
-    """The target once, or a batch of it with random horizontal flips."""
-    targets, plan = current.state.goal.targets, current.kind.real
+    """The target once, or a batch of drawn targets with random horizontal flips."""
+    goal, plan = current.state.goal, current.kind.real
     if plan is None or not plan.flips:
-        return targets[:1]
+        return goal.targets[current.place : current.place + 1]
     # One purpose per step: R1 sees the very pictures that the discriminator's update saw.
-    flips = current.draws.integers("real.flip", 2, (current.kind.batches[MAIN].size,)).tolist()
-    mirrored = targets[:1].flip(3)
-    return torch.cat([mirrored if flip else targets[:1] for flip in flips])
+    shape = (current.kind.batches[MAIN].size,)
+    flips = current.draws.integers("real.flip", 2, shape).tolist()
+    places = drawn_place(goal.aim, len(goal.targets), current.state.draws, current.step, "real.index", shape)
+    drawn = goal.targets[places.to(goal.targets.device)]
+    return torch.stack([one.flip(2) if flip else one for one, flip in zip(drawn, flips, strict=True)])
 
 
 def _optimise(current: Round, update: Update) -> None:
@@ -292,18 +313,30 @@ def _view(current: Round, name: str) -> View:
     codes = _codes(current, name, state.adapted, "adapted", "adapted")
     noise = _noise(current, name, "adapted")
 
-    def source() -> Images:
-        """Draw the same latents with the source; the official profile redraws crossover and noise."""
+    def of_source() -> tuple[Latents, list[Tensor]]:
+        """Codes and noise for the same latents; the official profile redraws crossover and noise."""
         plan_of = "adapted" if batch.shared_mixing else "source"
         # Repaired Q1 and Q2: with an own crossover the consistency terms compared pictures of other codes.
         own_codes = codes if batch.shared_codes else _codes(current, name, state.source, "adapted", plan_of)
-        own_noise = noise if batch.shared_noise else _noise(current, name, "source")
-        return _rendered(state, state.source, own_codes, own_noise)
+        return own_codes, noise if batch.shared_noise else _noise(current, name, "source")
+
+    def source() -> Images:
+        return _rendered(state, state.source, *of_source())
+
+    def features(adapted: bool, count: int) -> list[Tensor]:
+        drawing, given = (state.adapted, (codes, noise)) if adapted else (state.source, of_source())
+        styles = drawing.affine(given[0])
+        with _forward_pass(state):
+            found = drawing.render_features(styles, given[1], count, state.stage)
+        return [one.to(styles[0].dtype) for one in found]
 
     return View(
         lambda: _rendered(state, state.adapted, codes, noise),
         source,
         lambda index, images: _encoded(state, index, images),
+        features,
+        batch.size,
+        len(state.source.convs),
     )
 
 
@@ -328,6 +361,37 @@ def _context(current: Round) -> StepContext:
         draws=current.draws,
         encode=lambda index, images: _encoded(state, index, images),
         logits=lambda path: _discriminated(current, path, views[MAIN].adapted, "adapted"),
+        place=current.place,
+    )
+
+
+def _path(current: Round) -> Update:
+    state, plan = current.state, current.state.preset.path_length
+    assert plan is not None
+    batch = plan.batch(current.kind.batches[MAIN])
+    codes = _codes(current, MAIN, state.adapted, "path", "path", batch)
+    # A mapping that is not trained leaves codes without a graph, which lengths need.
+    codes = codes if codes.requires_grad else codes.detach().requires_grad_(True)
+    noise = drawn_noise(state.source, state.draws, current.step, "path", batch.size)
+    # Neither autocast nor stages: the graph is differentiated twice, in float32.
+    images = state.adapted.synthesize(codes, noise)
+    direction = current.draws.normal("path.direction", tuple(images.shape)).to(images)
+    penalty, mean, lengths = path_length_penalty(images, codes, direction, state.path_mean, plan.decay)
+    loss = plan.weight * plan.every * penalty
+    if plan.keeps_picture:
+        loss = loss + 0 * images[0, 0, 0, 0]
+    values = {"path": penalty.detach(), "path_length": lengths.detach().mean()}
+
+    def done() -> None:
+        state.path_mean = mean
+
+    return Update(loss, ("adapted",), values, lambda: "generator's penalty path", done)
+
+
+def _select(state: TrainState) -> None:
+    """Choose the layers that are trained in this step."""
+    select(
+        state, lambda codes, noise: _rendered(state, state.adapted, codes, noise), partial(_encoded, state)
     )
 
 
@@ -347,4 +411,6 @@ _UPDATES: dict[str, Callable[[Round], Update]] = {
     "discriminator": _discriminator,
     "r1": _r1,
     "generator": _generator,
+    "path": _path,
 }
+_ACTIONS: dict[str, Callable[[TrainState], None]] = {"select": _select, "average": _update_average}

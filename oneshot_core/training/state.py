@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..checkpoints import GeneratorBundle
 from ..copies import fast_layout, private_copy
 from ..draws import Draws
 from ..features import Encoders, check_encoders, clips_for
+from ..latents import drawn_noise
 from ..networks import Discriminator, DiscriminatorConfig, Generator, PatchHeads
 from ..objective import Aim, AimFeatures, Preset
 from ..precision import PRECISIONS, check_precision, precision_setting
@@ -23,7 +25,8 @@ from ..tensors import gradients, is_finite
 from .checks import check_run, trained_generator, uses_heads
 
 STATE_FORMAT = "oneshot-run"
-STATE_VERSION = 2
+STATE_VERSION = 3
+PATH_MEAN = "path.mean"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class TrainState:
         stage: runs parts of the networks; decides what of them is kept for the backward pass.
         history: per logged name the value of each step; NaN where a step does not compute it.
         amid_step: whether some networks are a phase ahead of the others, a state not to be saved.
+        path_mean: running mean of path lengths, scalar, where they are regularised.
     """
 
     preset: Preset
@@ -66,6 +70,8 @@ class TrainState:
         self.about: dict[str, Any] = {}  # JSON values for the headers of what comes out of it
         self.notes: tuple[str, ...] = ()  # for the user, about how the run goes
         self.amid_step = False
+        self.path_mean = torch.zeros((), dtype=torch.float32).to(self.source.const)
+        self.chosen: list[int] = []  # slots of the layers that the step trains, where they are selected
         self.clips = clips_for(self.goal.encoders, PRECISIONS[self.precision])
         plan = self.preset.optimiser
         self.optimisers: dict[str, torch.optim.Adam] = {
@@ -134,7 +140,8 @@ class TrainState:
             ema=private_copy(bundle.generator, place, layout) if averaged else adapted,
             discriminator=discriminator,
             heads=heads,
-            goal=AimFeatures(aim.to(source.const), encoders),  # copies: the caller's may be inference tensors
+            # Copies: the caller's may be inference tensors.
+            goal=AimFeatures(aim.to(source.const), encoders, partial(_source_pictures, source, draws)),
             draws=draws,
             settings=dict(settings or {}) | precision_setting(precision),
             precision=precision,
@@ -205,11 +212,12 @@ class TrainState:
         return found
 
     def _networks(self) -> dict[str, Tensor]:
-        return {
+        found = {
             f"{prefix}.{name}": value
             for prefix, module in self._modules()
             for name, value in module.state_dict().items()
         }
+        return found if self.preset.path_length is None else {**found, PATH_MEAN: self.path_mean}
 
     def save(self, path: Path | str) -> None:
         """Write everything that is needed to go on exactly; atomic, the state before it is kept beside it.
@@ -255,12 +263,21 @@ class TrainState:
                 }
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        if PATH_MEAN in tensors:
+            self.path_mean = tensors[PATH_MEAN].to(self.path_mean).clone()
         for prefix, module in self._modules():
             start = f"{prefix}."
             part = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
             module.load_state_dict(part)
         for prefix, optimiser in self.optimisers.items():
             _load_adam(optimiser, f"adam.{prefix}.", tensors, self.preset.optimiser.zero_filled_grads)
+
+
+def _source_pictures(source: Generator, draws: Draws, count: int) -> Tensor:
+    """Pictures [N, 3, S, S] of the source for latents that are the same throughout a run; no gradient."""
+    z = draws.normal(0, "direction.z", (count, source.config.z_dim)).to(source.const)
+    with torch.no_grad():
+        return source.synthesize(source.map(z), drawn_noise(source, draws, 0, "direction", count))
 
 
 def state_file(path: Path | str) -> StateFile:

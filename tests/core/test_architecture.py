@@ -16,12 +16,12 @@ PACKAGE = Path(oneshot_core.__file__).parent
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
     "texts", "choices", "json_values", "ranges", "frames", "file_names", "memory", "threads", "pace",
-    "writing", "containers", "tensors", "precision", "stages", "copies", "draws", "ops", "metrics",
-    "network_configs", "networks", "latents", "checkpoints", "latent_files", "saved_states", "features",
-    "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
-    "fingerprints", "latent_optimiser", "counterpart", "search", "training", "recipe", "references",
-    "run_folder", "store", "editing", "demo", "encoder_choice", "pipeline", "runners", "commands", "cli",
-    "__main__",
+    "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
+    "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "saved_states",
+    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
+    "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
+    "recipe", "references", "run_folder", "store", "editing", "demo", "encoder_choice",
+    "inputs", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

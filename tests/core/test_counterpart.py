@@ -17,9 +17,10 @@ from oneshot_core import pipeline
 from oneshot_core.counterpart import JUDGED, PICTURES, Counterpart, counterpart_notes, judged
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_recipe, demo_target
 from oneshot_core.features import Encoders
+from oneshot_core.inputs import Inputs, prepared
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.latents import Latent
-from oneshot_core.pipeline import Inputs, prepared, run_recipe, search_recipe
+from oneshot_core.pipeline import run_recipe, search_recipe
 from oneshot_core.run_folder import REFERENCE
 from oneshot_core.sampling import sample
 from oneshot_core.search import search_latent

@@ -14,7 +14,7 @@ from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.editing import EditConfig, edit_latents, learning_rate_at
 from oneshot_core.features import ClipEncoder, EncoderError, build_clip
 from oneshot_core.latents import Latent
-from oneshot_core.objective.terms import direction_distance
+from oneshot_core.objective.directions import direction_distance
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded
 from oneshot_core.training.memory import editing_bytes, editing_step_bytes

@@ -7,32 +7,15 @@ import re
 import golden_support as golden
 import pytest
 import torch
+from golden_perceptual import recorded_net
 
-from oneshot_core.features import ClipEncoder, Perceptual, build_clip
-from oneshot_core.features.perceptual import PUBLISHED, package_net
+from oneshot_core.features import ClipEncoder, build_clip
+from oneshot_core.features.perceptual import PUBLISHED
 
 pytestmark = pytest.mark.golden
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 CLOSE = {"f32": 1e-5, "f64": 1e-9}  # values
 CLOSE_GRADIENT = {"f32": 1e-2, "f64": 1e-7}  # float32: relative L2; float64: relative to the largest entry
-
-
-def recorded_net(net: str, seed: int, dtype: torch.dtype) -> Perceptual:
-    """Build a net by the recipe of section 8: weights by torchvision's names, heads |normal| * 0.1."""
-    perceptual = package_net(net)
-    state = perceptual.state_dict()
-    for key, built in state.items():
-        kind, _, rest = key.partition(".")
-        if kind == "heads":
-            draws = golden.formula_draw(f"{net}.lin{rest}", (1, built.numel(), 1, 1), seed)
-            state[key] = torch.from_numpy(draws).float().flatten().abs() * 0.1  # the product in float32
-            continue
-        name = f"features.{rest.partition('.')[2]}"
-        fan_in = built[0].numel() if built.ndim == 4 else 1
-        scale = (2 / fan_in) ** 0.5 if built.ndim == 4 else 0.05
-        state[key] = golden.formula_weights(name, built.shape, seed, f"{net}.", [(".*", scale, 0.0)])
-    perceptual.load_state_dict(state, assign=True)
-    return perceptual.requires_grad_(False).to(dtype)
 
 
 def recorded_gradient(

@@ -19,7 +19,8 @@ from oneshot_core import cli, pipeline
 from oneshot_core.checkpoints import load, read_tensors, save
 from oneshot_core.choices import GO_ON, TRAIN_AGAIN
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
-from oneshot_core.pipeline import Inputs, adapt_recipe, open_inputs, prepared, run_recipe, search_recipe
+from oneshot_core.inputs import Inputs, open_inputs, prepared
+from oneshot_core.pipeline import adapt_recipe, run_recipe, search_recipe
 from oneshot_core.recipe import Recipe
 from oneshot_core.run_folder import MARK, RECORD, REFERENCE, RESULT, WORK, Run
 from oneshot_core.store import FolderStore, RunStore

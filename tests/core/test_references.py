@@ -13,9 +13,10 @@ from kept_runs import SIZE, recipe_of, tiny_inputs
 from tiny_networks import tiny_bundle
 
 from oneshot_core.checkpoints import GeneratorBundle
+from oneshot_core.inputs import Inputs, prepared
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.latents import Latent
-from oneshot_core.pipeline import Inputs, prepared, search_recipe
+from oneshot_core.pipeline import search_recipe
 from oneshot_core.references import keep_reference, kept_reference
 from oneshot_core.store import RunStore
 

@@ -12,7 +12,7 @@ import pytest
 from kept_runs import STEPS, Counting, bound, names_of, run, tiny_inputs
 
 from oneshot_core.choices import TRAIN_AGAIN
-from oneshot_core.pipeline import Inputs
+from oneshot_core.inputs import Inputs
 from oneshot_core.run_folder import MARK, WORK
 from oneshot_core.store import RunStore
 from oneshot_core.training import STATE_FILE

@@ -174,6 +174,7 @@ def test_an_error_is_told_in_its_own_words_on_its_node(page: Any, server: Server
 def test_the_square_of_a_target_is_moved_by_pointer_wheel_and_keys(page: Any, server: Server) -> None:
     Image.effect_noise((300, 200), 80).save(server.base / "input" / "wide.png")
     load(page, "own_checkpoint")
+    page.keyboard.press("Escape")  # the message of an error before lies over the canvas
     page.evaluate(SET, {"LoadImage": {"image": "wide.png"}})
     shown = "() => document.querySelector('[data-oneshot-frame] img')?.naturalWidth === 300"
     wait(lambda: page.evaluate(shown), "the picture is not shown", 20)

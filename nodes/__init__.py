@@ -14,6 +14,7 @@ from .loaders import (
     OneShotSaveGenerator,
     OneShotSaveLatent,
 )
+from .methods import OneShotMethod
 from .sampling import OneShotBlendGenerators, OneShotRandomLatents, SampleAdapted
 from .search import CLIPLatentSearch
 from .training import OneShotAdapt
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotFrameTarget,
     CLIPLatentSearch,
     OneShotAdapt,
+    OneShotMethod,
     SampleAdapted,
     StyleCLIPEdit,
     OneShotRandomLatents,

@@ -133,6 +133,14 @@ class OneShotLoadEncoders(io.ComfyNode):
                     tooltip="ImageNet weights of the perceptual net's backbone from a file in "
                     "models/oneshot_encoders.",
                 ),
+                advanced(
+                    io.String,
+                    "more_clips",
+                    default="",
+                    placeholder="ViT-B-16:openai*0.5",
+                    tooltip="Further CLIP models, whose losses are added by weight: NAME*WEIGHT, several "
+                    "joined by +. StyleGAN-NADA and Mind the Gap use ViT-B-32:openai and ViT-B-16:openai.",
+                ),
             ],
             outputs=[
                 Encoders.Output(
@@ -142,15 +150,18 @@ class OneShotLoadEncoders(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, clip: str | None = None, clip_file: str | None = None) -> bool | str:
-        """Refuse a file for the demo's CLIP, which has its own, and one that is not there."""
+    def validate_inputs(
+        cls, clip: str | None = None, clip_file: str | None = None, more_clips: str | None = None
+    ) -> bool | str:
+        """Refuse a file for the demo's CLIP, which has its own, one that is not there, unreadable models."""
 
         def check(model: str, file: str) -> None:
             if file != AUTOMATIC:
                 core.EncoderChoice(model, file)
                 bridge.file_path(bridge.ENCODERS, file, "clip_file")
 
-        return problem(cls, {"clip": clip, "clip_file": clip_file}, (("clip", "clip_file"), check))
+        given = {"clip": clip, "clip_file": clip_file, "more_clips": more_clips}
+        return problem(cls, given, (("clip", "clip_file"), check), (("more_clips",), core.further_clips))
 
     @classmethod
     def fingerprint_inputs(cls, clip_file: str, perceptual_file: str, **_: Any) -> str:
@@ -163,14 +174,15 @@ class OneShotLoadEncoders(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, clip: str, perceptual: str, download: bool, clip_file: str, perceptual_file: str
+        cls, clip: str, perceptual: str, download: bool, clip_file: str, perceptual_file: str, more_clips: str
     ) -> io.NodeOutput:
         """Remember the choice; nothing is loaded yet."""
         paths = [
             None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name, asked))
             for asked, name in (("clip_file", clip_file), ("perceptual_file", perceptual_file))
         ]
-        choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1])
+        more = core.further_clips(more_clips)
+        choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1], more)
         encoders = choice.open(
             bridge.encoder_folder(), allow_download=download, progress=bridge.download_progress
         )

@@ -64,6 +64,25 @@ def framed(
     return target.image, target.mask, [*notes, *target.notes]
 
 
+def framed_batch(
+    images: Tensor, mask: Tensor | None, size: int, how: core.Frame
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Make targets of all pictures of an IMAGE, [M, 3, size, size]; else as `framed`.
+
+    Raises:
+        ValueError: see `framed`; or a mask, or bars that do not count, with several pictures.
+    """
+    if len(images) == 1:
+        return framed(images, mask, size, how)
+    made = [framed(one, None, size, how) for one in images.split(1)]
+    if mask is not None or any(area is not None for _, area, _ in made):
+        raise ValueError(
+            "a mask, or the bars of the fit letterbox, belong to one target; leave them out, or give one"
+        )
+    notes = list(dict.fromkeys(note for _, _, some in made for note in some))
+    return torch.cat([picture for picture, _, _ in made]), None, notes
+
+
 def strip(images: Tensor) -> Image.Image:
     """Lay a batch side by side as one picture."""
     (picture,) = core.to_pillow(torch.cat(list(images), dim=2)[None])

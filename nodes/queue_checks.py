@@ -15,7 +15,7 @@ from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO
 from ..oneshot_core.recipe_values import nested
 from .graphs import Queued
-from .recipes import values_of
+from .recipes import shares, values_of
 from .values import fitting
 
 LARGEST = 1024  # px: what fits no generator up to here is wrong for all
@@ -99,6 +99,16 @@ def method_check(entries: Mapping[str, str], *names: str) -> Check:
     return names, check
 
 
+def method_checks() -> list[Check]:
+    """Checks of OneShotMethod: parts that exist, weights that are numbers."""
+    parts = {"trained_parts": "method.trained_parts"}
+
+    def check_parts(text: str) -> None:
+        core.Recipe.of(nested(values_of({"trained_parts": text}, parts)))
+
+    return [(("trained_parts",), check_parts), (("target_weights",), shares)]
+
+
 def check_snapshot(step: int, steps: int, every: int) -> None:
     """Refuse a step of which a run will keep no snapshot; raises ValueError."""
     core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(step)
@@ -123,8 +133,10 @@ def sample_checks(here: Queued | None) -> list[Check]:
 
 
 def adapt_checks(here: Queued | None) -> list[Check]:
-    """Checks of OneShotAdapt: the reference is the target's counterpart, one code."""
-    return [] if here is None else [((), partial(_check_counterpart, here)), ((), partial(_check_one, here))]
+    """Checks of OneShotAdapt: what its method needs is linked; the reference is a counterpart, one code."""
+    if here is None:
+        return []
+    return [((), partial(check, here)) for check in (_check_given, _check_counterpart, _check_one)]
 
 
 def edit_checks(here: Queued | None) -> list[Check]:
@@ -157,6 +169,24 @@ def _check_latents(here: Queued, copies: int) -> None:
     count = _codes(here.giver("latent"))
     if count is not None:
         core.check_count(count, SMALLEST, copies)
+
+
+def _check_given(here: Queued) -> None:
+    method = here.giver("method")
+    if method is not None and method.kind != "OneShotMethod":
+        return  # whatever else gives a method is known when it runs
+    name = (method.value("preset") if method is not None else None) or "oneshot_clip"
+    if name not in core.PRESETS:
+        return  # ComfyUI refuses it on its own node
+    needs = core.Recipe.of({"method": {"preset": name}}).preset(LARGEST)[0].needs
+    texts = method is not None and bool(str(method.value("preset.target_text") or "").strip())
+    if here.giver("target") is None and (needs.target or (needs.direction and not texts)):
+        more = " or give One-Shot Method a source and a target text" if needs.direction else ""
+        raise ValueError(f"{name} needs a target picture; connect one to the input target{more}")
+    if here.giver("reference") is None and needs.reference:
+        raise ValueError(
+            f"{name} needs the target's counterpart; connect CLIP Latent Search to the input reference"
+        )
 
 
 def _check_counterpart(here: Queued) -> None:

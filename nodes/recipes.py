@@ -13,7 +13,6 @@ SEARCH_TERMS = ("clip", "lpips", "pixel", "deviation")
 ADAPT = {  # input of the node: entry of the recipe
     "fit": "aim.fit",
     "profile": "method.profile",
-    "preset": "method.preset",
     "learning_rate": "method.learning_rate",
     "discriminator_rate": "method.discriminator_rate",
     "ema_half_life": "method.ema_half_life",
@@ -48,16 +47,71 @@ def values_of(settings: Mapping[str, Any], entries: Mapping[str, str]) -> dict[s
     return {entry: given[name] for name, entry in entries.items()}
 
 
-def recipe_of(generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
+def recipe_of(
+    generator: Any, settings: Mapping[str, Any], entries: Mapping[str, str], method: Any = None
+) -> Any:
     """Build the recipe of a node's inputs.
 
     Args:
         generator: whose file's name the recipe tells.
         settings: by input id.
         entries: `ADAPT` or `SEARCH`.
+        method: recipe of One-Shot Method, which then says everything about the method; None: the inputs do.
 
     Raises:
         ValueError: a value that a recipe does not allow.
     """
     named = {"generator": generator.provenance.file_name}
-    return core.Recipe.of(nested({**named, **values_of(settings, entries)}))
+    if method is not None:
+        entries = {name: entry for name, entry in entries.items() if not entry.startswith("method.")}
+    return core.Recipe.of(nested({**named, **values_of(settings, entries)}), method)
+
+
+def method_recipe(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """Build the recipe of One-Shot Method.
+
+    Args:
+        chosen: the preset, and the inputs that hang on it.
+        settings: the others, by input id.
+
+    Raises:
+        ValueError: a value that a recipe does not allow, or weights that are no numbers.
+    """
+    texts = [line.strip() for line in chosen.get("target_text", "").splitlines() if line.strip()]
+    first, more = (texts[0], texts[1:]) if texts else ("", [])
+    entries: dict[str, Any] = {
+        "method.preset": chosen["preset"],
+        "method.profile": settings["profile"],
+        "method.learning_rate": settings["learning_rate"],
+        "method.trained_parts": settings["trained_parts"].strip() or None,
+        "method.batch": chosen["batch"],
+        "method.mixing": chosen.get("mixing"),
+        "method.discriminator_rate": chosen.get("discriminator_rate") or None,
+        "method.weights": {
+            name.removesuffix("_weight"): value for name, value in chosen.items() if name.endswith("_weight")
+        },
+        "aim.source_text": chosen.get("source_text", "").strip(),
+        "aim.target_text": first,
+        "aim.more_texts": more,
+        "aim.text_weights": shares(chosen.get("text_weights", "")),
+        "aim.target_weights": shares(settings["target_weights"]),
+    }
+    layers = chosen.get("layers", -1)
+    if layers >= 0:
+        entries["method.layers"] = layers
+    return core.Recipe.of(nested(entries))
+
+
+def shares(text: str) -> list[float]:
+    """Read positive numbers separated by commas; empty text gives none.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        found = [float(part) for part in text.split(",")] if text.strip() else []
+    except ValueError:
+        found = [0.0]
+    if not all(0 < one < float("inf") for one in found):
+        raise ValueError(f"weights are positive numbers separated by commas, such as 1, 0.5; got {text!r}")
+    return found

@@ -15,6 +15,7 @@ CATEGORY = "One-Shot StyleGAN"
 Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBundle
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
+Method = io.Custom("ONESHOT_METHOD")  # carries oneshot_core.Recipe, of which method and texts count
 
 DEFAULTS = Recipe()
 
@@ -61,12 +62,18 @@ def encoders_input() -> io.Input:
     return Encoders.Input("encoders", tooltip="CLIP and the perceptual net, from Load Encoders.")
 
 
-def target_input() -> io.Input:
-    """Input for the one picture."""
+def target_input(several: str = "of a batch the first is used", optional: bool = False) -> io.Input:
+    """Input for the one picture.
+
+    Args:
+        several: what becomes of a batch.
+        optional: whether some methods do without.
+    """
     return io.Image.Input(
         "target",
-        tooltip="The one picture whose look is wanted. It is fitted to the generator's size; of a batch the "
-        "first is used. Transparency: Load Image drops it and shows what lies under it. To leave it out, "
+        optional=optional,
+        tooltip=f"The one picture whose look is wanted. It is fitted to the generator's size; {several}. "
+        "Transparency: Load Image drops it and shows what lies under it. To leave it out, "
         "connect Load Image's mask through Invert Mask to mask.",
     )
 

@@ -8,17 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
-from ..oneshot_core.choices import KEPT_RUNS, PRESETS, USE
+from ..oneshot_core.choices import KEPT_RUNS, USE
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
-from .pictures import framed
+from .pictures import framed_batch
 from .queue_checks import adapt_checks, check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
     DEFAULTS,
     Generator,
     Latent,
+    Method,
     advanced,
     encoders_input,
     fit_input,
@@ -58,7 +59,7 @@ class OneShotAdapt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Needs the search's reference; the adapted generator comes with a sheet of pictures and a report."""
+        """What is needed depends on the method; the adapted generator comes with pictures and a report."""
         return schema(
             node_id="OneShotAdapt",
             aliases=("one shot", "style transfer", "fine-tune", "train generator", "nada", "mind the gap"),
@@ -117,13 +118,10 @@ class OneShotAdapt(io.ComfyNode):
         cls,
         generator: Any,
         encoders: Any,
-        target: Tensor,
-        reference: Any,
-        mask: Tensor | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         """Train, or load what is there."""
-        recipe, inputs = _prepared(generator, encoders, target, reference, mask, settings)
+        recipe, inputs = _prepared(generator, encoders, settings)
         kept, snapshot = settings["kept_run"], settings["snapshot_step"] or None
         result, preview, notes = _adapted(recipe, inputs, kept, snapshot)
         text, picture = _report(result, notes), ui.PreviewImage(preview, cls=cls).as_dict()
@@ -133,12 +131,13 @@ class OneShotAdapt(io.ComfyNode):
         return io.NodeOutput(result.bundle, preview, text, ui={**picture, **shown, **told, **facts})
 
 
-def _prepared(
-    generator: Any, encoders: Any, target: Tensor, reference: Any, mask: Any, settings: dict[str, Any]
-) -> tuple[Any, Any]:
+def _prepared(generator: Any, encoders: Any, settings: dict[str, Any]) -> tuple[Any, Any]:
     """The recipe of the node's inputs, bound to them, and the inputs, checked before any work."""
-    recipe = recipe_of(generator, settings, ADAPT)
-    picture, area, notes = framed(target, mask, generator.size, recipe.aim.frame)
+    target, mask, reference, method = map(settings.get, ("target", "mask", "reference", "method"))
+    recipe = recipe_of(generator, settings, ADAPT, method)
+    picture, area, notes = None, None, list[str]()
+    if target is not None:
+        picture, area, notes = framed_batch(target, mask, generator.size, recipe.aim.frame)
     given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
     recipe, inputs = core.prepared(recipe, given, device=bridge.device())
     recipe.train_config().check_snapshot(settings["snapshot_step"])
@@ -202,17 +201,6 @@ def _inputs() -> list[io.Input]:
     return [
         generator_input("The source generator. Without a discriminator it gets a fresh one, see the help."),
         encoders_input(),
-        target_input(),
-        Latent.Input(
-            "reference",
-            tooltip="The target's counterpart, from CLIP Latent Search: a latent in w or w+, one code.",
-        ),
-        io.Combo.Input(
-            "preset",
-            options=list(PRESETS),
-            default=DEFAULTS.method.preset,
-            tooltip="The method: One-Shot Adaptation of GAN in Just One CLIP (arXiv 2203.09301).",
-        ),
         io.Int.Input(
             "steps",
             default=DEFAULTS.training.steps,
@@ -231,10 +219,23 @@ def _inputs() -> list[io.Input]:
             "Snapshots are kept every snapshot_every steps; choosing another never trains again.",
         ),
         precision_input(),
-        mask_input(),
         fit_input(),
         profile_input(),
         *_advanced_inputs(),
+        target_input("several: all are targets, the first has the counterpart", optional=True),
+        Latent.Input(
+            "reference",
+            optional=True,
+            tooltip="The target's counterpart, from CLIP Latent Search: a latent in w or w+, one code. "
+            "stylegan_nada and few_shot need none.",
+        ),
+        mask_input(),
+        Method.Input(
+            "method",
+            optional=True,
+            tooltip="From One-Shot Method, which then says everything about the method: profile, rates, "
+            "weights, batch and all below it here do not count. Without it: oneshot_clip.",
+        ),
     ]
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         target_path,
     )
     from .editing import EDIT_COPIES, EditConfig, EditResult, check_edit, check_texts, edit_latents
-    from .encoder_choice import EncoderChoice, encoder_notes
+    from .encoder_choice import EncoderChoice, encoder_notes, further_clips
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
     from .inputs import Inputs, open_inputs, prepared
@@ -109,7 +109,7 @@ _MODULES = {
         "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
     ),
     "editing": "EDIT_COPIES EditConfig EditResult check_edit check_texts edit_latents",
-    "encoder_choice": "EncoderChoice encoder_notes",
+    "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
@@ -217,6 +217,7 @@ __all__ = [
     "frame",
     "frame_mask",
     "framed_target",
+    "further_clips",
     "gradients",
     "inspect",
     "interpolate",

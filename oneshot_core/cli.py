@@ -17,24 +17,19 @@ from typing import Any
 from .choices import (
     DEVICES,
     FITS,
-    METHOD_STEPS,
     NOISE_MODES,
     PERCEPTUAL_NETS,
-    PRECISIONS,
-    PRESETS,
     PROFILES,
 )
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.interrupts import exit_code, raised_signals
+from .commands.method_options import aims, method, option, precision
 from .commands.option_values import (
     RATE,
     ZOOM,
-    filled,
     number,
     numbers,
     positive,
-    schedule,
-    shares,
     slots,
     weight,
 )
@@ -47,7 +42,6 @@ _OPTIONS = {  # settings whose option has another name
     "mix_to": "the end of --mix-slots",
     "batch_size": "--batch",
 }
-NAMES = ("FILE", "DIR", "PICTURE", "URL", "FILE|demo", "NAME|FILE", "NAME|PICTURE")  # never empty
 
 # verb: module in commands/ and function
 VERBS = {
@@ -114,69 +108,63 @@ docs/batch.md in the repository explains plans, workflows, checks and what is wr
 }
 
 
-def _option(parser: Any, name: str, help_text: str, **more: Any) -> None:
-    if more.get("metavar") in NAMES:
-        more.setdefault("type", filled)
-    parser.add_argument(name, help=help_text, **more)
-
-
 def _common(parser: argparse.ArgumentParser, device: bool = True) -> None:
     group = parser.add_argument_group("running")
     if device:
-        _option(
+        option(
             group,
             "--device",
             "where to compute; auto: cuda, else mps, else cpu",
             choices=DEVICES,
             default="auto",
         )
-        _option(group, "--threads", "CPU threads; default: the usable cores", type=positive, metavar="N")
-    _option(group, "--json", "print the result as JSON", action="store_true")
-    _option(group, "--quiet", "show no progress", action="store_true")
-    _option(group, "--debug", "show the traceback of an error and the log", action="store_true")
+        option(group, "--threads", "CPU threads; default: the usable cores", type=positive, metavar="N")
+    option(group, "--json", "print the result as JSON", action="store_true")
+    option(group, "--quiet", "show no progress", action="store_true")
+    option(group, "--debug", "show the traceback of an error and the log", action="store_true")
 
 
 def _encoders(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("encoders (default: the demo's for the demo generator, else as below)")
-    _option(
+    option(
         group,
         "--clip",
         "open_clip model (ViT-B-32-quickgelu, OpenAI's weights), a weights file for it, MODEL=FILE, or demo; "
         "several as A+B*0.5",
         metavar="NAME|FILE",
     )
-    _option(
+    option(
         group,
         "--lpips",
         "perceptual net: alex, vgg, squeeze or demo (alex)",
         choices=PERCEPTUAL_NETS,
         default=None,
     )
-    _option(group, "--offline", "never download weights", action="store_true")
+    option(group, "--offline", "never download weights", action="store_true")
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--generator", "checkpoint of the source generator, or demo", metavar="FILE|demo")
-    _option(parser, "--target", "the one picture, or demo:LOOK for a shipped one", metavar="PICTURE")
-    _option(parser, "--out", "folder for the results", metavar="DIR", required=True)
-    _option(
+    option(parser, "--generator", "checkpoint of the source generator, or demo", metavar="FILE|demo")
+    option(parser, "--target", "the one picture, or demo:LOOK for a shipped one", metavar="PICTURE")
+    option(parser, "--out", "folder for the results", metavar="DIR", required=True)
+    option(
         parser,
         "--recipe",
         "start from the recipe in a JSON file, a run's folder or an adapted generator; options change it",
         metavar="FILE",
     )
-    _option(
+    option(
         parser,
         "--fit",
         f"how the picture becomes square ({FITS[0]}); stretch is the published code's; of letterbox the bars "
         "do not count",
         choices=FITS,
     )
-    _option(parser, "--zoom", "of crop: how much smaller the square is (1)", type=ZOOM, metavar="X")
+    option(parser, "--zoom", "of crop: how much smaller the square is (1)", type=ZOOM, metavar="X")
     for axis, ends in (("x", "left (-1) to right (1)"), ("y", "top (-1) to bottom (1)")):
         where = f"of crop: where the square lies, {ends} (0, the middle)"
-        _option(parser, f"--offset-{axis}", where, type=number(-1, 1), metavar="X")
-    _option(
+        option(parser, f"--offset-{axis}", where, type=number(-1, 1), metavar="X")
+    option(
         parser,
         "--mask",
         "picture of the target's size, white where the target counts, black where nothing is learnt from it",
@@ -186,35 +174,25 @@ def _target(parser: argparse.ArgumentParser) -> None:
 
 
 def _seed_and_profile(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--seed", "of everything random (0)", type=int, metavar="N")
-    _option(parser, "--profile", "repaired (default) or as published (official)", choices=PROFILES)
+    option(parser, "--seed", "of everything random (0)", type=int, metavar="N")
+    option(parser, "--profile", "repaired (default) or as published (official)", choices=PROFILES)
 
 
 def _results(parser: argparse.ArgumentParser) -> None:
     keep = parser.add_argument_group("results")
-    _option(keep, "--seeds", "samples in the grid (0-7)", default="0-7", metavar="LIST")
-    _option(keep, "--without-discriminator", "leave it out of adapted.safetensors", action="store_true")
-
-
-def _precision(parser: Any) -> None:
-    _option(
-        parser,
-        "--precision",
-        "of the networks' forward passes (auto: bfloat16 where the device has units for it, which needs less "
-        "memory and is faster; else float32)",
-        choices=PRECISIONS,
-    )
+    option(keep, "--seeds", "samples in the grid (0-7)", default="0-7", metavar="LIST")
+    option(keep, "--without-discriminator", "leave it out of adapted.safetensors", action="store_true")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--out", "folder for the results (out/demo)", metavar="DIR", default="out/demo")
-    _option(parser, "--target", "a shipped target, see --list; or any picture file", metavar="NAME|PICTURE")
-    _option(parser, "--list", "name the shipped targets and stop", action="store_true")
-    _option(parser, "--steps", "steps of the adaptation", type=positive, metavar="N")
-    _option(parser, "--search-steps", "steps of the latent search", type=positive, metavar="N")
+    option(parser, "--out", "folder for the results (out/demo)", metavar="DIR", default="out/demo")
+    option(parser, "--target", "a shipped target, see --list; or any picture file", metavar="NAME|PICTURE")
+    option(parser, "--list", "name the shipped targets and stop", action="store_true")
+    option(parser, "--steps", "steps of the adaptation", type=positive, metavar="N")
+    option(parser, "--search-steps", "steps of the latent search", type=positive, metavar="N")
     _seed_and_profile(parser)
-    _precision(parser)
-    _option(parser, "--fresh", "throw away what an earlier demo left in the folder", action="store_true")
+    precision(parser)
+    option(parser, "--fresh", "throw away what an earlier demo left in the folder", action="store_true")
     _common(parser)
     parser.set_defaults(offline=True, recipe=None)
 
@@ -229,18 +207,18 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output", help="new file: .safetensors, or .pt for rosinality's format", metavar="OUT"
     )
-    _option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
-    _option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
-    _option(parser, "--force", "replace OUT when it exists", action="store_true")
+    option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
+    option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
+    option(parser, "--force", "replace OUT when it exists", action="store_true")
     _common(parser, device=False)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     of_search: dict[str, Any] = {"metavar": "N", "type": positive, "dest": "search_steps"}
-    _option(parser, "--steps", "optimiser rounds (1000)", **of_search)
-    _option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, metavar="X", dest="search_learning_rate")
-    _option(
+    option(parser, "--steps", "optimiser rounds (1000)", **of_search)
+    option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, metavar="X", dest="search_learning_rate")
+    option(
         parser,
         "--weight",
         "weight of a term: clip, deviation, lpips or pixel; 0 leaves it out; repeatable",
@@ -250,84 +228,19 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         dest="search_weight",
     )
     views: dict[str, Any] = {"action": "store_const", "const": False, "dest": "views"}
-    _option(parser, "--no-views", "compare the picture itself instead of random views", **views)
-    _option(parser, "--fresh", "throw away an earlier search in the folder", action="store_true")
+    option(parser, "--no-views", "compare the picture itself instead of random views", **views)
+    option(parser, "--fresh", "throw away an earlier search in the folder", action="store_true")
     _encoders(parser)
     _common(parser)
 
 
-def _method(parser: argparse.ArgumentParser) -> None:
-    method = parser.add_argument_group("method")
-    _option(method, "--preset", f"the method ({PRESETS[0]})", choices=PRESETS)
-    told = ", ".join(f"{name} {steps}" for name, steps in METHOD_STEPS.items())
-    _option(method, "--steps", f"optimiser rounds ({told})", type=positive, metavar="N")
-    _option(method, "--batch", "images per random step", type=positive, metavar="N")
-    _option(
-        method,
-        "--weight",
-        "weight of a term, such as semantic, patch, adversarial, lpips, pixel; 0 leaves it out; repeatable",
-        type=weight,
-        action="append",
-        metavar="NAME=V",
-    )
-    _option(
-        method,
-        "--schedule",
-        "reference steps to random steps: 1:3 as the published code (default), 3:1 as the paper's text",
-        type=schedule,
-        metavar="R:N",
-    )
-    _option(method, "--mixing", "probability of style mixing", type=number(0, 1), metavar="P")
-    _option(
-        method,
-        "--crop-px",
-        "side of the compared crops (an eighth of the picture; official: 128)",
-        type=positive,
-        metavar="N",
-    )
-    _option(method, "--learning-rate", "Adam's base rate (0.002)", type=RATE, metavar="R")
-    _option(method, "--discriminator-rate", "of the discriminator's Adam (the same)", type=RATE, metavar="R")
-    _option(
-        method,
-        "--trained-parts",
-        "parts of the generator, with commas, among mapping, constant, affine, convolution, noise, rgb "
-        "(constant,affine,convolution,noise)",
-        metavar="PARTS",
-    )
-    _option(
-        method,
-        "--layers",
-        "of the texts of stylegan_nada: layers that are trained in each step (two thirds); 0: all",
-        type=int,
-        metavar="N",
-    )
-    _option(
-        method,
-        "--ema-half-life",
-        "half-life of the weights' average in steps (312.5, at most an eighth of the steps done)",
-        type=number(above=0),
-        metavar="STEPS",
-    )
-    _precision(method)
-
-
-def _aims(parser: argparse.ArgumentParser) -> None:
-    aims = parser.add_argument_group("texts and further pictures")
-    _option(aims, "--source-text", "what the generator draws, such as photo", metavar="TEXT")
-    _option(aims, "--target-text", "what it is to draw, such as sketch", metavar="TEXT")
-    _option(aims, "--more-texts", "further target texts", nargs="+", metavar="TEXT")
-    _option(aims, "--text-weights", "share of each target text (all the same)", type=shares, metavar="W,W")
-    _option(aims, "--more-targets", "further pictures", nargs="+", metavar="PICTURE")
-    _option(aims, "--target-weights", "share of each picture (all the same)", type=shares, metavar="W,W")
-
-
 def _add_adapt(parser: argparse.ArgumentParser) -> None:
     _target(parser)
-    _aims(parser)
-    _method(parser)
+    aims(parser)
+    method(parser)
     reference = parser.add_argument_group("reference latent")
-    _option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")
-    _option(
+    option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")
+    option(
         reference,
         "--search-weight",
         "weight of a term of the search; clip=0 gives the pixel-only search; repeatable",
@@ -335,69 +248,67 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME=V",
     )
-    _option(
+    option(
         reference,
         "--latent",
         "a latent from `search` or another program (.npz, .npy, .pt); nothing is searched then",
         metavar="FILE",
     )
     every: dict[str, Any] = {"type": positive, "metavar": "N"}
-    _option(reference, "--snapshot-every", "steps between kept generators (100)", **every)
+    option(reference, "--snapshot-every", "steps between kept generators (100)", **every)
     _results(parser)
-    _option(parser, "--fresh", "throw away an earlier run in the folder", action="store_true")
+    option(parser, "--fresh", "throw away an earlier run in the folder", action="store_true")
     _encoders(parser)
     _common(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--generator", "checkpoint, or demo", metavar="FILE|demo", required=True)
-    _option(parser, "--out", "folder for the pictures", metavar="DIR", required=True)
+    option(parser, "--generator", "checkpoint, or demo", metavar="FILE|demo", required=True)
+    option(parser, "--out", "folder for the pictures", metavar="DIR", required=True)
     what = parser.add_mutually_exclusive_group(required=True)
-    _option(what, "--seeds", "numbers and ranges, such as 0-15,42", metavar="LIST")
-    _option(
+    option(what, "--seeds", "numbers and ranges, such as 0-15,42", metavar="LIST")
+    option(
         what,
         "--latent",
         "codes from a file instead of seeds: of `search`, or another program's .npz, .npy or .pt",
         metavar="FILE",
     )
-    _option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
+    option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
     look = parser.add_argument_group("look")
-    _option(
+    option(
         look, "--psi", "truncation: 1 none, 0 the mean (1)", type=number(-10, 10), default=1.0, metavar="X"
     )
-    _option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
-    _option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")
-    _option(look, "--noise-seed", "of --noise random (0)", type=int, default=0, metavar="N")
-    _option(look, "--mix-seeds", "style mixing: one seed, or one per sample", metavar="LIST")
-    _option(look, "--mix-slots", "slots that come from --mix-seeds, such as 4-7", type=slots, metavar="A-B")
-    _option(
+    option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
+    option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")
+    option(look, "--noise-seed", "of --noise random (0)", type=int, default=0, metavar="N")
+    option(look, "--mix-seeds", "style mixing: one seed, or one per sample", metavar="LIST")
+    option(look, "--mix-slots", "slots that come from --mix-seeds, such as 4-7", type=slots, metavar="A-B")
+    option(
         look,
         "--replace-from",
         "slots from K on come from the mean (the method's test-time trick: 11 with --psi 0.7)",
         type=int,
         metavar="K",
     )
-    _option(look, "--replace-with", "take them from this latent instead of the mean", metavar="FILE")
-    _option(look, "--class", "of a conditional generator", type=int, dest="class_index", metavar="N")
+    option(look, "--replace-with", "take them from this latent instead of the mean", metavar="FILE")
+    option(look, "--class", "of a conditional generator", type=int, dest="class_index", metavar="N")
     more = parser.add_argument_group("more than single pictures")
-    _option(more, "--interpolate", "frames from each sample to the next", type=positive, metavar="FRAMES")
-    _option(more, "--loop", "with --interpolate: end where it began", action="store_true")
-    _option(more, "--sweep", "one grid row per truncation, such as 0,0.5,1", type=numbers, metavar="LIST")
-    _option(more, "--save-latent", "also keep the samples' latents in this file", metavar="FILE")
-    _option(more, "--batch", "pictures at a time (8)", type=positive, default=8, metavar="N")
+    option(more, "--interpolate", "frames from each sample to the next", type=positive, metavar="FRAMES")
+    option(more, "--loop", "with --interpolate: end where it began", action="store_true")
+    option(more, "--sweep", "one grid row per truncation, such as 0,0.5,1", type=numbers, metavar="LIST")
+    option(more, "--save-latent", "also keep the samples' latents in this file", metavar="FILE")
+    option(more, "--batch", "pictures at a time (8)", type=positive, default=8, metavar="N")
     _common(parser)
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
-    _option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
-    _option(
-        parser, "--check", "read everything, list the jobs, ask the server, and stop", action="store_true"
-    )
-    _option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
+    option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
+    option(parser, "--check", "read everything, list the jobs, ask the server, and stop", action="store_true")
+    option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
     group = parser.add_argument_group("on a ComfyUI server")
-    _option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")
-    _option(
+    option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")
+    option(
         group,
         "--patience",
         "how long to wait for a server that stopped answering, in seconds (600)",
@@ -405,9 +316,9 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         default=600,
         metavar="N",
     )
-    _option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
+    option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
     _results(parser)
-    _option(parser, "--offline", "never download weights", action="store_true")
+    option(parser, "--offline", "never download weights", action="store_true")
     _common(parser)
 
 
@@ -488,8 +399,8 @@ def _in_options(text: str, options: argparse.Namespace) -> str:
     )
     if first is None or not (first[0] in _OPTIONS or first[0] in known):
         return text
-    for name, option in {first[0]: f"--{first[0].replace('_', '-')}", **_OPTIONS}.items():
-        text = re.sub(rf"\b{name}\b(?! *=)", option, text) if "_" in name or name == first[0] else text
+    for name, typed in {first[0]: f"--{first[0].replace('_', '-')}", **_OPTIONS}.items():
+        text = re.sub(rf"\b{name}\b(?! *=)", typed, text) if "_" in name or name == first[0] else text
     return text
 
 

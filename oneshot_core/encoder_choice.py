@@ -142,6 +142,11 @@ def clips_of(text: str) -> tuple[tuple[str, str | None, float], ...]:
     return tuple(found)
 
 
+def further_clips(text: str) -> tuple[tuple[str, str | None, float], ...]:
+    """Read CLIP models beside a first one, as in `clips_of`; empty text gives none. Raises EncoderError."""
+    return clips_of(f"{DEMO}+{text}")[1:] if text.strip() else ()
+
+
 def encoder_notes(bundle: GeneratorBundle, clip: str, perceptual: str) -> list[str]:
     """Say which encoders know only the demo's portraits, where they are to judge another generator.
 

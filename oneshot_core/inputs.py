@@ -230,10 +230,12 @@ def _check_aim(inputs: Inputs, needs: Needs, method: str) -> None:
             f"the method {method} draws no counterpart, whose picture would fill what the mask leaves out; "
             "leave the mask out, or use oneshot_clip"
         )
+    if bool(told.source_text.strip()) != bool(told.texts):
+        raise RecipeError("source_text and target_text belong together; give both, or none")
     if told.texts and not (needs.texts or needs.direction):
         raise RecipeError(
-            f"the method {method} reads no texts as it is set; leave them out, or give its term text a weight "
-            "above 0, where it has one"
+            f"the method {method} reads no texts as it is set; leave them out, or give its term text a "
+            "weight above 0, where it has one"
         )
     if told.texts:
         for clip, _ in inputs.encoders.clips:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from .choices import PARTS
+from .method_recipe import MethodRecipe
 from .objective import PROFILES, Preset
 from .objective.presets import PRESETS, with_half_life
 from .objective.trainable import Trainable
-
-if TYPE_CHECKING:
-    from .recipe import MethodRecipe
 
 
 def method_of(method: MethodRecipe, size: int) -> tuple[Preset, list[str]]:

@@ -2,8 +2,8 @@
 
 First `inputs.prepared` checks a recipe against its inputs and binds it to them. Then `run_recipe` does both
 halves, as the command line and batches want it; `search_recipe` and `adapt_recipe` are the halves, for two
-nodes. Each keeps what it made in a store, loads it when the same is asked for again, and goes on with what was
-interrupted.
+nodes. Each keeps what it made in a store, loads it when the same is asked for again, and goes on with what
+was interrupted.
 """
 
 from __future__ import annotations

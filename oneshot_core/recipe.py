@@ -20,7 +20,6 @@ from .choices import (
     DEMO,
     DEMO_TARGET,
     METHOD_STEPS,
-    PARTS,
     PRECISIONS,
     PRESETS,
     PROFILES,
@@ -31,6 +30,7 @@ from .choices import (
 from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
+from .method_recipe import MethodRecipe, RecipeError
 from .ranges import MOST_RATE, check_number
 from .recipe_values import changed, plain
 
@@ -47,10 +47,6 @@ ENGINE = 2  # raise it when the same recipe gives other numbers
 KEY_DIGITS, STEM_DIGITS = 32, 24  # of a key; of what it shares with those of more or fewer steps
 MOST_STEPS = 100_000
 SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be read or followed; the message names the entry and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,6 @@ class AimRecipe:
     def __post_init__(self) -> None:
         for weight in (*self.target_weights, *self.text_weights):
             check_number(weight, "a weight of a target or text", above=0)
-        if bool(self.source_text.strip()) != bool(self.texts):
-            raise RecipeError("source_text and target_text belong together; give both, or none")
         try:
             _ = self.frame
         except ValueError as error:
@@ -139,53 +133,6 @@ class SearchRecipe:
     seed: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     views: bool = True
-
-
-@dataclass(frozen=True)
-class MethodRecipe:
-    """The method and what is changed of it; None leaves the method's own value.
-
-    Args:
-        preset: name of the table.
-        profile: repaired or as published.
-        weights: of terms, by name; 0 leaves one out.
-        batch: pictures per random step.
-        mixing: probability that a random step mixes two latents.
-        schedule: steps of each kind that follow each other, by name.
-        crop_px: side of the compared crops; None: what fits the generator.
-        learning_rate: Adam's base rate.
-        discriminator_rate: that of the discriminator; None: the same.
-        ema_half_life: of the weights' moving average, in steps; None: as published, and with the default
-            profile never more than an eighth of the steps done.
-        trained_parts: of the generator, among `PARTS`, separated by commas; None: as the method does.
-        layers: that are trained in each step, where a method chooses them by the texts; None: as many as it
-            does; 0: all.
-    """
-
-    preset: str = "oneshot_clip"
-    profile: str = "default"
-    weights: Mapping[str, float] = field(default_factory=dict)
-    batch: int | None = None
-    mixing: float | None = None
-    schedule: Mapping[str, int] = field(default_factory=dict)
-    crop_px: int | None = None
-    learning_rate: float | None = None
-    discriminator_rate: float | None = None
-    ema_half_life: float | None = None
-    trained_parts: str | None = None
-    layers: int | None = None
-
-    def __post_init__(self) -> None:
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown:
-            allowed = ", ".join(PARTS)
-            raise RecipeError(f"trained_parts are one or more of {allowed}, with commas; got {unknown[0]!r}")
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts that are named to be trained, as they are written; empty: as the method does."""
-        named = [] if self.trained_parts is None else self.trained_parts.split(",")
-        return tuple(part.strip() for part in named)
 
 
 @dataclass(frozen=True)

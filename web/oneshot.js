@@ -11,8 +11,8 @@ import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
   "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotDemoTarget",
-  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotRandomLatents", "OneShotSaveGenerator",
-  "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
+  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotMethod", "OneShotRandomLatents",
+  "OneShotSaveGenerator", "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
 ]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture

@@ -15,8 +15,8 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "texts", "choices", "json_values", "ranges", "frames", "file_names", "memory", "threads", "pace",
-    "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
+    "texts", "choices", "method_recipe", "json_values", "ranges", "frames", "file_names", "memory", "threads",
+    "pace", "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
     "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "saved_states",
     "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",

@@ -17,7 +17,8 @@ from command_words import adapt_words, run
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, memory, pipeline
+from oneshot_core import cli, memory
+from oneshot_core import inputs as opening
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load
 from oneshot_core.commands import adapt as adapt_verb
@@ -33,7 +34,7 @@ ROOT = Path(cli.__file__).parent.parent
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, and one thread whatever the verbs choose."""
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield

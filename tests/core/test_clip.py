@@ -25,6 +25,7 @@ from oneshot_core.features import (
     clip,
     load_clip,
 )
+from oneshot_core.features import preprocess as prepared
 from oneshot_core.features.weights import clip_source
 
 WORDS = ["a", "face", "with", "hat"]
@@ -122,7 +123,7 @@ def test_preprocess_options_are_checked_and_dtype_is_owned():
 
 
 def test_preprocess_constants_made_in_inference_mode_serve_training():
-    clip._channels.cache_clear()
+    prepared._channels.cache_clear()
     images = pictures()
     with torch.inference_mode():
         ClipPreprocess()(images)

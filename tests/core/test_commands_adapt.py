@@ -13,6 +13,7 @@ from command_words import adapt_words, run
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
+from oneshot_core import inputs as opening
 from oneshot_core import pipeline
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import resources
@@ -23,7 +24,7 @@ from oneshot_core.pictures import load_picture
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, and one thread."""
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
 

@@ -14,7 +14,8 @@ from fake_comfy import FakeComfy, prompt_of
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, pipeline
+from oneshot_core import cli
+from oneshot_core import inputs as opening
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import resources
 from oneshot_core.commands.console import ProgressBar
@@ -40,7 +41,7 @@ def generator(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, one thread, no waiting."""
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
     monkeypatch.setattr(comfy_runner, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(comfy_runner, "POLL_SECONDS", 0.03)

@@ -16,7 +16,8 @@ import pytest
 from fuzzing import failures, mutated_json
 from tiny_networks import TinyChoice
 
-from oneshot_core import cli, pipeline, writing
+from oneshot_core import cli, writing
+from oneshot_core import inputs as opening
 from oneshot_core.commands import resources
 from oneshot_core.commands.console import ProgressBar
 from oneshot_core.json_values import JsonError
@@ -32,7 +33,7 @@ SAME = ("adapted.safetensors", "reference.safetensors", "grid.png", "run/state.s
 def light() -> Iterator[None]:
     """Encoders of a few numbers, and one thread."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+        patch.setattr(opening, "_choice", lambda *_: TinyChoice())
         patch.setattr(resources, "usable_cores", lambda: 1)
         yield
 

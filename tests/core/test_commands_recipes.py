@@ -9,7 +9,8 @@ from command_words import adapt_words, run
 from PIL import Image
 from tiny_networks import TinyChoice
 
-from oneshot_core import cli, pipeline
+from oneshot_core import cli
+from oneshot_core import inputs as opening
 from oneshot_core.commands import resources
 from oneshot_core.commands.recipes import ENTRIES, recipe_of
 from oneshot_core.fingerprints import fingerprint
@@ -21,7 +22,7 @@ from oneshot_core.saved_states import differences
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Encoders of a few numbers, and one thread."""
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
 
@@ -33,7 +34,9 @@ def test_every_option_reaches_the_recipe():
         "batch": "4", "mixing": "0.25", "schedule": "3:1", "crop_px": "12", "learning_rate": "0.5",
         "discriminator_rate": "0.5", "ema_half_life": "9", "seed": "9", "precision": "bfloat16",
         "snapshot_every": "9", "trained_parts": "rgb,affine", "zoom": "2",
-        "offset_x": "-1", "offset_y": "0.5",
+        "offset_x": "-1", "offset_y": "0.5", "more_targets": "u.png", "target_weights": "1,0.5",
+        "source_text": "photo", "target_text": "sketch", "more_texts": "ink", "text_weights": "1,2",
+        "layers": "3",
     }  # fmt: skip
     needed = ["adapt", "--generator", "g.pt", "--target", "t.png", "--out", "x"]
     plain = recipe_of(cli.build_parser().parse_args(needed)).values()

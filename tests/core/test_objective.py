@@ -32,6 +32,7 @@ from oneshot_core.objective import (
     WeightedTerm,
 )
 from oneshot_core.objective.adversarial import Fool
+from oneshot_core.objective.directions import direction_distance
 from oneshot_core.objective.presets import clip_search, oneshot_clip
 from oneshot_core.objective.terms import (
     NEGATIVES,
@@ -41,7 +42,6 @@ from oneshot_core.objective.terms import (
     PatchConsistency,
     PixelMse,
     SemanticConsistency,
-    direction_distance,
     patch_contrast,
     similarity_difference,
 )
@@ -167,7 +167,7 @@ def test_pixel_mse():
 def test_lpips_is_the_mean_over_the_batch():
     step = context(batch=2)
     perceptual = step.goal.encoders.perceptual
-    wanted = perceptual.distance(perceptual.features(step.view().adapted), step.goal.perceptual)
+    wanted = perceptual.distance(perceptual.features(step.view().adapted), step.goal.perceptual())
     assert torch.equal(Lpips()(step), wanted.mean())
 
 
@@ -226,7 +226,7 @@ def test_shared_features_are_computed_once():
     assert not view.source_clip().requires_grad and view.clip().requires_grad
     assert step.goal.clip is step.goal.clip
     assert len(clip.seen) == 3
-    assert step.goal.perceptual is step.goal.perceptual
+    assert step.goal.perceptual() is step.goal.perceptual()
 
 
 def test_clip_terms_add_up_over_models_by_weight():
@@ -239,7 +239,7 @@ def test_clip_terms_add_up_over_models_by_weight():
         assert term(context(encoders=both)).item() == pytest.approx(0.5 * alone[0] + 2 * alone[1], rel=1e-5)
     with pytest.raises(ValueError, match="at least one CLIP"):
         Encoders((), StandInPerceptual())
-    with pytest.raises(ValueError, match="must be positive, got 0"):
+    with pytest.raises(ValueError, match="every CLIP model has the weight 0"):
         Encoders(((one, 0.0),), StandInPerceptual())
 
 

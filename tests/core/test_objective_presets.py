@@ -29,7 +29,7 @@ def test_the_weights_of_the_method():
     preset = oneshot_clip()
     weights = lambda objective: {item.name: item.weight for item in objective.terms}  # noqa: E731
     reference, random = preset.kinds
-    assert weights(random.objective) == {"adversarial": 1.0, "semantic": 10.0, "patch": 1.0}
+    assert weights(random.objective) == {"adversarial": 1.0, "semantic": 10.0, "patch": 1.0, "text": 0.0}
     assert weights(reference.objective) == {"adversarial": 1.0, "lpips": 1.0, "pixel": 1.0}
     assert weights(clip_search()) == {"clip": 1.0, "deviation": 0.01, "lpips": 1.0, "pixel": 1.0}
     assert random.batches == {"main": Batch(Prior(mixing=0.9), size=2)}
@@ -57,8 +57,9 @@ def test_presets_describe_themselves_as_json():
         for profile in PROFILES.values():
             values = json.loads(json.dumps(make(profile).describe()))
             assert values["profile"] == profile.name
-            terms = values["kinds"]["random"]["terms"]
-            assert terms["semantic"] == {"term": "SemanticConsistency", "weight": 10.0}
+            assert values["name"] == make(profile).name and values["kinds"]
+    terms = oneshot_clip().describe()["kinds"]["random"]["terms"]
+    assert terms["semantic"] == {"term": "SemanticConsistency", "weight": 10.0}
 
 
 def test_descriptions_tell_settings_apart():

@@ -15,7 +15,8 @@ from kept_runs import SIZE, STEPS, Counting, bound, folder_of, names_of, recipe_
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, pipeline
+from oneshot_core import cli
+from oneshot_core import inputs as opening
 from oneshot_core.checkpoints import load, read_tensors, save
 from oneshot_core.choices import GO_ON, TRAIN_AGAIN
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
@@ -298,7 +299,7 @@ def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     save(tiny_bundle(SIZE), tmp_path / "source.safetensors")
     Image.linear_gradient("L").convert("RGB").resize((90, 70)).save(tmp_path / "target.png")
     Image.linear_gradient("L").resize((90, 70)).save(tmp_path / "mask.png")

@@ -189,8 +189,8 @@ class Snapshots(Callback):
         trio = Trio(self.source, features(images), self.target)
         found = {name: score(trio) for name, score in CANDIDATES.items()}
         truth = self.scene.measure(images)
-        self.rows.append({"step": state.step, **{name: truth[name] for name in ("own_truth", "retrieval", "along")},
-                          "scores": found})  # fmt: skip
+        told = {name: truth[name] for name in ("own_truth", "retrieval", "along")}
+        self.rows.append({"step": state.step, **told, "scores": found})
         name = f"{self.scene.look}-{self.scene.person}-{state.step:04d}.safetensors".replace(" ", "_")
         header = {"format": "best-snapshot-pictures", "format_version": 1}
         write_tensors(self.out / "pictures" / name, {"images": to_uint8(images)}, header)

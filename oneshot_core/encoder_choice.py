@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .checkpoints import GeneratorBundle
@@ -18,9 +18,11 @@ from .features import (
     load_clip,
     load_perceptual,
 )
+from .file_names import model_and_file
 
 DEMO_GENERATOR = ASSETS / "generator.safetensors"
 CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
+JUDGING_CLIP = "ViT-B-16-quickgelu"  # another, which judges what the method's has helped to make
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,33 @@ class EncoderChoice:
             raise EncoderError(f"perceptual must be {', '.join(PERCEPTUAL_NETS)}, got {self.perceptual!r}")
 
     @classmethod
+    def judging(cls, bundle: GeneratorBundle) -> EncoderChoice:
+        """Return who judges by default: another CLIP than the method's; of the demo there is only one."""
+        choice = cls.suited_to(bundle)
+        return choice if choice.clip == DEMO else replace(choice, clip=JUDGING_CLIP)
+
+    @classmethod
     def suited_to(cls, bundle: GeneratorBundle) -> EncoderChoice:
         """Return the demo's for the demo's generator and for what was adapted from it, else the method's."""
         if DEMO_GENERATOR.is_file() and bundle.family == demo_generator().family:
             return cls()
         return cls(CLIP_MODEL, None, PERCEPTUAL_NET)
+
+    def named(self, clip: str | None = None, perceptual: str | None = None) -> EncoderChoice:
+        """Return this choice with what a user names instead.
+
+        Args:
+            clip: an open_clip model, a weights file of `CLIP_MODEL`, MODEL=FILE, or "demo"; none: as it is.
+            perceptual: a net, or NET=FILE; none: as it is.
+        """
+        choice = self
+        if clip:
+            model, file = (CLIP_MODEL, clip) if Path(clip).is_file() else model_and_file(clip)
+            choice = replace(choice, clip=model, clip_file=file)
+        if perceptual:
+            net, file = model_and_file(perceptual)
+            choice = replace(choice, perceptual=net, perceptual_file=file)
+        return choice
 
     def notes(self) -> list[str]:
         """Return a sentence about what is assumed of a file for CLIP: no file says which activation it has.

@@ -26,9 +26,8 @@ from .checkpoints import (
 from .choices import DEMO, DEMO_TARGET, GO_ON, TRAIN_AGAIN, USE
 from .counterpart import JUDGED, Counterpart, counterpart_notes, judged
 from .demo.world import demo_generator, target_path
-from .encoder_choice import CLIP_MODEL, EncoderChoice, encoder_notes
+from .encoder_choice import EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
-from .file_names import model_and_file
 from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent, save_latent
 from .latent_optimiser import StepProgress
@@ -156,15 +155,7 @@ def _picture(name: str) -> Path:
 
 def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
     """The encoders that a recipe names, or those that suit its generator."""
-    choice = EncoderChoice.suited_to(source)
-    clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
-    if clip:
-        model, file = (CLIP_MODEL, clip) if Path(clip).is_file() else model_and_file(clip)
-        choice = replace(choice, clip=model, clip_file=file)
-    if perceptual:
-        net, file = model_and_file(perceptual)
-        choice = replace(choice, perceptual=net, perceptual_file=file)
-    return choice
+    return EncoderChoice.suited_to(source).named(recipe.encoders.clip, recipe.encoders.perceptual)
 
 
 def _with_discriminator(recipe: Recipe, source: GeneratorBundle) -> tuple[GeneratorBundle, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import bridge
 from .api import ComfyExtension, io
 from .editing import StyleCLIPEdit
+from .evaluation import OneShotCompare, OneShotEvaluate
 from .framing import OneShotFrameTarget
 from .loaders import (
     LoadStyleGAN,
@@ -27,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotAdapt,
     SampleAdapted,
     StyleCLIPEdit,
+    OneShotEvaluate,
+    OneShotCompare,
     OneShotRandomLatents,
     OneShotBlendGenerators,
     OneShotSaveGenerator,

@@ -127,6 +127,27 @@ def adapt_checks(here: Queued | None) -> list[Check]:
     return [] if here is None else [((), partial(_check_counterpart, here)), ((), partial(_check_one, here))]
 
 
+def evaluation_checks() -> list[Check]:
+    """Checks of OneShotEvaluate and OneShotCompare: enough different seeds, and a psi that leaves variety."""
+    return [
+        (("seeds",), check_seeds),
+        (("seeds", "psi"), lambda seeds, psi: core.EvaluationConfig(core.parse_seeds(seeds), psi=psi)),
+        (("classes",), core.parse_classes),
+        (("seeds", "classes"), partial(_check_list, "classes")),
+    ]
+
+
+def compare_checks(here: Queued | None, further: Sequence[str]) -> list[Check]:
+    """Checks of OneShotCompare: snapshots are those of one run."""
+
+    def check(snapshots: bool) -> None:
+        linked = [name for name in further if here is not None and here.giver(name) is not None]
+        if snapshots and linked:
+            raise ValueError(f"snapshots compares those of one run; unlink {', '.join(linked)}")
+
+    return [(("snapshots",), check)]
+
+
 def edit_checks(here: Queued | None) -> list[Check]:
     """Checks of StyleCLIPEdit: texts that the demo's CLIP reads, where that is linked; how many latents."""
     checks: list[Check] = [(("text",), check_text)]

@@ -36,6 +36,21 @@ if TYPE_CHECKING:
     )
     from .editing import EDIT_COPIES, EditConfig, EditResult, check_edit, check_texts, edit_latents
     from .encoder_choice import EncoderChoice, encoder_notes
+    from .evaluation import (
+        Comparison,
+        Evaluation,
+        EvaluationConfig,
+        Judges,
+        Referee,
+        best_step,
+        compare,
+        evaluate,
+        evaluation_bytes,
+        kept_snapshots,
+        load_faces,
+        load_inception,
+        snapshot_rows,
+    )
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
     from .interpolation import interpolate
@@ -109,6 +124,10 @@ _MODULES = {
     ),
     "editing": "EDIT_COPIES EditConfig EditResult check_edit check_texts edit_latents",
     "encoder_choice": "EncoderChoice encoder_notes",
+    "evaluation": (
+        "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
+        "kept_snapshots load_faces load_inception snapshot_rows"
+    ),
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate",
@@ -154,6 +173,7 @@ __all__ = [
     "AdaptResult",
     "Aim",
     "CheckpointError",
+    "Comparison",
     "EDIT_COPIES",
     "EditConfig",
     "EditResult",
@@ -161,11 +181,14 @@ __all__ = [
     "EncoderError",
     "Encoders",
     "EncodersOnDemand",
+    "Evaluation",
+    "EvaluationConfig",
     "Execution",
     "FolderStore",
     "Frame",
     "GeneratorBundle",
     "Inputs",
+    "Judges",
     "Latent",
     "LiveSheet",
     "PictureError",
@@ -176,6 +199,7 @@ __all__ = [
     "Provenance",
     "Recipe",
     "RecipeError",
+    "Referee",
     "RunCancelled",
     "RunError",
     "RunStore",
@@ -191,6 +215,7 @@ __all__ = [
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "best_step",
     "blend_generators",
     "check_adaptable",
     "check_count",
@@ -200,6 +225,7 @@ __all__ = [
     "check_format",
     "check_run",
     "check_texts",
+    "compare",
     "count_of",
     "cover_of",
     "demo_encoders",
@@ -211,6 +237,8 @@ __all__ = [
     "edit_latents",
     "editing_bytes",
     "encoder_notes",
+    "evaluate",
+    "evaluation_bytes",
     "first_free",
     "frame",
     "frame_mask",
@@ -223,8 +251,11 @@ __all__ = [
     "labelled_grid",
     "latent_notes",
     "jpeg_file",
+    "kept_snapshots",
     "load",
     "load_clip",
+    "load_faces",
+    "load_inception",
     "load_latent",
     "load_perceptual",
     "load_picture",
@@ -254,6 +285,7 @@ __all__ = [
     "search_bytes",
     "search_latent",
     "search_recipe",
+    "snapshot_rows",
     "swap_from",
     "target_path",
     "to_pillow",

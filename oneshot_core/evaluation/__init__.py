@@ -7,6 +7,7 @@ from .figures import ClipFigures, Evaluation, PerceptualFigures
 from .inception import load_inception
 from .kept import kept_snapshots
 from .referee import Referee, evaluate
+from .seen import evaluation_bytes
 
 __all__ = [
     "ClipFigures",
@@ -20,6 +21,7 @@ __all__ = [
     "best_step",
     "compare",
     "evaluate",
+    "evaluation_bytes",
     "kept_snapshots",
     "load_faces",
     "load_inception",

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batches import sampling_bytes
 from ..checkpoints import GeneratorBundle
 from ..pictures import thumbnails
 from ..sampling import iter_codes, render_codes
@@ -18,6 +19,7 @@ from .config import EvaluationConfig, Judges, Poll
 
 MEMBERS = 50  # of a cluster whose mutual distances count, as in CDC's script
 COMPARED_PX = 256  # larger pictures are reduced before the perceptual net sees them, as in CDC's script
+MAP_VALUES = 8 << 20  # of a picture of COMPARED_PX in the largest perceptual net, VGG, in all its maps
 CELLS = 4  # a map of the perceptual net is reduced to at most so many cells a side for finding people again
 
 
@@ -156,6 +158,21 @@ class Sitting:
                         found = distance(second, one)
                         total += float((found[index + 1 :] if other == start else found).sum())
         return total / (count * (count - 1) / 2)
+
+
+def evaluation_bytes(bundle: GeneratorBundle, judges: Judges, batch: int) -> int:
+    """Estimate what judging a generator needs besides its weights: encoders, a chunk of pictures and maps.
+
+    Args:
+        bundle: who draws.
+        judges: who sees.
+        batch: pictures at a time.
+    """
+    encoders = judges.encoders
+    networks = [*(clip for clip, _ in encoders.clips), encoders.perceptual]
+    weights = sum(one.numel() for network in networks for one in network.parameters())
+    maps = MAP_VALUES * (min(bundle.size, COMPARED_PX) / COMPARED_PX) ** 2
+    return sampling_bytes(bundle, batch) + int(4 * (weights + 4 * maps * batch))
 
 
 def compared(images: Images) -> Images:

@@ -47,11 +47,8 @@ from oneshot_core.training import adapt
 from oneshot_core.training.callbacks import Callback
 from oneshot_core.training.state import TrainState
 
-CHOSEN_ON = (
-    ("watercolour", 0), ("pencil sketch", 0), ("stained glass", 0),
-    ("oil painting", 0), ("blueprint", 0), ("sepia photograph", 0),
-)  # fmt: skip
-REPORTED = (("ink", 0), ("line art", 0), ("pastel", 0), ("cel shading", 0))
+CHOSEN_ON = (("watercolour", 0), ("pencil sketch", 0), ("stained glass", 0), ("oil painting", 0))
+REPORTED = (("ink", 0), ("line art", 0), ("pastel", 0))
 STEPS, EVERY = 300, 25
 CLOSE = 0.005  # of mean regret: as good
 _LAYER = 2  # of the perceptual net, the middle one of five
@@ -307,7 +304,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not options.report:
         (options.out / "pictures").mkdir(parents=True, exist_ok=True)
-        for look, person in (*CHOSEN_ON, *REPORTED):
+        for look, person in (*CHOSEN_ON[:3], *REPORTED[:2], *CHOSEN_ON[3:], *REPORTED[2:]):
             if (look, person) not in read_rows(options.out):
                 run_pair(look, person, options.out)
     print(report(read_rows(options.out)))

@@ -32,6 +32,7 @@ class OneShotEvaluate(io.ComfyNode):
             node_id="OneShotEvaluate",
             aliases=("metrics", "clip score", "fid", "kid", "lpips", "diversity", "quality", "referee"),
             shows=True,
+            is_output_node=True,
             display_name="Evaluate Adapted Generator",
             description="Judges an adapted generator: likeness to the target, direction of the change, who "
             "is found again, diversity, and KID and FID where reference pictures are given.",
@@ -100,6 +101,7 @@ class OneShotCompare(io.ComfyNode):
             node_id="OneShotCompare",
             aliases=("xy plot", "grid", "snapshots", "when to stop", "best", "metrics"),
             shows=True,
+            is_output_node=True,
             display_name="Compare Adapted Generators",
             description="Draws the same latents by several adapted generators, or by the snapshots of one "
             "run, a row each with its figures: the sheet to pick by.",

@@ -287,7 +287,7 @@ def _of(source: float | None) -> str:
 
 
 def _told(part: str) -> str:
-    return {UNKNOWN: "whether it took part is unknown"}.get(part, part)
+    return "whether it took part is unknown" if part == UNKNOWN else f"{part} in the adaptation"
 
 
 def _counted(count: int, what: str) -> str:

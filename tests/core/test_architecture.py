@@ -20,8 +20,8 @@ ORDER = (
     "network_configs", "networks", "latents", "checkpoints", "latent_files", "saved_states", "features",
     "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "recipe", "references",
-    "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice", "pipeline", "runners", "commands",
-    "cli", "__main__",
+    "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice", "pipeline", "runners",
+    "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

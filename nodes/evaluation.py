@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ ROWS = 8
 GENERATORS = tuple(f"generator_{number}" for number in range(1, ROWS + 1))
 LOWER = "batch_size, or use smaller encoders"
 KEPT = "Nothing was kept"
+PICKING_SEEDS = "0-31"  # by which the best snapshot of a run is picked
 
 
 class OneShotEvaluate(io.ComfyNode):
@@ -164,6 +166,23 @@ class OneShotCompare(io.ComfyNode):
             cls, found, [*notes, *dict.fromkeys(note for _, one in found.rows for note in one.notes)]
         )
         return io.NodeOutput(*shown.args, best(), ui=shown.ui)
+
+
+def best_of_run(inputs: Any, files: Mapping[int, Path]) -> tuple[int, str]:
+    """The snapshot of a run with the highest score, and a sentence about it.
+
+    Args:
+        inputs: what the run works with.
+        files: its snapshots by step.
+    """
+    settings = {"seeds": PICKING_SEEDS, "psi": 1.0, "classes": "", "batch_size": 8}
+    referee, place = _referee(
+        inputs.source, [inputs.target], core.Judges(inputs.encoders), settings, len(files)
+    )
+    scores = core.snapshot_scores(referee, files, place)
+    step, last = core.best_step(scores), max(scores)
+    told = f"step {step} has the highest score of {len(scores)} snapshots: {scores[step]:.3f}"
+    return step, told if step == last else f"{told} (step {last}: {scores[last]:.3f})"
 
 
 def _encoders() -> io.Input:

@@ -20,6 +20,7 @@ from .values import fitting
 
 LARGEST = 1024  # px: what fits no generator up to here is wrong for all
 SMALLEST = 64
+BEST = -1  # as a step: that of the snapshot with the highest score
 Check = tuple[Sequence[str], Callable[..., object]]  # inputs, and who raises ValueError for what is wrong
 
 
@@ -101,7 +102,7 @@ def method_check(entries: Mapping[str, str], *names: str) -> Check:
 
 def check_snapshot(step: int, steps: int, every: int) -> None:
     """Refuse a step of which a run will keep no snapshot; raises ValueError."""
-    core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(step)
+    core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(0 if step == BEST else step)
 
 
 # What the graph tells -----------------------------------------------------------------------------------

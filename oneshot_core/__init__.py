@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         load_faces,
         load_inception,
         snapshot_rows,
+        snapshot_scores,
     )
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
@@ -126,7 +127,7 @@ _MODULES = {
     "encoder_choice": "EncoderChoice encoder_notes",
     "evaluation": (
         "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
-        "kept_snapshots load_faces load_inception snapshot_rows"
+        "kept_snapshots load_faces load_inception snapshot_rows snapshot_scores"
     ),
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
@@ -286,6 +287,7 @@ __all__ = [
     "search_latent",
     "search_recipe",
     "snapshot_rows",
+    "snapshot_scores",
     "swap_from",
     "target_path",
     "to_pillow",

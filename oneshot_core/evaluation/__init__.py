@@ -1,6 +1,6 @@
 """The referee: how good an adapted generator is, by encoders that took no part in making it."""
 
-from .comparison import Comparison, best_step, compare, snapshot_rows
+from .comparison import Comparison, best_step, compare, snapshot_rows, snapshot_scores
 from .config import EvaluationConfig, Judges, Network
 from .faces import load_faces
 from .figures import ClipFigures, Evaluation, PerceptualFigures
@@ -26,4 +26,5 @@ __all__ = [
     "load_faces",
     "load_inception",
     "snapshot_rows",
+    "snapshot_scores",
 ]

@@ -103,15 +103,27 @@ def snapshot_rows(
     return [(f"step {step}", opener(path)) for step, path in sorted(files.items())]
 
 
-def best_step(referee: Referee, files: Mapping[int, Path], place: Any = None) -> int:
-    """The step whose snapshot has the highest score; see `agreement.py` for what that is worth.
+def snapshot_scores(
+    referee: Referee,
+    files: Mapping[int, Path],
+    place: Callable[[GeneratorBundle], GeneratorBundle] | None = None,
+) -> dict[int, float]:
+    """Score the snapshots of a run; see `agreement.py` for what that is worth.
 
     Args:
         referee: made for so many rows.
-        files: a run's snapshots by step, at least one.
+        files: snapshots by step, at least one.
         place: see `snapshot_rows`.
+
+    Returns:
+        Scores by step, in the order of the steps.
     """
     if not files:
         raise ValueError("the run keeps no snapshot; keep some (snapshot_every), or take the last step")
-    scores = [referee.score(open_()) for _, open_ in snapshot_rows(files, place)]
-    return sorted(files)[best_of(scores)]
+    rows = snapshot_rows(files, place)
+    return {step: referee.score(open_()) for step, (_, open_) in zip(sorted(files), rows, strict=True)}
+
+
+def best_step(scores: Mapping[int, float]) -> int:
+    """The step with the highest score; the first of equal ones."""
+    return list(scores)[best_of(list(scores.values()))]

@@ -26,6 +26,7 @@ from oneshot_core.evaluation import (
     kept_snapshots,
     seen,
     snapshot_rows,
+    snapshot_scores,
 )
 from oneshot_core.evaluation.comparison import best_of
 from oneshot_core.evaluation.figures import seeds_text
@@ -75,6 +76,7 @@ def test_figures_are_those_of_the_pictures_that_sampling_draws(source, adapted) 
     assert clip.likeness_source == pytest.approx(float((s @ t.T).mean()), abs=1e-6)
     cosines = torch.nn.functional.cosine_similarity(a - s, t - s.mean(0, keepdim=True))
     assert clip.direction == pytest.approx(float(cosines.mean()), abs=1e-5)
+    assert found.score == clip.direction * clip.found_again
     assert 0 <= clip.found_again <= 1
     distances = [
         float(encoders.perceptual(after[[i]], after[[j]])) for i, j in itertools.combinations(range(10), 2)
@@ -315,7 +317,11 @@ def test_the_snapshots_of_a_kept_run_are_found_by_what_the_result_says(tmp_path:
     referee = Referee(world.source, [world.target], Judges(tiny_encoders()), EvaluationConfig(SEEDS), rows=2)
     found = compare(referee, snapshot_rows(files))
     assert [name for name, _ in found.rows] == ["step 2", "step 4"]
-    assert best_step(referee, files) == list(files)[found.best]
+    scores = snapshot_scores(referee, files)
+    assert list(scores.items()) == [
+        (step, one.score) for step, (_, one) in zip(files, found.rows, strict=True)
+    ]
+    assert best_step(scores) == list(files)[found.best]
 
 
 def test_a_run_that_is_not_kept_is_told(tmp_path: Path, source, adapted) -> None:
@@ -325,4 +331,4 @@ def test_a_run_that_is_not_kept_is_told(tmp_path: Path, source, adapted) -> None
         kept_snapshots(RunStore(tmp_path / "none"), child(source, inputs_of(tiny_encoders().clip)))
     referee = Referee(source, [target()], Judges(tiny_encoders()), CONFIG)
     with pytest.raises(ValueError, match="keeps no snapshot"):
-        best_step(referee, {})
+        snapshot_scores(referee, {})

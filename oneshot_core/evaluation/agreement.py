@@ -10,10 +10,10 @@ from ..metrics import direction, found_again
 def snapshot_score(source: Tensor, made: Tensor, targets: Tensor) -> float:
     """How far the look has come, times who is still found again: direction of the change by share found.
 
-    A run that has not begun has no direction, one that collapsed finds nobody again. It was chosen among
-    twelve by `benchmarks/best_snapshot.py`, on the demo world, as the one whose pick comes nearest to the
-    best by the own-truth score that only the demo world knows; what it is worth there, and how few runs that
-    was, stands in `benchmarks/README.md`. With real pictures and a real CLIP it was not measured.
+    A run that has not begun has no direction, one that collapsed finds nobody again. Of the scores that
+    `benchmarks/best_snapshot.py` compares on the demo world, its picks came nearest to the best by the
+    own-truth score, on three runs. On a fourth, which chose nothing, it did not beat taking the last step
+    (`benchmarks/README.md`): it guards against runs that lose people. With a real CLIP it was not measured.
 
     Args:
         source: [N, D] features of the source's pictures, of length 1, by the CLIP that judges.

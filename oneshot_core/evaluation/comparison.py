@@ -52,7 +52,7 @@ class Comparison:
         rows: list[Row] = [("source", source)]
         for index, (name, one) in enumerate(self.rows):
             mark = " (highest score)" if index == self.best and len(self.rows) > 1 else ""
-            rows.append((f"{name}{mark}: {' · '.join(one.figures())}", one.pictures[1]))
+            rows += [(f"{name}{mark}", one.pictures[1]), *((text, None) for text in one.figures())]
         if not all(one.is_independent for _, one in self.rows):
             rows.append(("! this CLIP took part in the adaptation", None))
         seeds = self.rows[0][1].settings["seeds"][: len(source)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from comfy_server import PromptRefused, Server, failure
+from comfy_server import PromptRefused, Server, failure, kept_runs
 from conftest import DEMO
 
 Workflow = Callable[..., dict[str, Any]]
@@ -64,6 +64,18 @@ def test_the_snapshots_of_a_kept_run_are_rows_and_the_best_comes_out(
     rows = [line.partition(":")[0] for line in text.splitlines() if line.startswith("step ")]
     assert rows == ["step 2", "step 4", "step 6"] and "highest score: step " in text
     assert outputs["23"]["images"]
+
+
+def test_the_best_snapshot_is_given_without_training_again(server: Server, workflow: Workflow) -> None:
+    settings = {"seed": 64, "steps": 6, "snapshot_every": 2, "snapshot_step": -1}
+    outputs = server.run(workflow(drop=DROP, OneShotAdapt=settings))
+    (note,) = [note for note in outputs["5"]["notes"] if "highest score of 3 snapshots" in note]
+    step = note.split()[1]
+    far, *_ = outputs["5"]["status"]
+    assert far.startswith(f"step {step} of 6")
+    trained = kept_runs(server.base)
+    again = server.run(workflow(drop=DROP, OneShotAdapt={**settings, "snapshot_step": int(step)}))
+    assert again["5"]["status"][0] == far and kept_runs(server.base) == trained
 
 
 def test_several_generators_are_rows(server: Server, workflow: Workflow) -> None:

@@ -161,7 +161,18 @@ def node_pictures(work: Path) -> dict[str, Image.Image]:
         ),
         "OneShotSaveLatent": core.labelled_grid(shared[:2], columns=names),
         "OneShotLoadLatent": core.labelled_grid(shared, columns=names),
+        **judged_pictures(work / "run-comic"),
     }  # fmt: skip
+
+
+def judged_pictures(run: Path) -> dict[str, Image.Image]:
+    """The sheets of the nodes that judge, of a run of the comic."""
+    source, target = core.demo_generator(), core.demo_target()
+    judges, config = core.Judges(core.demo_encoders()), core.EvaluationConfig(range(32), shown=6)
+    files = {int(path.stem[5:]): path for path in (run / "run" / "snapshots").glob("step_*.safetensors")}
+    referee = core.Referee(source, [target], judges, config, rows=len(files))
+    found = core.compare(referee, core.snapshot_rows(files))
+    return {"OneShotEvaluate": found.rows[-1][1].sheet(), "OneShotCompare": found.sheet()}
 
 
 def _half(work: Path, bundle: core.GeneratorBundle) -> Path:

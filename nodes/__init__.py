@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import bridge
 from .api import ComfyExtension, io
 from .editing import StyleCLIPEdit
+from .evaluation import OneShotCompare, OneShotEvaluate
 from .framing import OneShotFrameTarget
 from .loaders import (
     LoadStyleGAN,
@@ -29,6 +30,8 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotMethod,
     SampleAdapted,
     StyleCLIPEdit,
+    OneShotEvaluate,
+    OneShotCompare,
     OneShotRandomLatents,
     OneShotBlendGenerators,
     OneShotSaveGenerator,

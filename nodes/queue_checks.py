@@ -20,6 +20,7 @@ from .values import fitting
 
 LARGEST = 1024  # px: what fits no generator up to here is wrong for all
 SMALLEST = 64
+BEST = -1  # as a step: that of the snapshot with the highest score
 Check = tuple[Sequence[str], Callable[..., object]]  # inputs, and who raises ValueError for what is wrong
 
 
@@ -111,7 +112,7 @@ def method_checks() -> list[Check]:
 
 def check_snapshot(step: int, steps: int, every: int) -> None:
     """Refuse a step of which a run will keep no snapshot; raises ValueError."""
-    core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(step)
+    core.TrainConfig(steps=steps, snapshot_every_steps=every).check_snapshot(0 if step == BEST else step)
 
 
 # What the graph tells -----------------------------------------------------------------------------------
@@ -137,6 +138,27 @@ def adapt_checks(here: Queued | None) -> list[Check]:
     if here is None:
         return []
     return [((), partial(check, here)) for check in (_check_given, _check_counterpart, _check_one)]
+
+
+def evaluation_checks() -> list[Check]:
+    """Checks of OneShotEvaluate and OneShotCompare: enough different seeds, and a psi that leaves variety."""
+    return [
+        (("seeds",), check_seeds),
+        (("seeds", "psi"), lambda seeds, psi: core.EvaluationConfig(core.parse_seeds(seeds), psi=psi)),
+        (("classes",), core.parse_classes),
+        (("seeds", "classes"), partial(_check_list, "classes")),
+    ]
+
+
+def compare_checks(here: Queued | None, further: Sequence[str]) -> list[Check]:
+    """Checks of OneShotCompare: snapshots are those of one run."""
+
+    def check(snapshots: bool) -> None:
+        linked = [name for name in further if here is not None and here.giver(name) is not None]
+        if snapshots and linked:
+            raise ValueError(f"snapshots compares those of one run; unlink {', '.join(linked)}")
+
+    return [(("snapshots",), check)]
 
 
 def edit_checks(here: Queued | None) -> list[Check]:

@@ -57,9 +57,9 @@ def generator_input(tooltip: str, name: str = "generator", optional: bool = Fals
     return Generator.Input(name, tooltip=tooltip, optional=optional)
 
 
-def encoders_input() -> io.Input:
+def encoders_input(tooltip: str = "CLIP and the perceptual net, from Load Encoders.") -> io.Input:
     """Input for CLIP and the perceptual net."""
-    return Encoders.Input("encoders", tooltip="CLIP and the perceptual net, from Load Encoders.")
+    return Encoders.Input("encoders", tooltip=tooltip)
 
 
 def target_input(several: str = "of a batch the first is used", optional: bool = False) -> io.Input:

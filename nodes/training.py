@@ -12,8 +12,9 @@ from ..oneshot_core.choices import KEPT_RUNS, USE
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io, ui
+from .evaluation import best_of_run
 from .pictures import framed_batch
-from .queue_checks import adapt_checks, check_snapshot, method_check, problem
+from .queue_checks import BEST, adapt_checks, check_snapshot, method_check, problem
 from .recipes import ADAPT, recipe_of
 from .sockets import (
     DEFAULTS,
@@ -140,7 +141,7 @@ def _prepared(generator: Any, encoders: Any, settings: dict[str, Any]) -> tuple[
         picture, area, notes = framed_batch(target, mask, generator.size, recipe.aim.frame)
     given = core.Inputs(generator, encoders, picture, area, reference, tuple(notes))
     recipe, inputs = core.prepared(recipe, given, device=bridge.device())
-    recipe.train_config().check_snapshot(settings["snapshot_step"])
+    recipe.train_config().check_snapshot(max(0, settings["snapshot_step"]))
     bridge.said(inputs.notes)
     return recipe, inputs
 
@@ -151,19 +152,28 @@ def _adapted(
     """Train, or load what is there; also the sheet of pictures, and the notes for the user."""
     sheet = core.LiveSheet(inputs.source, inputs.target, LIVE_SEEDS)
     run = bridge.NodeProgress(recipe.training.steps, sheet)
+    picked = list[str]()
     with bridge.working(LOWER, KEPT), run.stoppable() as stop:
-        result = core.adapt_recipe(
-            recipe,
-            inputs,
-            bridge.run_store(),
-            place=lambda: _room(recipe, inputs),
-            callbacks=[core.Progress(run.report, LIVE_SEEDS), core.Poll(run.check), stop],
-            poll=run.check,
-            kept=kept,
-            snapshot=snapshot,
-        )
+
+        def adapted(kept: str, snapshot: int | None) -> Any:
+            return core.adapt_recipe(
+                recipe,
+                inputs,
+                bridge.run_store(),
+                place=lambda: _room(recipe, inputs),
+                callbacks=[core.Progress(run.report, LIVE_SEEDS), core.Poll(run.check), stop],
+                poll=run.check,
+                kept=kept,
+                snapshot=snapshot,
+            )
+
+        result = adapted(kept, None if snapshot == BEST else snapshot)
+        if snapshot == BEST:
+            step, told = best_of_run(inputs, result.snapshots)
+            picked = bridge.said([told])
+            result = result if step == result.step else adapted(USE, step)
         preview = _preview(result.bundle, inputs)
-    return result, preview, (*inputs.notes, *bridge.said(run.notes))
+    return result, preview, (*picked, *inputs.notes, *bridge.said(run.notes))
 
 
 def _room(recipe: Any, inputs: Any) -> Any:
@@ -213,10 +223,11 @@ def _inputs() -> list[io.Input]:
         io.Int.Input(
             "snapshot_step",
             default=0,
-            min=0,
+            min=BEST,
             max=MOST_STEPS,
-            tooltip="Output the generator as it was after this step instead of the last; 0: the last. "
-            "Snapshots are kept every snapshot_every steps; choosing another never trains again.",
+            tooltip="Output the generator as it was after this step instead of the last; 0: the last, -1: "
+            "the snapshot with the highest score, see the help. Snapshots are kept every snapshot_every "
+            "steps; choosing another never trains again.",
         ),
         precision_input(),
         fit_input(),

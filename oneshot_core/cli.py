@@ -21,6 +21,7 @@ from .choices import (
     PERCEPTUAL_NETS,
     PROFILES,
 )
+from .commands import evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.interrupts import exit_code, raised_signals
 from .commands.method_options import aims, method, option, precision
@@ -51,6 +52,7 @@ VERBS = {
     "search": "search:search_command",
     "adapt": "adapt:adapt_command",
     "sample": "sample:sample",
+    "evaluate": "evaluate:evaluate_command",
     "batch": "batch:batch",
     "recipe": "recipes:recipe_command",
 }
@@ -90,6 +92,7 @@ Run it twice: the second time it resumes where it was stopped, or says that it i
   oneshot sample --generator demo --seeds 0-7 --out mixed --mix-seeds 42 --mix-slots 4-7
   oneshot sample --generator demo --seeds 1,5,9 --out walk --interpolate 30 --loop
   oneshot sample --generator demo --seeds 0-4 --out sweep --sweep 0,0.3,0.6,1""",
+    "evaluate": evaluation_options.EXAMPLES,
     "batch": """\
   oneshot batch plan.json --check           list the jobs, run nothing
   oneshot batch plan.json --out results     one job after the other, in this process
@@ -301,6 +304,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    evaluation_options.add_evaluation(parser)
+    _common(parser)
+
+
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
     option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
@@ -337,6 +345,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),
+    "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
     "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from .file_names import model_and_file
 
 DEMO_GENERATOR = ASSETS / "generator.safetensors"
 CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
+JUDGING_CLIP = "ViT-B-16-quickgelu"  # another, which judges what the method's has helped to make
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,34 @@ class EncoderChoice:
             raise EncoderError(f"perceptual must be {', '.join(PERCEPTUAL_NETS)}, got {self.perceptual!r}")
 
     @classmethod
+    def judging(cls, bundle: GeneratorBundle) -> EncoderChoice:
+        """Return who judges by default: another CLIP than the method's; of the demo there is only one."""
+        choice = cls.suited_to(bundle)
+        return choice if choice.clip == DEMO else replace(choice, clip=JUDGING_CLIP)
+
+    @classmethod
     def suited_to(cls, bundle: GeneratorBundle) -> EncoderChoice:
         """Return the demo's for the demo's generator and for what was adapted from it, else the method's."""
         if DEMO_GENERATOR.is_file() and bundle.family == demo_generator().family:
             return cls()
         return cls(CLIP_MODEL, None, PERCEPTUAL_NET)
+
+    def named(self, clip: str | None = None, perceptual: str | None = None) -> EncoderChoice:
+        """Return this choice with what a user names instead.
+
+        Args:
+            clip: an open_clip model, a weights file of `CLIP_MODEL`, MODEL=FILE, or "demo", or several, see
+                `clips_of`; none: as it is.
+            perceptual: a net, or NET=FILE; none: as it is.
+        """
+        choice = self
+        if clip:
+            (model, file, _), *more = clips_of(clip)
+            choice = replace(choice, clip=model, clip_file=file, more_clips=tuple(more))
+        if perceptual:
+            net, file = model_and_file(perceptual)
+            choice = replace(choice, perceptual=net, perceptual_file=file)
+        return choice
 
     def notes(self) -> list[str]:
         """Return a sentence about what is assumed of a file for CLIP: no file says which activation it has.

@@ -11,9 +11,8 @@ from torch import Tensor
 from .checkpoints import GeneratorBundle, check_family, load, with_fresh_discriminator
 from .choices import DEMO, DEMO_TARGET
 from .demo.world import demo_generator, target_path
-from .encoder_choice import EncoderChoice, clips_of, encoder_notes
+from .encoder_choice import EncoderChoice, encoder_notes
 from .features import BytesProgress, Encoders, EncodersOnDemand
-from .file_names import model_and_file
 from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent
 from .latents import Latent
@@ -140,15 +139,7 @@ def _picture(name: str) -> Path:
 
 def _choice(recipe: Recipe, source: GeneratorBundle) -> EncoderChoice:
     """The encoders that a recipe names, or those that suit its generator."""
-    choice = EncoderChoice.suited_to(source)
-    clip, perceptual = recipe.encoders.clip, recipe.encoders.perceptual
-    if clip:
-        (model, file, _), *more = clips_of(clip)
-        choice = replace(choice, clip=model, clip_file=file, more_clips=tuple(more))
-    if perceptual:
-        net, file = model_and_file(perceptual)
-        choice = replace(choice, perceptual=net, perceptual_file=file)
-    return choice
+    return EncoderChoice.suited_to(source).named(recipe.encoders.clip, recipe.encoders.perceptual)
 
 
 def _with_discriminator(recipe: Recipe, source: GeneratorBundle) -> tuple[GeneratorBundle, list[str]]:

@@ -4,7 +4,7 @@ Features are what a network that took no part in the adaptation sees: the judge 
 CLIP. Where the right pictures are known ("truth": the same latents in the target's look), own-truth score,
 retrieval and travel use them; kernel distance and diversity need no pairs.
 
-Source: KID (arXiv 1801.01401); intra-cluster LPIPS of few-shot GAN adaptation
+Source: KID (arXiv 1801.01401); FID (arXiv 1706.08500); intra-cluster LPIPS of few-shot GAN adaptation
 (arXiv 2104.06820), which with one target is a mean over all pairs.
 """
 
@@ -100,7 +100,7 @@ def travel(source: Tensor, made: Tensor, truth: Tensor) -> Travel:
     length = float(way.square().sum())
     along = float(gone @ way) / length
     off = float((gone - along * way).norm()) / math.sqrt(length)
-    return Travel(along, off, retrieval(made - made.mean(0), truth - truth.mean(0)))
+    return Travel(along, off, found_again(truth, made))
 
 
 def kernel_distance(
@@ -135,6 +135,67 @@ def _discrepancy(x: Tensor, y: Tensor) -> float:
         kernel = (part @ part.T / x.shape[1] + 1) ** 3
         within += float(kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1))
     return within - 2 * float(((x @ y.T / x.shape[1] + 1) ** 3).mean())
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Squared distance of the normal distributions that fit two sets of features, as FID.
+
+    |m - n|^2 + tr(S) + tr(R) - 2 tr((S R)^(1/2)). The last trace is the sum of the singular values of A B^T,
+    A and B the centred features: exact, and small where pictures are fewer than features.
+
+    Args:
+        first: [N, D], N at least 2.
+        second: [M, D], M at least 2.
+
+    Returns:
+        At least 0 up to rounding; with few pictures too large, so that N and M belong beside it.
+    """
+    if min(len(first), len(second)) < 2 or first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            "a Frechet distance needs two sets of at least two features of one width, got shapes "
+            f"{list(first.shape)} and {list(second.shape)}"
+        )
+    a, b = ((x.double() - x.double().mean(0)) / math.sqrt(len(x) - 1) for x in (first, second))
+    means = (first.double().mean(0) - second.double().mean(0)).square().sum()
+    shared = torch.linalg.svdvals(a @ b.T).sum()
+    return float(means + a.square().sum() + b.square().sum() - 2 * shared)
+
+
+def likeness(made: Tensor, targets: Tensor) -> float:
+    """Mean cosine of every picture and every target, as CLIP-I.
+
+    Args:
+        made: [N, D] features of length 1.
+        targets: [K, D], of length 1.
+    """
+    return float((made @ targets.T).mean())
+
+
+def direction(source: Tensor, made: Tensor, targets: Tensor) -> float:
+    """Mean cosine of each picture's own way and the way from the source's mean to the targets' mean.
+
+    Args:
+        source: [N, D] features of the source's pictures.
+        made: of the adapted pictures, same latents.
+        targets: [K, D].
+
+    Returns:
+        -1 to 1; 0 for a picture that has not moved.
+    """
+    _check_pairs(source, made)
+    way = targets.mean(0) - source.mean(0)
+    return float(torch.nn.functional.cosine_similarity(made - source, way[None]).mean())
+
+
+def found_again(source: Tensor, made: Tensor) -> float:
+    """Share of the adapted pictures whose nearest source picture is their own, each side less its mean.
+
+    Args:
+        source: [N, ...] features of the source's pictures.
+        made: of the adapted pictures, same latents.
+    """
+    _check_pairs(source, made)
+    return retrieval(made - made.mean(0), source - source.mean(0))
 
 
 def diversity(

@@ -10,8 +10,9 @@ import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
-  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotDemoTarget",
-  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotMethod", "OneShotRandomLatents",
+  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotCompare", "OneShotDemoTarget",
+  "OneShotEvaluate", "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotMethod",
+  "OneShotRandomLatents",
   "OneShotSaveGenerator", "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
 ]);
 const TITLE = "One-Shot StyleGAN";

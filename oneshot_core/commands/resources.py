@@ -95,12 +95,12 @@ def open_all(recipe: Recipe, device: torch.device, options: Namespace, half: str
         options: with `offline` and `quiet`.
         half: "search" where nothing is to be trained.
     """
-    with _shown_download(options.quiet) as progress:
+    with shown_download(options.quiet) as progress:
         return open_inputs(recipe, device, half, allow_download=not options.offline, progress=progress)
 
 
 @contextmanager
-def _shown_download(quiet: bool) -> Iterator[BytesProgress]:
+def shown_download(quiet: bool) -> Iterator[BytesProgress]:
     """Show downloads, each with a bar of its own, in megabytes."""
     bars: dict[int, ProgressBar] = {}
 

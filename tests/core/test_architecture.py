@@ -20,7 +20,7 @@ ORDER = (
     "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "saved_states",
     "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
-    "recipe", "references", "run_folder", "store", "editing", "demo", "encoder_choice",
+    "recipe", "references", "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice",
     "inputs", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {

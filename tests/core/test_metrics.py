@@ -13,9 +13,13 @@ from oneshot_core.demo.world import demo_generator
 from oneshot_core.latents import z_from_seeds
 from oneshot_core.metrics import (
     clustered_interval,
+    direction,
     diversity,
+    found_again,
+    frechet_distance,
     holm,
     kernel_distance,
+    likeness,
     own_truth_score,
     retrieval,
     sign_flip_p,
@@ -72,6 +76,39 @@ def test_kernel_distance_is_unbiased_and_grows_with_the_shift() -> None:
     x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [3.0]])
     by_hand = 27 + 1 - 2 * (1 + 64 + 1 + 343) / 4  # (1·2+1)³ + (0·3+1)³ - 2 · mean of ((x·y)+1)³
     assert kernel_distance(x, y)[0] == pytest.approx(by_hand)
+
+
+def test_frechet_distance_is_that_of_the_normal_distributions() -> None:
+    first, second = normal(300, 4), 2 * normal(200, 4, seed=1) + 3
+    s, r = (torch.cov(x.double().T) for x in (first, second))
+    values, vectors = torch.linalg.eigh(s)
+    root = vectors @ values.sqrt().diag() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ r @ root).clamp(min=0).sqrt().sum()
+    means = (first.double().mean(0) - second.double().mean(0)).square().sum()
+    by_hand = float(means + s.trace() + r.trace() - 2 * shared)
+    assert frechet_distance(first, second) == pytest.approx(by_hand, rel=1e-9)
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(first[:3], first[:3] + 1) == pytest.approx(4, abs=1e-6)  # fewer than features
+    with pytest.raises(ValueError, match="two sets of at least two"):
+        frechet_distance(first[:1], second)
+    with pytest.raises(ValueError, match="of one width"):
+        frechet_distance(first, second[:, :3])
+
+
+def test_likeness_direction_and_who_is_found_again() -> None:
+    source = torch.eye(4)
+    target = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    assert likeness(source, target) == pytest.approx(0.5)
+    assert likeness(target, target) == pytest.approx(1)
+    way = target - source.mean(0)
+    assert direction(source, source + 0.3 * way, target) == pytest.approx(1)
+    assert direction(source, source - way, target) == pytest.approx(-1)
+    assert direction(source, source, target) == 0
+    assert found_again(source, source + 5) == 1  # a look that is the same for all takes nobody away
+    assert found_again(source, source.roll(1, 0)) == 0
+    assert found_again(source, target.expand(4, 4)) == 0
+    with pytest.raises(ValueError, match="come in pairs"):
+        direction(source, source[:3], target)
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:

@@ -24,7 +24,7 @@ WEIGHTS: dict[str, tuple[tuple[str, float, str], ...]] = {
         ("semantic", 10.0, "pictures keeping their mutual likeness in CLIP's eyes (content)"),
         ("patch", 1.0, "every crop staying closest to the same crop of the source picture (shapes)"),
         ("lpips", 1.0, "perceptual likeness of the reference picture to the target"),
-        ("pixel", 1.0, "likeness of the reference picture to the target pixel by pixel"),
+        ("pixel", 1.0, "likeness of the reference picture to the target pixel by pixel (colours)"),
         ("text", 0.0, "changing as the texts say, beside the target; 1 is a good start"),
     ),
     "stylegan_nada": (
@@ -38,8 +38,8 @@ WEIGHTS: dict[str, tuple[tuple[str, float, str], ...]] = {
         ("across", 1.0, "changing as the counterpart does on its way to the target"),
         ("within", 0.5, "differing from the target as the source pictures differ from the counterpart"),
         ("reference_clip", 30.0, "likeness of the reference picture to the target in CLIP's eyes"),
-        ("pixel", 10.0, "likeness of the reference picture to the target pixel by pixel"),
-        ("lpips", 10.0, "perceptual likeness of the reference picture to the target"),
+        ("reference_pixel", 10.0, "the same pixel by pixel, at 256 px"),
+        ("reference_lpips", 10.0, "the same in the perceptual net's eyes, at 256 px"),
     ),
     "few_shot": (
         ("adversarial", 1.0, "fooling the discriminator (texture)"),
@@ -151,26 +151,24 @@ def _inputs(name: str) -> list[io.Input]:
         )
         for term, weight, meaning in WEIGHTS[name]
     ]
-    batch = {"oneshot_clip": 2, "stylegan_nada": 2, "mind_the_gap": 4, "few_shot": 4}[name]
     inputs.append(
         io.Int.Input(
             "batch",
-            default=batch,
-            min=1,
+            default=0,
+            min=0,
             max=64,
-            tooltip=f"Pictures per step with fresh latents; {batch} is the method's. More needs more memory.",
+            tooltip="Pictures per step with fresh latents; 0: the method's, 2 or 4. More needs more memory.",
         )
     )
-    mixing = {"oneshot_clip": 0.9, "stylegan_nada": 0.0, "few_shot": 0.9}.get(name)
-    if mixing is not None:
+    if name != "mind_the_gap":
         inputs.append(
             io.Float.Input(
                 "mixing",
-                default=mixing,
-                min=0.0,
+                default=-1.0,
+                min=-1.0,
                 max=1.0,
                 step=0.01,
-                tooltip="Probability that a step mixes two latents.",
+                tooltip="Probability that a step mixes two latents; below 0: the method's, 0.9 or never.",
             )
         )
     if name in ("oneshot_clip", "few_shot"):
@@ -189,13 +187,13 @@ def _inputs(name: str) -> list[io.Input]:
 
 
 def _texts(name: str) -> list[io.Input]:
-    where = "Needed where no target is linked. " if name == "stylegan_nada" else "With text_weight above 0. "
     inputs: list[io.Input] = [
         io.String.Input(
             "source_text",
             default="",
             placeholder="photo",
-            tooltip=f"{where}What the source draws, in a word or two, such as: photo.",
+            tooltip="What the source draws, in a word or two, such as: photo. stylegan_nada needs both texts "
+            "where no target is linked; oneshot_clip reads them with text_weight above 0.",
         ),
         io.String.Input(
             "target_text",

@@ -84,8 +84,8 @@ def method_recipe(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> Any
         "method.profile": settings["profile"],
         "method.learning_rate": settings["learning_rate"],
         "method.trained_parts": settings["trained_parts"].strip() or None,
-        "method.batch": chosen["batch"],
-        "method.mixing": chosen.get("mixing"),
+        "method.batch": chosen["batch"] or None,
+        "method.mixing": None if chosen.get("mixing", -1) < 0 else chosen["mixing"],
         "method.discriminator_rate": chosen.get("discriminator_rate") or None,
         "method.weights": {
             name.removesuffix("_weight"): value for name, value in chosen.items() if name.endswith("_weight")

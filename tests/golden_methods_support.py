@@ -248,8 +248,8 @@ class MtgTrace(Trace):
             "across": config["clip_across_lambda"],
             "within": config["clip_within_lambda"],
             "reference_clip": config["ref_clip_lambda"],
-            "pixel": config["l2_lambda"],
-            "lpips": config["lpips_lambda"],
+            "reference_pixel": config["l2_lambda"],
+            "reference_lpips": config["lpips_lambda"],
         }
         preset = mind_the_gap(self.profile()).reweighted(weights).rebatched(config["batch"])
         return self.optimised(preset, self.meta["adam"])
@@ -271,7 +271,7 @@ class MtgTrace(Trace):
         for ours, theirs in (("across", "across"), ("within", "within"), ("reference_clip", "ref_clip")):
             recorded = sum(terms[f"{theirs}:{name}"] * weight for name, weight in weights.items())
             assert abs(last[ours] - recorded) < TRACE, f"{place}, {ours}"
-        for ours, theirs in (("pixel", "l2"), ("lpips", "lpips")):
+        for ours, theirs in (("reference_pixel", "l2"), ("reference_lpips", "lpips")):
             assert abs(last[ours] - terms[theirs]) < TRACE, f"{place}, {ours}"
         assert abs(last["generator"] - entry["loss"]) < TRACE * max(1.0, entry["loss"]), place
         compare_weights(state.adapted, entry["weights_after"], place)

@@ -81,8 +81,8 @@ def mind_the_gap(profile: Profile = DEFAULT) -> Preset:
             WeightedTerm("across", Across(profile.softness), 1.0),
             WeightedTerm("within", Within(), 0.5),
             WeightedTerm("reference_clip", ClipSimilarity(REFERENCE_VIEW), 30.0),
-            WeightedTerm("pixel", PixelMse(REFERENCE_VIEW, down), 10.0),
-            WeightedTerm("lpips", Lpips(view=REFERENCE_VIEW, down=down), 10.0),
+            WeightedTerm("reference_pixel", PixelMse(REFERENCE_VIEW, down), 10.0),
+            WeightedTerm("reference_lpips", Lpips(view=REFERENCE_VIEW, down=down), 10.0),
         )
     )
     batches = {MAIN: _batch(Prior(0.0), 4, profile), REFERENCE_VIEW: _batch(Reference(), 1, profile)}

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
     from .latents import Latent
+    from .look_files import load_look, save_look
+    from .looks import Look, apply_looks, look_between, look_notes
     from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
@@ -115,6 +117,8 @@ _MODULES = {
     "latent_files": "latent_notes load_latent save_latent",
     "latent_optimiser": "StepProgress",
     "latents": "Latent",
+    "look_files": "load_look save_look",
+    "looks": "Look apply_looks look_between look_notes",
     "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Aim Preset Profile",
     "objective.presets": "PRESETS oneshot_clip",
@@ -168,6 +172,7 @@ __all__ = [
     "Inputs",
     "Latent",
     "LiveSheet",
+    "Look",
     "PictureError",
     "Poll",
     "Preset",
@@ -191,6 +196,7 @@ __all__ = [
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "apply_looks",
     "blend_generators",
     "check_adaptable",
     "check_count",
@@ -226,9 +232,12 @@ __all__ = [
     "load",
     "load_clip",
     "load_latent",
+    "load_look",
     "load_perceptual",
     "load_picture",
     "load_target",
+    "look_between",
+    "look_notes",
     "loss_plot",
     "masked_target",
     "mix_table",
@@ -250,6 +259,7 @@ __all__ = [
     "sampling_bytes",
     "save",
     "save_latent",
+    "save_look",
     "save_png",
     "search_bytes",
     "search_latent",

@@ -14,6 +14,7 @@ from .loaders import (
     OneShotSaveGenerator,
     OneShotSaveLatent,
 )
+from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
 from .sampling import OneShotBlendGenerators, OneShotRandomLatents, SampleAdapted
 from .search import CLIPLatentSearch
 from .training import OneShotAdapt
@@ -32,6 +33,9 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotSaveGenerator,
     OneShotSaveLatent,
     OneShotLoadLatent,
+    OneShotApplyLook,
+    OneShotSaveLook,
+    OneShotLoadLook,
 ]
 # Ids without a prefix, which another pack may take as well.
 GIVEN = {

@@ -10,9 +10,9 @@ import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
-  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotDemoTarget",
-  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotRandomLatents", "OneShotSaveGenerator",
-  "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
+  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotApplyLook", "OneShotBlendGenerators", "OneShotDemoTarget",
+  "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotLoadLook", "OneShotRandomLatents",
+  "OneShotSaveGenerator", "OneShotSaveLatent", "OneShotSaveLook", "SampleAdapted", "StyleCLIPEdit",
 ]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture

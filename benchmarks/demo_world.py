@@ -142,6 +142,8 @@ APART = (
     # below the lower end of the interval of the same difference of "another seed".
     Method("bfloat16", precision="bfloat16"),
     Method("another seed", seeds_on=50_000),
+    # What a look of some thousand numbers reaches of a full adaptation; its rate was chosen on tuning looks.
+    Method("style offsets", {"method": {"trained_parts": "style offsets", "learning_rate": 0.1}}),
 )  # fmt: skip
 
 

@@ -75,12 +75,16 @@ def test_at_strength_1_its_own_source_becomes_the_adapted_generator(source, adap
     torch.testing.assert_close(sample(added, [1, 2]), sample(adapted, [1, 2]), atol=1e-5, rtol=1e-5)
 
 
-def test_a_trained_run_of_style_offsets_is_a_look_and_comes_back_bit_for_bit():
+def test_a_trained_run_of_style_offsets_is_a_look_and_comes_back_bit_for_bit(tmp_path):
     preset = dataclasses.replace(oneshot_clip(), trainable=Trainable(("style offsets",)))
     wide = tiny_bundle(64)
     reference = Latent("w", wide.mean_latent[None], wide.family, {})
     aim = Aim(torch.zeros(1, 3, 64, 64), reference)
     child = adapt(wide, tiny_encoders(), aim, preset, TrainConfig(steps=3)).bundle
+    encoders = tiny_encoders()
+    adapt(wide, encoders, aim, preset, TrainConfig(steps=1), run_folder=tmp_path)
+    resumed = adapt(wide, encoders, aim, preset, TrainConfig(steps=3), run_folder=tmp_path).bundle
+    assert_equal(weights(resumed), weights(child))
     found = look_between(wide, child)
     assert all(bool(offset.any()) for offset in found.offsets) and found.steps == 3
     assert_equal(weights(apply_looks(wide, [(found, 1.0)])), weights(child))

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
 SEARCH_STEPS = core.demo_recipe().search.steps
 LOOKS = ("comic", "line art", "oil painting")
+OFFSETS = {"trained_parts": "style offsets", "learning_rate": 0.1}
+OFFSETS_STEPS = 120
 README_LOOKS = {"comic": range(8), "line art": range(8, 16)}
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
@@ -60,6 +62,20 @@ def adapted(work: Path, look: str) -> core.GeneratorBundle:
         result = core.run_recipe(recipe, inputs, core.FolderStore(work / f"run-{look}")).adapted
         core.save(result.bundle, path)
     return core.load(path)
+
+
+def learnt(work: Path, look: str) -> tuple[core.GeneratorBundle, core.Look]:
+    """The demo's generator adapted to a look by its style offsets, and that look from its file."""
+    path = work / f"{look}-offsets.safetensors"
+    if not path.is_file():
+        changes = {"method": OFFSETS, "training": {"steps": OFFSETS_STEPS}}
+        recipe = core.Recipe.of(changes, core.demo_recipe(look))
+        recipe, inputs = core.prepared(recipe, core.open_inputs(recipe))
+        result = core.run_recipe(recipe, inputs, core.FolderStore(work / f"run-{look}-offsets")).adapted
+        core.save(result.bundle, path)
+    bundle = core.load(path)
+    file = core.save_look(core.look_between(core.demo_generator(), bundle), work / f"{look}-look.safetensors")
+    return bundle, core.load_look(file)
 
 
 def edited(work: Path) -> tuple[core.Latent, core.Latent]:
@@ -175,6 +191,46 @@ def judged_pictures(run: Path) -> dict[str, Image.Image]:
     return {"OneShotEvaluate": found.rows[-1][1].sheet(), "OneShotCompare": found.sheet()}
 
 
+def look_pictures(work: Path) -> dict[str, Image.Image]:
+    """One picture per node of looks."""
+    source, whole, names = core.demo_generator(), core.SampleConfig(psi=1.0), [f"seed {n}" for n in SEEDS]
+    (by_lines, lines), (_, paint) = (learnt(work, look) for look in LOOKS[1:])
+
+    def row(label: str, bundle: core.GeneratorBundle) -> tuple[str, torch.Tensor]:
+        return label, core.sample(bundle, SEEDS, whole)
+
+    def looked(bundle: core.GeneratorBundle, *looks: tuple[core.Look, float]) -> core.GeneratorBundle:
+        return core.apply_looks(bundle, looks)
+
+    strengths = (-1.0, 0.0, 0.5, 1.0, 1.5)
+    faded = [looked(source, (paint, strength)) for strength in strengths]
+    faded.append(looked(source, (paint, 0.6), (lines, 0.6)))
+    columns = [*(f"strength {strength:g}" for strength in strengths), "0.6 and line art 0.6"]
+    comic = adapted(work, "comic")
+    return {
+        "OneShotApplyLook": core.labelled_grid(
+            [(f"seed {n}", torch.cat([core.sample(one, (n,), whole) for one in faded])) for n in (1, 7)],
+            columns=columns,
+        ),
+        "OneShotSaveLook": core.labelled_grid(
+            [
+                row("source", source),
+                row("adapted", by_lines),
+                row("source + look", looked(source, (lines, 1.0))),
+            ],
+            columns=names,
+        ),
+        "OneShotLoadLook": core.labelled_grid(
+            [
+                row("source + look", looked(source, (paint, 1.0))),
+                row("comic", comic),
+                row("comic + look", looked(comic, (paint, 1.0))),
+            ],
+            columns=names,
+        ),
+    }
+
+
 def _half(work: Path, bundle: core.GeneratorBundle) -> Path:
     path = work / "half.safetensors"
     core.save(bundle, path, dtype="float16")
@@ -236,7 +292,7 @@ def main() -> None:
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, picture in node_pictures(work).items():
+    for name, picture in {**node_pictures(work), **look_pictures(work)}.items():
         keep(picture, IMAGES / f"{name}.jpg")
     for name, picture in thumbnails(work).items():
         keep(picture, TEMPLATES / f"{name}.jpg")

@@ -15,6 +15,7 @@ from .loaders import (
     OneShotSaveGenerator,
     OneShotSaveLatent,
 )
+from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
 from .methods import OneShotMethod
 from .sampling import OneShotBlendGenerators, OneShotRandomLatents, SampleAdapted
 from .search import CLIPLatentSearch
@@ -37,6 +38,9 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotSaveGenerator,
     OneShotSaveLatent,
     OneShotLoadLatent,
+    OneShotApplyLook,
+    OneShotSaveLook,
+    OneShotLoadLook,
 ]
 # Ids without a prefix, which another pack may take as well.
 GIVEN = {

@@ -37,11 +37,13 @@ from .pictures import strip, to_core
 log = logging.getLogger(__name__)
 
 GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
+LOOKS = "oneshot_looks"
 RUNS = "oneshot_runs"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
     LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
+    LOOKS: {".safetensors"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
 
@@ -57,7 +59,7 @@ PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
 
 
 def register_folders() -> None:
-    """Tell ComfyUI where generators, latents and encoder weights lie; make the folders."""
+    """Tell ComfyUI where generators, latents, looks and encoder weights lie; make the folders."""
     for key, extensions in EXTENSIONS.items():
         places = [Path(folder_paths.models_dir) / key]
         if key != ENCODERS:

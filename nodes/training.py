@@ -314,8 +314,9 @@ def _what_is_trained() -> list[io.Input]:
             default="",
             placeholder="constant, affine, convolution, noise",
             tooltip="Parts of the generator that are trained, separated by commas: constant, affine, "
-            "convolution, noise, rgb, mapping. Empty: all but rgb and mapping, as published. Without noise "
-            "looks cannot come as grain; with rgb colours change more freely.",
+            "convolution, noise, rgb, mapping, style offsets. Empty: all but rgb and mapping, as published. "
+            "Without noise looks cannot come as grain; with rgb colours change more freely. style offsets "
+            "alone, with a learning_rate of 0.1: a few thousand numbers, which Save Look keeps.",
         ),
         advanced(
             io.Combo,

@@ -107,11 +107,13 @@ KINDS = {  # what of this pack travels, in the user's words
     "Latent": "a StyleGAN latent",
     "EncodersOnDemand": "encoders",
     "Recipe": "a method",
+    "Look": "a look",
 }
 # Sockets of this pack: class that travels, and which nodes give it.
 SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
     "ONESHOT_GENERATOR": (("GeneratorBundle",), "Load StyleGAN2, One-Shot Adapt or Blend Generators"),
     "ONESHOT_LATENT": (("Latent",), "CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent"),
+    "ONESHOT_LOOK": (("Look",), "Load Look or Save Look"),
     "ONESHOT_ENCODERS": (("EncodersOnDemand",), "Load Encoders (CLIP, LPIPS)"),
     "ONESHOT_METHOD": (("Recipe",), "One-Shot Method"),
 }

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
     from .latents import Latent
+    from .look_files import load_look, save_look
+    from .looks import Look, apply_looks, look_between, look_notes
     from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
@@ -136,6 +138,8 @@ _MODULES = {
     "latent_files": "latent_notes load_latent save_latent",
     "latent_optimiser": "StepProgress",
     "latents": "Latent",
+    "look_files": "load_look save_look",
+    "looks": "Look apply_looks look_between look_notes",
     "memory": "is_out_of_memory",
     "objective": "DEFAULT OFFICIAL PROFILES Aim Preset Profile",
     "objective.presets": "PRESETS oneshot_clip",
@@ -194,6 +198,7 @@ __all__ = [
     "Judges",
     "Latent",
     "LiveSheet",
+    "Look",
     "PictureError",
     "Poll",
     "Preset",
@@ -218,6 +223,7 @@ __all__ = [
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "apply_looks",
     "best_step",
     "blend_generators",
     "check_adaptable",
@@ -261,9 +267,12 @@ __all__ = [
     "load_faces",
     "load_inception",
     "load_latent",
+    "load_look",
     "load_perceptual",
     "load_picture",
     "load_target",
+    "look_between",
+    "look_notes",
     "loss_plot",
     "masked_target",
     "mix_table",
@@ -285,6 +294,7 @@ __all__ = [
     "sampling_bytes",
     "save",
     "save_latent",
+    "save_look",
     "save_png",
     "search_bytes",
     "search_latent",

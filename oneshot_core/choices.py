@@ -15,7 +15,9 @@ KEPT_RUNS = USE, GO_ON, TRAIN_AGAIN = ("use it", "go on", "train again")
 NOISE_MODES = ("const", "none", "random")
 # Parts of a generator that a method may train; mapping: what a latent means, rgb: colours. Affine layers
 # apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
-PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb")
+STYLE_OFFSETS = "style offsets"  # biases of all affine layers, those of rgb too: what a look is (`looks`)
+PARTS = ("mapping", "constant", "affine", "convolution", "noise", "rgb", STYLE_OFFSETS)
+LOOK_STRENGTHS = (-1.0, 2.0)  # allowed; beyond 0 and 1 a look is more than was learnt, or its opposite
 # Looks of the shipped target pictures; the first is the demo's.
 TARGET_LOOKS = (
     "comic", "oil painting", "line art", "cel shading", "pencil sketch", "watercolour", "stained glass",

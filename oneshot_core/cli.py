@@ -23,11 +23,13 @@ from .choices import (
 )
 from .commands import evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
+from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
 from .commands.method_options import aims, method, option, precision
 from .commands.option_values import (
     RATE,
     ZOOM,
+    look,
     number,
     numbers,
     positive,
@@ -49,6 +51,7 @@ VERBS = {
     "demo": "demo:demo",
     "info": "files:info",
     "convert": "files:convert",
+    "look": "looks:look_command",
     "search": "search:search_command",
     "adapt": "adapt:adapt_command",
     "sample": "sample:sample",
@@ -61,54 +64,6 @@ DESCRIPTION = """\
 One picture in, a whole generator out: adapt a StyleGAN2 to the look of ONE picture.
 
 Start with  oneshot demo : it needs no download and takes a few minutes on a CPU."""
-
-EXAMPLES = {
-    "demo": """\
-  oneshot demo                          adapt the demo's face generator to a drawing, into out/demo
-  oneshot demo --target neon --out neon   another of the shipped targets
-  oneshot demo --list                   name the shipped targets""",
-    "info": """\
-  oneshot info ffhq.pt                  what is in a checkpoint, without running anything in it
-  oneshot info network.pkl --json       the same for a script
-  oneshot info demo                     the demo's generator""",
-    "convert": """\
-  oneshot convert ffhq.pkl ffhq.safetensors
-  oneshot convert ffhq.pkl ffhq.pt      for programs that read rosinality's format
-  oneshot convert run.safetensors small.safetensors --dtype float16 --without-discriminator""",
-    "search": """\
-  oneshot search --generator ffhq.pt --target me.png --out found
-  oneshot search --generator demo --target me.png --out found --steps 200
-  oneshot search --generator ffhq.pt --target me.png --out found --weight clip=0   pixels and LPIPS only""",
-    "adapt": """\
-  oneshot adapt --generator ffhq.pt --target sketch.png --out sketch
-  oneshot adapt --generator demo --target sketch.png --out sketch --steps 300 --search-steps 150
-  oneshot adapt --generator ffhq.pt --target sketch.png --out paper --profile official --steps 2001
-  oneshot adapt --generator ffhq.pt --target sketch.png --out plain --weight semantic=0 --weight patch=0
-
-Run it twice: the second time it resumes where it was stopped, or says that it is done.""",
-    "sample": """\
-  oneshot sample --generator sketch/adapted.safetensors --seeds 0-15 --out pictures
-  oneshot sample --generator sketch/adapted.safetensors --source ffhq.pt --seeds 0-7 --out pairs --psi 0.7
-  oneshot sample --generator demo --seeds 0-7 --out mixed --mix-seeds 42 --mix-slots 4-7
-  oneshot sample --generator demo --seeds 1,5,9 --out walk --interpolate 30 --loop
-  oneshot sample --generator demo --seeds 0-4 --out sweep --sweep 0,0.3,0.6,1""",
-    "evaluate": evaluation_options.EXAMPLES,
-    "batch": """\
-  oneshot batch plan.json --check           list the jobs, run nothing
-  oneshot batch plan.json --out results     one job after the other, in this process
-  oneshot batch plan.json --server http://127.0.0.1:8188   in the queue of a ComfyUI server
-  oneshot batch plan.json --server http://127.0.0.1:8188 --check   ask the server, send nothing
-
-Run it again and it does what is missing. A small plan, for all pictures in a folder with two seeds:
-  {"format": "oneshot-batch", "format_version": 1, "workflow": "demo",
-   "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}
-
-docs/batch.md in the repository explains plans, workflows, checks and what is written.""",
-    "recipe": """\
-  oneshot recipe adapt --generator ffhq.pt --target sketch.png --steps 500 > sketch.json
-  oneshot recipe sketch/adapted.safetensors       of a result, from its own header
-  oneshot adapt --recipe sketch/adapted.safetensors --generator ffhq.pt --target sketch.png --out again""",
-}
 
 
 def _common(parser: argparse.ArgumentParser, device: bool = True) -> None:
@@ -212,6 +167,33 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
     option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
+    _looks(parser)
+    option(parser, "--force", "replace OUT when it exists", action="store_true")
+    _common(parser, device=False)
+
+
+def _looks(parser: argparse.ArgumentParser) -> None:
+    option(
+        parser,
+        "--look",
+        "add a look of the verb look, at a strength from -1 to 2 (1); several add up; repeatable",
+        type=look,
+        action="append",
+        default=[],
+        dest="looks",
+        metavar="FILE[:X]",
+    )
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="the generator that was adapted, or demo", metavar="SOURCE")
+    parser.add_argument(
+        "adapted", help='the result of `adapt` with --trained-parts "style offsets"', metavar="ADAPTED"
+    )
+    parser.add_argument("output", help="new file, .safetensors", metavar="OUT")
+    option(
+        parser, "--name", "what the look is called (the target picture's name)", default="", metavar="NAME"
+    )
     option(parser, "--force", "replace OUT when it exists", action="store_true")
     _common(parser, device=False)
 
@@ -276,6 +258,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         "codes from a file instead of seeds: of `search`, or another program's .npz, .npy or .pt",
         metavar="FILE",
     )
+    _looks(parser)
     option(parser, "--source", "draw the same latents by this generator too", metavar="FILE|demo")
     look = parser.add_argument_group("look")
     option(
@@ -342,6 +325,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
     "info": ("say what a file is and holds, and what was left out; nothing in it is run", _add_info),
     "convert": ("rewrite a checkpoint in another format", _add_convert),
+    "look": ("keep what an adaptation of style offsets learnt as a file of 40 KB", _add_look),
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),

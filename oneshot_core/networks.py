@@ -257,6 +257,14 @@ class Generator(nn.Module):
             styles.append(self.to_rgbs[level].affine(w[:, 2 * level + 1]))
         return tuple(styles)
 
+    def affine_layers(self) -> tuple[Linear, ...]:
+        """The layers that `affine` calls, in its order."""
+        layers = [self.convs[0].affine, self.to_rgbs[0].affine]
+        for level in range(1, len(self.to_rgbs)):
+            layers += [conv.affine for conv in self.convs[2 * level - 1 : 2 * level + 1]]
+            layers.append(self.to_rgbs[level].affine)
+        return tuple(layers)
+
     def render(self, styles: Styles, noise: Noise | None, stage: Stage = kept) -> Images:
         """Draw images.
 

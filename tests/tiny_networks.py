@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from oneshot_core.checkpoints import GeneratorBundle, Provenance
+from oneshot_core.copies import private_copy
 from oneshot_core.features import Encoders
 from oneshot_core.networks import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -25,6 +27,24 @@ def tiny_bundle(size: int = 16, seed: int = 0, c_dim: int = 0, name: str = "tiny
         mean = torch.randn(12) * 0.1
     discriminator.eval().requires_grad_(False)
     return GeneratorBundle(generator, discriminator, None, mean, Provenance("test", f"{name}.pt"))
+
+
+def changed(
+    bundle: GeneratorBundle, ending: str | tuple[str, ...], seed: int = 3, scale: float = 0.3
+) -> GeneratorBundle:
+    """An adaptation of it that moved the weights whose names end so."""
+    generator = private_copy(bundle.generator)
+    draws = torch.Generator().manual_seed(seed)
+    for name, value in generator.named_parameters():
+        if name.endswith(ending):
+            value += scale * torch.randn(value.shape, generator=draws)
+    history = {
+        "parent": {"file_name": bundle.provenance.file_name, "sha256": None, "family": bundle.family},
+        "step": 7,
+        "recipe": {"aim": {"target": "folder/pencil.png"}, "method": {"preset": "oneshot_clip"}},
+    }
+    known = Provenance("adapted", bundle.provenance.file_name, history=history)
+    return dataclasses.replace(bundle, generator=generator, provenance=known)
 
 
 class _Clip(nn.Module):

@@ -10,10 +10,10 @@ import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
-  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotBlendGenerators", "OneShotCompare", "OneShotDemoTarget",
-  "OneShotEvaluate", "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotMethod",
-  "OneShotRandomLatents",
-  "OneShotSaveGenerator", "OneShotSaveLatent", "SampleAdapted", "StyleCLIPEdit",
+  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotApplyLook", "OneShotBlendGenerators", "OneShotCompare",
+  "OneShotDemoTarget", "OneShotEvaluate", "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent",
+  "OneShotLoadLook", "OneShotMethod", "OneShotRandomLatents", "OneShotSaveGenerator", "OneShotSaveLatent",
+  "OneShotSaveLook", "SampleAdapted", "StyleCLIPEdit",
 ]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture

@@ -107,6 +107,8 @@ class GeneratorBundle:
             return f"the generator adapted from {self.parent_name or known.file_name}"
         if known.format == "blended":
             return f"the blend of {known.file_name}"
+        if known.format == "look":
+            return known.file_name  # which names generator and looks
         return f"{known.file_name} (adapted from {self.parent_name})" if self.parent_name else known.file_name
 
     @property

@@ -8,12 +8,6 @@ from typing import Any
 from ..choices import FITS, PERCEPTUAL_NETS
 from .option_values import ZOOM, filled, number, positive
 
-EXAMPLES = """\
-  oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out judged
-  oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out judged --clip ViT-L-14 --strict
-  oneshot evaluate one two three --generator ffhq.pt --target sketch.png --out compared
-  oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out steps --snapshots
-  oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out judged --reference drawings"""
 _FRAMING = (
     ("--zoom", "how much smaller the square of the target is (1)", ZOOM),
     ("--offset-x", "where the square lies, left (-1) to right (1) (0)", number(-1, 1)),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..checkpoints import CheckpointError, UnsafePickleError, inspect, load, save
 from .console import BadInput, say, say_json
 from .identify import identified
-from .resources import checkpoint_path
+from .resources import checkpoint_path, with_looks
 
 FORMATS: dict[str, Literal["safetensors", "rosinality"]] = {
     ".safetensors": "safetensors",
@@ -71,7 +71,18 @@ def _described(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", line
     parent = values["history"].get("parent")
     if isinstance(parent, dict):
-        yield "adapted from", f"{parent.get('file_name')}, {values['history'].get('step')} steps"
+        steps = values["history"].get("step")
+        yield "adapted from", f"{parent.get('file_name')}" + ("" if steps is None else f", {steps} steps")
+    for look in _looks(values["history"]):
+        yield "with the look", look
+
+
+def _looks(history: dict[str, Any]) -> Iterator[str]:
+    """The looks that were added to a generator; the record comes from a file, which may hold anything."""
+    added = history.get("looks")
+    for look in added if isinstance(added, list) else []:
+        if isinstance(look, dict):
+            yield f"{look.get('name')}, strength {look.get('strength')}"
 
 
 def convert(options: Namespace) -> None:
@@ -82,7 +93,7 @@ def convert(options: Namespace) -> None:
         raise BadInput(f"OUT must end in .safetensors (own format) or .pt (rosinality's), got {out.name!r}")
     if out.exists() and not options.force:
         raise BadInput(f"{out} exists; choose another name, or add --force to replace it")
-    bundle = load(checkpoint_path(options.input))
+    bundle = with_looks(load(checkpoint_path(options.input)), options.looks)
     keep = not options.without_discriminator
     save(bundle, out, format=chosen, dtype=options.dtype, with_discriminator=keep)
     result = {

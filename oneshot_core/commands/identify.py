@@ -11,6 +11,8 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.native import OTHER_FILES, opened_file
 from ..json_values import Fields, JsonError, read, told
 from ..latent_files import load_latent
+from ..look_files import FORMAT as LOOK_FORMAT
+from ..look_files import load_look
 from ..runners import manifest, plan
 
 _JSON_FILES = {  # format in a JSON file: what it is, and who reads it
@@ -61,10 +63,21 @@ def _tensor_file(path: Path) -> dict[str, Any] | None:
             what = OTHER_FILES.get(kind)
             if what is None or kind == "oneshot-latent":  # a latent is described by its own reader
                 return None
+            if kind == LOOK_FORMAT:
+                return _look(path)
             details = {name: header[name] for name in ("step", "steps") if isinstance(header.get(name), int)}
             return _described(path, kind, what, {**details, "tensors": len(sources)})
     except CheckpointError:
         return None
+
+
+def _look(path: Path) -> dict[str, Any]:
+    look = load_look(path)
+    origin = {name: getattr(look, name) for name in ("name", "source", "target", "method", "steps")}
+    details = {**{name: value for name, value in origin.items() if value}, "numbers": sum(look.widths)}
+    if look.family:
+        details["family"] = look.family[:12]
+    return _described(path, LOOK_FORMAT, OTHER_FILES[LOOK_FORMAT], details)
 
 
 def _latents(path: Path) -> dict[str, Any] | None:

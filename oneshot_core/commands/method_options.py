@@ -75,8 +75,8 @@ def method(parser: argparse.ArgumentParser) -> None:
     option(
         group,
         "--trained-parts",
-        "parts of the generator, with commas, among mapping, constant, affine, convolution, noise, rgb "
-        "(constant,affine,convolution,noise)",
+        "parts of the generator, with commas, among mapping, constant, affine, convolution, noise, rgb, "
+        "style offsets (constant,affine,convolution,noise); style offsets alone can be kept as a look",
         metavar="PARTS",
     )
     option(

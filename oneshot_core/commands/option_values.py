@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ..choices import LOOK_STRENGTHS
 from ..frames import MOST_ZOOM
 from ..ranges import MOST_RATE, allowed, check_number
 
@@ -75,6 +76,24 @@ def numbers(text: str) -> list[float]:
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"write numbers from -10 to 10 separated by commas, such as 0,0.5,1; got {text!r}"
+        ) from None
+
+
+def look(text: str) -> tuple[str, float]:
+    """Read FILE or FILE:STRENGTH; a colon before anything but a number belongs to the file's name."""
+    file, colon, last = text.rpartition(":")
+    try:
+        strength = float(last) if colon else None
+    except ValueError:
+        strength = None
+    if strength is None:
+        return filled(text), 1.0
+    try:
+        return filled(file), check_number(strength, "it", *LOOK_STRENGTHS)
+    except ValueError:
+        wanted = allowed(*LOOK_STRENGTHS, None)
+        raise argparse.ArgumentTypeError(
+            f"write FILE or FILE:STRENGTH, the strength {wanted}; got {text!r}"
         ) from None
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,8 @@ from ..features import BytesProgress, Encoders
 from ..inputs import Inputs, open_inputs
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
+from ..look_files import load_look
+from ..looks import apply_looks, look_notes
 from ..memory import keep_freed_memory
 from ..recipe import Recipe
 from ..writing import in_words, remove_stale_temporaries
@@ -64,9 +66,25 @@ def checkpoint_path(name: str) -> Path:
     return DEMO_GENERATOR if name == DEMO else Path(name)
 
 
-def open_generator(name: str, device: torch.device) -> GeneratorBundle:
-    """Load a checkpoint, or the demo's generator for the name "demo", onto a device."""
-    return placed(demo_generator() if name == DEMO else load(name), device)
+def open_generator(
+    name: str, device: torch.device, looks: Sequence[tuple[str, float]] = ()
+) -> GeneratorBundle:
+    """Load a checkpoint, or the demo's generator for the name "demo", onto a device.
+
+    Args:
+        name: file, or "demo".
+        device: where it goes.
+        looks: files of looks to add, each with its strength.
+    """
+    return placed(with_looks(demo_generator() if name == DEMO else load(name), looks), device)
+
+
+def with_looks(bundle: GeneratorBundle, files: Sequence[tuple[str, float]]) -> GeneratorBundle:
+    """Add looks from files to a generator, and tell which were learnt elsewhere; without, it is the same."""
+    looks = [(load_look(file), strength) for file, strength in files]
+    for line in look_notes(bundle, looks):
+        note(line)
+    return apply_looks(bundle, looks) if looks else bundle
 
 
 def open_latent(name: str, bundle: GeneratorBundle) -> Latent:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ class _Job:
     def write(self, images: Images, keys: list[int], prefix: str = "") -> None:
         """Write pictures as files that hold what is needed to draw them again."""
         bundle = self.source if prefix and self.source else self.bundle
-        settings = {**self.config.describe(), "generator_sha256": bundle.provenance.sha256}
+        settings = {**self.config.describe(), **_generator_of(bundle)}
         for offset, key in enumerate(keys):
             path = self.out / f"{prefix}{self._name(self.done + offset, key)}.png"
             text = json.dumps({**settings, "seed": key})
@@ -64,6 +65,14 @@ class _Job:
         if self.options.interpolate:
             return f"frame_{index:06d}"
         return f"sample_{index:06d}" if self.options.latent else f"seed_{key:06d}"
+
+
+def _generator_of(bundle: GeneratorBundle) -> dict[str, Any]:
+    """What a picture's file says of who drew it: the generator's file, and the looks that were added."""
+    known = bundle.provenance
+    if known.format != "look":
+        return {"generator_sha256": known.sha256}
+    return {"generator_sha256": known.history["parent"]["sha256"], "looks": known.history["looks"]}
 
 
 def sample(options: Namespace) -> None:
@@ -99,7 +108,7 @@ def _job(options: Namespace) -> _Job:
     config = _config(options)
     seeds = () if options.latent else parse_seeds(options.seeds)
     device = prepare(options)
-    bundle = open_generator(options.generator, device)
+    bundle = open_generator(options.generator, device, options.looks)
     if config.mix_to is not None and config.mix_to > bundle.num_layers:
         raise BadInput(
             f"--mix-slots must lie within 0-{bundle.num_layers - 1}, the slots of this generator, got "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..choices import PARTS
+from ..choices import PARTS, STYLE_OFFSETS
 from ..networks import Generator
 from ..ranges import MOST_RATE, check_number
 
@@ -20,13 +20,19 @@ def part_of(name: str) -> str:
 
     Returns:
         One of `PARTS`: the mapping network; the learnt constant; affine layers, weights with biases and noise
-        strengths of the convolutions; all of the RGB layers, their affine layers too.
+        strengths of the convolutions; all of the RGB layers, their affine layers too. Never the style
+        offsets, which are the biases of all affine layers and so lie in two of these.
     """
     first, last = name.split(".")[0], name.split(".")[-1]
     if first == "convs":
         return "affine" if ".affine." in name else "noise" if last == "noise_strength" else "convolution"
     # A KeyError means a new kind of layer, which needs a part first.
     return {"mapping": "mapping", "const": "constant", "to_rgbs": "rgb"}[first]
+
+
+def _is_in(name: str, part: str) -> bool:
+    """Whether a parameter belongs to a part; an affine layer's bias is in two."""
+    return name.endswith(".affine.bias") if part == STYLE_OFFSETS else part_of(name) == part
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,14 @@ class Trainable:
         Raises:
             ValueError: the generator has nothing of a part.
         """
-        parts = {name: part_of(name) for name, _ in generator.named_parameters()}
-        empty = [part for part in self.parts if part not in parts.values()]
+        every = [name for name, _ in generator.named_parameters()]
+        found = {part: frozenset(name for name in every if _is_in(name, part)) for part in self.parts}
+        empty = [part for part in self.parts if not found[part]]
         if empty:
             raise ValueError(
                 f"the generator has no parameter of the part {empty[0]!r}, which is to be trained"
             )
-        names = frozenset(name for name, part in parts.items() if part in self.parts)
+        names = frozenset[str]().union(*found.values())
         return names if self.layers is None else _of_layers(names, self.layers)
 
 

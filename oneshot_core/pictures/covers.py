@@ -109,6 +109,8 @@ def _what(bundle: GeneratorBundle) -> str:
 
 
 def _origin(bundle: GeneratorBundle) -> str:
+    if "looks" in bundle.provenance.history:
+        return "Looks of single pictures are added to the styles of a generator."
     if "blend" in bundle.provenance.history:
         return "The weights of two related generators, mixed."
     if steps := _steps(bundle):

@@ -21,7 +21,10 @@ from .transfer import ComfyError, ServerUnreachable, plain
 from .workflow import expected_steps, filled
 
 TRAINING = "OneShotAdapt"
-REPORTING = (TRAINING, "CLIPLatentSearch", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotSaveGenerator")
+REPORTING = (
+    TRAINING, "CLIPLatentSearch", "OneShotApplyLook", "OneShotLoadEncoders", "OneShotLoadLatent",
+    "OneShotSaveGenerator",
+)  # fmt: skip
 MAX_CRASHES = 3
 MAX_NODES = 10_000
 MAX_BREAKS = 5  # connections that broke over one job, or over the queue, while the server answers otherwise

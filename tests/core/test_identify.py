@@ -20,12 +20,13 @@ from oneshot_core.features import perceptual
 from oneshot_core.latent_files import FORMAT as LATENT_FORMAT
 from oneshot_core.latent_files import save_latent
 from oneshot_core.latents import Latent
+from oneshot_core.look_files import FORMAT as LOOK_FORMAT
 from oneshot_core.runners import manifest, plan
 from oneshot_core.training import state
 
 WRITTEN = {
     LATENT_FORMAT, search.STATE_FORMAT, state.STATE_FORMAT, perceptual.FORMAT, world.CLIP_FORMAT,
-    judge.FORMAT,
+    judge.FORMAT, LOOK_FORMAT,
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_every_verb_that_is_named_exists() -> None:
     assert set(re.findall(r"`(\w+)", texts)) <= set(cli.VERBS)
 
 
-@pytest.mark.parametrize("kind", sorted(WRITTEN - {LATENT_FORMAT}))
+@pytest.mark.parametrize("kind", sorted(WRITTEN - {LATENT_FORMAT, LOOK_FORMAT}))
 def test_tensor_files(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tensors(
         tmp_path / "x.safetensors", {"a": torch.ones(2)}, {"format": kind, "format_version": 1, "step": 7}

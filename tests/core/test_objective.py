@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from stand_ins import StandInClip, StandInPerceptual, picture, stand_in_encoders, tiny_generator
 
+from oneshot_core.choices import STYLE_OFFSETS
 from oneshot_core.draws import SeededDraws
 from oneshot_core.features import Encoders
 from oneshot_core.objective import (
@@ -336,9 +337,20 @@ def test_unknown_parts_are_refused_and_each_parameter_has_one():
     with pytest.raises(ValueError, match="got none"):
         Trainable(())
     generator = tiny_generator()
-    names = [Trainable((part,)).names(generator) for part in PARTS]
+    names = [Trainable((part,)).names(generator) for part in PARTS if part != STYLE_OFFSETS]
     assert all(names) and sum(map(len, names)) == len(list(generator.named_parameters()))
     assert set().union(*names) == {name for name, _ in generator.named_parameters()}
+
+
+def test_style_offsets_are_the_biases_of_all_affine_layers_and_join_other_parts():
+    generator = tiny_generator()
+    offsets = Trainable((STYLE_OFFSETS,)).names(generator)
+    layers = [*generator.convs, *generator.to_rgbs]
+    parameters = dict(generator.named_parameters())
+    assert {id(parameters[name]) for name in offsets} == {id(layer.affine.bias) for layer in layers}
+    noise, affine = (Trainable((part,)).names(generator) for part in ("noise", "affine"))
+    assert Trainable(("noise", STYLE_OFFSETS)).names(generator) == noise | offsets
+    assert Trainable(("affine", STYLE_OFFSETS)).names(generator) == affine | offsets > affine
 
 
 def test_a_term_reads_only_batches_that_its_step_draws():

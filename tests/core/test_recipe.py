@@ -153,6 +153,8 @@ def test_asking_for_defaults_imports_no_torch() -> None:
 def test_the_trained_parts_are_the_methods_or_those_that_are_named() -> None:
     published = ("constant", "affine", "convolution", "noise")
     assert Recipe().preset(128)[0].trainable.parts == published
+    offsets = Recipe.of({"method": {"trained_parts": " noise,style offsets"}})
+    assert offsets.preset(128)[0].trainable.parts == ("noise", "style offsets")
     named = Recipe.of({"method": {"trained_parts": "rgb, affine,convolution"}})
     assert named.preset(128)[0].trainable.parts == ("affine", "convolution", "rgb")
     assert Recipe.of(named.values()) == named

@@ -113,7 +113,7 @@ def test_its_choices_and_defaults_are_the_recipes():
     assert method["preset"]["enum"] == list(choices.PRESETS)
     assert method["profile"]["enum"] == list(choices.PROFILES)
     assert training["precision"]["enum"] == list(choices.PRECISIONS)
-    parts = re.search(r"\(([a-z|]+)\)", method["trained_parts"]["pattern"])
+    parts = re.search(r"\(([a-z |]+)\)", method["trained_parts"]["pattern"])
     assert parts is not None and parts[1].split("|") == list(choices.PARTS)
     for name, part in Recipe().values().items():
         for key, value in part.items() if isinstance(part, dict) else ():

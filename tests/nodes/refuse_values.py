@@ -44,6 +44,9 @@ SOUND: dict[str, Any] = {
     "ONESHOT_GENERATOR": core.demo_generator(),
     "ONESHOT_ENCODERS": core.EncoderChoice().open(allow_download=False),
     "ONESHOT_LATENT": core.Latent("w", torch.zeros(1, core.demo_generator().generator.config.w_dim)),
+    "ONESHOT_LOOK": core.Look(
+        tuple(torch.zeros(len(one.bias)) for one in core.demo_generator().generator.affine_layers()), "plain"
+    ),
     "IMAGE": torch.zeros(1, 8, 8, 3),
     "MASK": torch.ones(1, 8, 8),
 }
@@ -54,6 +57,7 @@ ANYTHING = {
     "a class": core.GeneratorBundle, "a tensor": torch.zeros(3), "NaN": float("nan"), "a huge number": 10**30,
     "an old generator": older("GeneratorBundle", "oneshot_core.checkpoints.bundle"),
     "an old latent": older("Latent", "oneshot_core.latents"),
+    "an old look": older("Look", "oneshot_core.looks"),
     "old encoders": older("EncodersOnDemand", "oneshot_core.features"),
 }  # fmt: skip
 PICTURES = {
@@ -67,6 +71,7 @@ PICTURES = {
 }  # fmt: skip
 RIGHT = {  # what is right although it is in the tables above
     "STRING": {"a text"}, "FLOAT": {"a float"}, "ONESHOT_GENERATOR": set(), "ONESHOT_LATENT": set(),
+    "ONESHOT_LOOK": set(),
 }  # fmt: skip
 
 
@@ -115,8 +120,8 @@ def copies() -> list[bool]:
     """Whether values of the engine's second copy pass, as both are the same engine."""
     values = sys.modules[f"{pack.__name__}.nodes.values"]
     made = (second.demo_generator(), second.Latent("w", torch.zeros(1, 4)), second.EncoderChoice().open(
-        allow_download=False))  # fmt: skip
-    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand)
+        allow_download=False), second.Look((torch.zeros(2),), "plain"))  # fmt: skip
+    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look)
     return [
         type(one) is not kind and values.is_kind(one, kind) for one, kind in zip(made, wanted, strict=True)
     ]
@@ -125,7 +130,8 @@ def copies() -> list[bool]:
 def stamps() -> dict[str, Any]:
     """Fingerprints of every node that reads a file; a file that is rewritten, touched, changed."""
     folders = {
-        name: base / "models" / name for name in ("oneshot_stylegan", "oneshot_latents", "oneshot_encoders")
+        name: base / "models" / name
+        for name in ("oneshot_stylegan", "oneshot_latents", "oneshot_encoders", "oneshot_looks")
     }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +139,7 @@ def stamps() -> dict[str, Any]:
     chosen = {
         "LoadStyleGAN": {"generator_name": "x.safetensors"},
         "OneShotLoadLatent": {"latent_name": "x.safetensors"},
+        "OneShotLoadLook": {"look_name": "x.safetensors"},
         "OneShotLoadEncoders": {"clip": "demo", "perceptual": "alex", "download": False,
                                 "clip_file": "automatic", "perceptual_file": "x.safetensors"},
     }  # fmt: skip

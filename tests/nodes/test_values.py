@@ -44,14 +44,14 @@ def test_a_refusal_says_where_the_right_value_comes_from() -> None:
 
 @needs_comfy()
 def test_values_of_the_engines_second_copy_are_taken() -> None:
-    assert told()["copies"] == [True, True, True]
+    assert told()["copies"] == [True, True, True, True]
 
 
 @needs_comfy()
 def test_fingerprints_follow_the_content_and_name_no_folder() -> None:
     stamps = dict(told()["stamps"])
     base = stamps.pop("base")
-    assert set(stamps) == {"LoadStyleGAN", "OneShotLoadLatent", "OneShotLoadEncoders"}
+    assert set(stamps) == {"LoadStyleGAN", "OneShotLoadLatent", "OneShotLoadLook", "OneShotLoadEncoders"}
     for first, rewritten, other in stamps.values():
         assert first == rewritten != other
         assert re.fullmatch(r"(automatic )?[0-9a-f]{32}", first) and base not in first

@@ -104,6 +104,32 @@ MISTAKES = {
         "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
         " latent of a diffusion model"
     ),
+    "a look of other widths": (
+        "the look pencil does not fit church.safetensors: the look has the widths 4 px: 128 128, 8 px: 128 "
+        "128 128, 16 px: 128 128 128, 32 px: 128 96 96, 64 px: 96 48 48, 128 px: 48 32 32; the generator 4 "
+        "px: 8 8, 8 px: 8 8 8, 16 px: 8 8 8, 32 px: 8 8 8, 64 px: 8 8 8; use a generator of the look's widths"
+    ),
+    "a generator as a look": "look must come from Load Look or Save Look, found a generator",
+    "a look as a generator": (
+        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a look"
+    ),
+    "too strong": "strength_2 must be a number from -1.0 to 2.0, found the number 2.5",
+    "a look of equals": (
+        "demo and sketch.safetensors (adapted from demo) have the same weights, so there is no look"
+    ),
+    "a look, swapped": (
+        "source and adapted are swapped: the source is demo + pencil (1), the adapted generator is demo; "
+        "exchange them"
+    ),
+    "a look of strangers": (
+        "sketch.safetensors (adapted from demo) was not adapted from church.safetensors: their latents do "
+        "not correspond; as the source give the generator that was adapted, demo"
+    ),
+    "a look of everything": (
+        "loud.safetensors (adapted from demo) differs from demo in more than its style offsets, first in "
+        "convs.0.noise_strength; a look is made of those alone: adapt with trained_parts 'style offsets' and "
+        "keep float32, or save the generator itself"
+    ),
     "a mask as a picture": (
         "target must be at least one picture (IMAGE), such as Load Image gives, found a mask of 8 x 8 px"
     ),

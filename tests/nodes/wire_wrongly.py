@@ -8,6 +8,7 @@ python wire_wrongly.py PACK
 from __future__ import annotations
 
 import contextlib
+import copy
 import io as text_io
 import json
 import sys
@@ -72,6 +73,19 @@ def foreign(name: str, width: int) -> Any:
     return run("OneShotLoadLatent", latent_name=name)[0]
 
 
+def louder(network: Any) -> Any:
+    """The same generator with more noise at 4 px."""
+    changed = copy.deepcopy(network)
+    changed.convs[0].noise_strength += 1
+    return changed
+
+
+def look_of(bundle: Any, name: str, by: float = 0.1) -> Any:
+    """A look that shifts every style of a generator's kind alike."""
+    widths = [len(layer.bias) for layer in bundle.generator.affine_layers()]
+    return core.Look(tuple(torch.full((width,), by) for width in widths), name, bundle.family, "demo")
+
+
 def said(kind: str, **values: Any) -> str:
     """The error that a node ends in."""
     try:
@@ -94,6 +108,8 @@ def mistakes() -> dict[str, str]:
     picture = torch.full((1, 8, 8, 3), 0.5)
     learn = {"encoders": encoders, "target": picture}
     mask = {"generator": demo, "encoders": encoders, "target": picture[..., 0]}
+    looked = run("OneShotApplyLook", generator=demo, look=look_of(demo, "pencil"), strength=1.0)[0]
+    loud = adapted(replace(demo, generator=louder(demo.generator)), "loud.safetensors")
     edit = {"generator": demo, "encoders": encoders, "latent": people}
     return {
         "drawn by a stranger": said("SampleAdapted", adapted=church, latent=people),
@@ -122,6 +138,16 @@ def mistakes() -> dict[str, str]:
         "a generator as latents": said("SampleAdapted", adapted=demo, latent=demo),
         "encoders as a generator": said("OneShotRandomLatents", generator=encoders),
         "diffusion latents": said("OneShotSaveLatent", latent={"samples": torch.zeros(1, 4, 8, 8)}),
+        "a look of other widths": said("OneShotApplyLook", generator=church, look=look_of(demo, "pencil")),
+        "a generator as a look": said("OneShotApplyLook", generator=demo, look=demo),
+        "a look as a generator": said("OneShotApplyLook", generator=look_of(demo, "pencil"), look=None),
+        "too strong": said(
+            "OneShotApplyLook", generator=demo, look=look_of(demo, "pencil"), strength=1.0, strength_2=2.5
+        ),
+        "a look of equals": said("OneShotSaveLook", source=demo, adapted=sketch),
+        "a look, swapped": said("OneShotSaveLook", source=looked, adapted=demo),
+        "a look of strangers": said("OneShotSaveLook", source=church, adapted=sketch),
+        "a look of everything": said("OneShotSaveLook", source=demo, adapted=loud),
         "a mask as a picture": said("CLIPLatentSearch", **mask),
     }  # fmt: skip
 

@@ -83,6 +83,12 @@ class LoadStyleGAN(io.ComfyNode):
         return io.NodeOutput(bundle, info, ui=shown)
 
 
+MORE_CLIPS = (
+    "Further CLIP models, whose losses are added by weight: NAME*WEIGHT, several joined by +. StyleGAN-NADA "
+    "and Mind the Gap use ViT-B-32:openai and ViT-B-16:openai."
+)
+
+
 class OneShotLoadEncoders(io.ComfyNode):
     """CLIP and the perceptual net on one wire."""
 
@@ -138,8 +144,7 @@ class OneShotLoadEncoders(io.ComfyNode):
                     "more_clips",
                     default="",
                     placeholder="ViT-B-16:openai*0.5",
-                    tooltip="Further CLIP models, whose losses are added by weight: NAME*WEIGHT, several "
-                    "joined by +. StyleGAN-NADA and Mind the Gap use ViT-B-32:openai and ViT-B-16:openai.",
+                    tooltip=MORE_CLIPS,
                 ),
             ],
             outputs=[

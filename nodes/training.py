@@ -245,7 +245,7 @@ def _inputs() -> list[io.Input]:
             "method",
             optional=True,
             tooltip="From One-Shot Method, which then says everything about the method: profile, rates, "
-            "weights, batch and all below it here do not count. Without it: oneshot_clip.",
+            "weights, batch and the like here do not count. Without it: oneshot_clip.",
         ),
     ]
 

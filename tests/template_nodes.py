@@ -14,6 +14,9 @@ TITLES = {  # of the templates, as ComfyUI lists them, by the name of their API 
     "own_checkpoint": "2 Your own picture and checkpoint",
     "text_edit": "3 Text edit",
     "target_sweep": "4 Many looks",
+    "text_to_style": "5 Text to style",
+    "method_comparison": "6 Compare methods",
+    "look_mixer": "7 Mix looks",
 }
 CORE = {"LoadImage", "PreviewImage", "SaveImage"}
 

@@ -106,10 +106,10 @@ def _check_reference(aim: Aim, bundle: GeneratorBundle) -> None:
         check_family(aim.reference, bundle, "reference")
     targets = 0 if aim.targets is None else len(aim.targets)
     if not 1 <= len(codes) <= max(1, targets):
-        raise ValueError(
-            f"the reference must be one code per target, its counterpart, of the first targets at least one; "
-            f"this one holds {len(codes)}, for {targets} target(s)"
+        wanted = (
+            "one code, the target's counterpart" if targets < 2 else f"1 to {targets} codes, one per target"
         )
+        raise ValueError(f"the reference must be {wanted}; this one holds {len(codes)}")
     shape = (None, config.num_layers, config.w_dim) if codes.ndim == 3 else (None, config.w_dim)
     check_shape(codes, "reference latent", shape)
     check_finite(codes, "the reference latent", "search it again")

@@ -28,7 +28,7 @@ from ..precision import PRECISIONS
 from ..stages import Context, kept
 from ..tensors import gradients
 from .checks import check_run
-from .phases import Round, phase_update, phases_due
+from .phases import Round, phase_update, phases_due, selection_loss
 from .state import TrainState
 
 _Storages: TypeAlias = dict[int, torch.UntypedStorage]  # held: a freed one gives its address to the next
@@ -96,9 +96,9 @@ def training_bytes(
 
 
 def _peak(name: str, work: Callable[[], Any], regions: _Regions, dtype: torch.dtype) -> int:
-    """Bytes that a phase keeps at most; R1 is computed in float32 whatever the precision."""
+    """Bytes that a phase keeps at most; penalties are computed in float32 whatever the precision."""
     regions.largest = 0
-    wider = torch.float32.itemsize // dtype.itemsize if name == "r1" else 1
+    wider = torch.float32.itemsize // dtype.itemsize if name in ("r1", "path") else 1
     return wider * (_saved(work) + regions.largest)
 
 
@@ -129,7 +129,9 @@ def _phases(state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
     for step in starts.values():
         current = Round(state, step, state.preset.kind(step))
         for name in phases_due(current):
-            if name != "average":
+            if name == "select":
+                yield name, partial(selection_loss, current)
+            elif name != "average":
                 yield name, partial(_loss, name, current)
 
 

@@ -26,7 +26,7 @@ from ..objective.batches import Batch, CodeRequest
 from ..precision import forward_pass
 from ..stages import kept
 from ..tensors import Images, Latents
-from .selection import select
+from .selection import moving_loss, select, start_codes
 from .state import TrainState
 
 
@@ -390,9 +390,14 @@ def _path(current: Round) -> Update:
 
 def _select(state: TrainState) -> None:
     """Choose the layers that are trained in this step."""
-    select(
-        state, lambda codes, noise: _rendered(state, state.adapted, codes, noise), partial(_encoded, state)
-    )
+    select(state, partial(_rendered, state, state.adapted), partial(_encoded, state))
+
+
+def selection_loss(current: Round) -> Tensor:
+    """What the selection of layers computes, for an estimate of its memory."""
+    state = current.state
+    codes = start_codes(state).requires_grad_(True)
+    return moving_loss(state, codes, 0, partial(_rendered, state, state.adapted), partial(_encoded, state))
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ SOUND: dict[str, Any] = {
     "ONESHOT_LOOK": core.Look(
         tuple(torch.zeros(len(one.bias)) for one in core.demo_generator().generator.affine_layers()), "plain"
     ),
+    "ONESHOT_METHOD": core.Recipe(),
     "IMAGE": torch.zeros(1, 8, 8, 3),
     "MASK": torch.ones(1, 8, 8),
 }

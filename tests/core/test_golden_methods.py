@@ -27,7 +27,7 @@ def of(path: Path) -> Trace:
 
 
 @pytest.mark.excerpt
-@pytest.mark.parametrize("path", recordings(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", traces("nada_trace_*_modern.json"), ids=lambda path: path.stem)
 def test_the_first_iteration_is_followed(path: Path) -> None:
     replay(of(path), 1)
 
@@ -42,6 +42,7 @@ def test_all_recorded_iterations_are_followed(path: Path) -> None:
             compare_inference(trace, told, state.adapted, state.source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", traces("mtg_trace_*.json"), ids=lambda path: path.stem)
 def test_mind_the_gap_draws_as_recorded_before_training(path: Path) -> None:
     trace = of(path)

@@ -25,6 +25,23 @@ SEARCH_STEPS = core.demo_recipe().search.steps
 LOOKS = ("comic", "line art", "oil painting")
 OFFSETS = {"trained_parts": "style offsets", "learning_rate": 0.1}
 OFFSETS_STEPS = 120
+_RGB = "constant, affine, convolution, noise, rgb"
+TEXT = "stylegan_nada, a pencil sketch"
+RIVALS: dict[str, tuple[dict[str, Any], int]] = {  # changes of a recipe, and steps
+    "stylegan_nada": ({"method": {"preset": "stylegan_nada", "learning_rate": 0.004}}, 200),
+    "mind_the_gap": (
+        {"method": {"preset": "mind_the_gap", "learning_rate": 0.004, "trained_parts": _RGB}},
+        120,
+    ),
+    "few_shot": ({"method": {"preset": "few_shot", "learning_rate": 0.004, "discriminator_rate": 0.01}}, 80),
+    TEXT: (
+        {
+            "method": {"preset": "stylegan_nada", "learning_rate": 0.004},
+            "aim": {"source_text": "a portrait", "target_text": "a pencil sketch"},
+        },
+        120,
+    ),
+}
 README_LOOKS = {"comic": range(8), "line art": range(8, 16)}
 SEEDS = tuple(range(6))
 EDIT = ("a person with white hair", "a person", (7, 9, 15, 16))
@@ -260,6 +277,41 @@ def tiles(rows: list[torch.Tensor], side: int = 128) -> Image.Image:
     return Image.fromarray(values.numpy())
 
 
+def mixed_looks(work: Path, seeds: tuple[int, ...]) -> Image.Image:
+    """People in one look, in another, and in both."""
+    source, whole = core.demo_generator(), core.SampleConfig(psi=1.0)
+    (_, lines), (_, paint) = (learnt(work, look) for look in LOOKS[1:])
+    mixes = ([], [(lines, 1.0)], [(paint, 1.0)], [(lines, 0.6), (paint, 0.6)])
+    return tiles(
+        [core.sample(core.apply_looks(source, mix) if mix else source, seeds, whole) for mix in mixes]
+    )
+
+
+def by_method(work: Path, name: str) -> core.GeneratorBundle:
+    """The demo's generator adapted by a rival of the method, as the template that compares them does."""
+    path = work / f"by-{name.replace(' ', '-')}.safetensors"
+    if not path.is_file():
+        changes, steps = RIVALS[name]
+        base = core.demo_recipe("comic")
+        base = replace(base, method=core.Recipe().method)
+        if "aim" in changes:  # texts alone
+            base = replace(base, aim=core.Recipe().aim)
+        recipe = core.Recipe.of({**changes, "training": {"steps": steps}}, base)
+        recipe, inputs = core.prepared(recipe, core.open_inputs(recipe))
+        result = core.run_recipe(recipe, inputs, core.FolderStore(work / f"run-{path.stem}")).adapted
+        core.save(result.bundle, path)
+    return core.load(path)
+
+
+def method_picture(work: Path) -> Image.Image:
+    """The same people by every method."""
+    whole = core.SampleConfig(psi=1.0)
+    made = {"source": core.demo_generator(), "oneshot_clip": adapted(work, "comic")}
+    made |= {name: by_method(work, name) for name in RIVALS}
+    rows = [(name, core.sample(bundle, SEEDS, whole)) for name, bundle in made.items()]
+    return core.labelled_grid(rows, lead=("target", core.demo_target()))
+
+
 def thumbnails(work: Path) -> dict[str, Image.Image]:
     """One square picture per template."""
     source, comic = core.demo_generator(), adapted(work, "comic")
@@ -280,6 +332,11 @@ def thumbnails(work: Path) -> dict[str, Image.Image]:
         "2 Your own picture and checkpoint": tiles([ours, theirs, *own]),
         "3 Text edit": tiles(texts),
         "4 Many looks": tiles([ours, *looks]),  # below the source: a target, then its generator
+        "5 Text to style": tiles([ours, core.sample(by_method(work, TEXT), some, whole), own[0],
+                                  core.sample(by_method(work, TEXT), others, whole)]),
+        "6 Compare methods": tiles([theirs, *(core.sample(by_method(work, name), some, whole)
+                                              for name in RIVALS if name != TEXT)]),
+        "7 Mix looks": mixed_looks(work, some),
     }  # fmt: skip
 
 
@@ -292,7 +349,8 @@ def main() -> None:
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, picture in {**node_pictures(work), **look_pictures(work)}.items():
+    methods = {"OneShotMethod": method_picture(work)}
+    for name, picture in {**node_pictures(work), **look_pictures(work), **methods}.items():
         keep(picture, IMAGES / f"{name}.jpg")
     for name, picture in thumbnails(work).items():
         keep(picture, TEMPLATES / f"{name}.jpg")

@@ -18,7 +18,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 KEPT = {  # description: list in it, keys of the cases that stay, tensors that go with them
-    "nada_losses": ("cases", r"direction_ViTB32_noaa|direction_given|global|manifold|texture|patch_.*|combined"),
+    "nada_losses": (
+        "cases",
+        r"direction_ViTB32_noaa|direction_given|global|manifold|texture|patch_.*|combined",
+    ),
     "mtg_losses": ("cases", r".*_ViTB32_noaa|ref_l2|ref_lpips"),
 }
 DISTANCES, ANCHORS, DOWN = ("b4", "b2"), ("b",), ("f2_40",)

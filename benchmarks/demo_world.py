@@ -210,8 +210,25 @@ def pair_seed(look: str, person: int) -> int:
 
 
 def method_key(look: str, person: int, method: Method) -> str:
-    """Name what determines a row of a method."""
-    return key_of(look, person, method.recipe(pair_seed(look, person)).values(), method.fresh)
+    """Name what determines a row of a method: its arithmetic, not how a recipe happens to be written."""
+    recipe = method.recipe(pair_seed(look, person))
+    preset, _ = recipe.preset(demo_generator().size)
+    search = {**recipe.search_config().describe(), "frame": str(recipe.aim.frame)}
+    told = [preset.describe(), search if preset.needs.reference else {}, recipe.train_config().describe()]
+    return key_of(look, person, _told(told), recipe.training.steps, method.fresh)
+
+
+def _told(value: Any) -> Any:
+    """Without what says nothing: a row stays known when an option is added that it does not use."""
+    if isinstance(value, dict):
+        some = {name: one for name, one in value.items() if one is not None and not _is_off(one)}
+        return {name: _told(one) for name, one in some.items()}
+    return [_told(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _is_off(value: Any) -> bool:
+    """Whether it is a term that is left out."""
+    return isinstance(value, dict) and "term" in value and not value.get("weight")
 
 
 def found_latent(scene: Scene, recipe: Recipe, out: Path) -> tuple[Latent, float]:

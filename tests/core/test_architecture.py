@@ -19,9 +19,9 @@ ORDER = (
     "writing", "containers", "tensors", "precision", "stages", "copies", "draws", "ops", "metrics",
     "network_configs", "networks", "latents", "checkpoints", "latent_files", "looks", "look_files",
     "saved_states", "features", "augmentation", "objective", "batches", "sampling", "blending",
-    "interpolation", "pictures", "fingerprints", "latent_optimiser", "counterpart", "search", "training", "recipe", "references",
-    "run_folder", "store", "editing", "demo", "encoder_choice", "pipeline", "runners", "commands", "cli",
-    "__main__",
+    "interpolation", "pictures", "fingerprints", "latent_optimiser", "counterpart", "search",
+    "training", "recipe", "references", "run_folder", "store", "editing", "demo", "encoder_choice",
+    "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -169,7 +169,7 @@ APART = (
     Method("bfloat16", precision="bfloat16"),
     Method("another seed", seeds_on=50_000),
     # What a look of some thousand numbers reaches of a full adaptation; its rate was chosen on tuning looks.
-    Method("style offsets", {"method": {"trained_parts": "style offsets", "learning_rate": 0.1}}),
+    Method("style offsets", {"method": {"trained_parts": "style offsets", "learning_rate": 0.05}}),
 )  # fmt: skip
 
 

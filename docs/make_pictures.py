@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 IMAGES, TEMPLATES = ROOT / "web" / "docs" / "images", ROOT / "example_workflows"
 SEARCH_STEPS = core.demo_recipe().search.steps
 LOOKS = ("comic", "line art", "oil painting")
-OFFSETS = {"trained_parts": "style offsets", "learning_rate": 0.1}
+OFFSETS = {"trained_parts": "style offsets", "learning_rate": 0.05}
 OFFSETS_STEPS = 120
 _RGB = "constant, affine, convolution, noise, rgb"
 TEXT = "stylegan_nada, a pencil sketch"
@@ -223,7 +223,6 @@ def look_pictures(work: Path) -> dict[str, Image.Image]:
     faded = [looked(source, (paint, strength)) for strength in strengths]
     faded.append(looked(source, (paint, 0.6), (lines, 0.6)))
     columns = [*(f"strength {strength:g}" for strength in strengths), "0.6 and line art 0.6"]
-    comic = adapted(work, "comic")
     return {
         "OneShotApplyLook": core.labelled_grid(
             [(f"seed {n}", torch.cat([core.sample(one, (n,), whole) for one in faded])) for n in (1, 7)],
@@ -240,8 +239,8 @@ def look_pictures(work: Path) -> dict[str, Image.Image]:
         "OneShotLoadLook": core.labelled_grid(
             [
                 row("source + look", looked(source, (paint, 1.0))),
-                row("comic", comic),
-                row("comic + look", looked(comic, (paint, 1.0))),
+                row("line art", by_lines),
+                row("line art + look", looked(by_lines, (paint, 0.7))),
             ],
             columns=names,
         ),

@@ -316,7 +316,7 @@ def _what_is_trained() -> list[io.Input]:
             tooltip="Parts of the generator that are trained, separated by commas: constant, affine, "
             "convolution, noise, rgb, mapping, style offsets. Empty: all but rgb and mapping, as published. "
             "Without noise looks cannot come as grain; with rgb colours change more freely. style offsets "
-            "alone, with a learning_rate of 0.1: a few thousand numbers, which Save Look keeps.",
+            "alone, with a learning_rate of 0.05: a few thousand numbers, which Save Look keeps.",
         ),
         advanced(
             io.Combo,

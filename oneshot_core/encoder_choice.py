@@ -20,7 +20,7 @@ from .features import (
     load_clip,
     load_perceptual,
 )
-from .file_names import model_and_file
+from .file_names import model_and_file, models_of
 
 DEMO_GENERATOR = ASSETS / "generator.safetensors"
 CLIP_MODEL, PERCEPTUAL_NET = "ViT-B-32-quickgelu", "alex"  # the method's
@@ -153,7 +153,7 @@ def clips_of(text: str) -> tuple[tuple[str, str | None, float], ...]:
         EncoderError: a weight that is no number, or another weight than 1 for the first.
     """
     found = []
-    for part in [text] if Path(text).is_file() else text.split("+"):
+    for part in models_of(text):
         name, star, weight = part.strip().rpartition("*") if not Path(part).is_file() else ("", "", part)
         model, file = (CLIP_MODEL, part) if Path(part).is_file() else model_and_file(name if star else weight)
         try:

@@ -1,8 +1,8 @@
-"""Names of files as recipes hold them: paths, shipped pictures, a model with its file; no file is touched."""
+"""Names of files as recipes hold them: paths, shipped pictures, models with files; nothing is opened."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from .choices import DEMO_TARGET
 
@@ -15,9 +15,18 @@ def last_part(name: str | None) -> str | None:
 
 
 def last_part_of_model(name: str | None) -> str | None:
-    """The same for `MODEL=FILE`, and for a file alone."""
-    model, file = model_and_file(name or "")
-    return last_part(name) if file is None else f"{model}={last_part(file)}"
+    """The same for `MODEL=FILE`, for a file alone, and for several models joined by +."""
+
+    def last(one: str) -> str:
+        model, file = model_and_file(one)
+        return (last_part(one) or "") if file is None else f"{model}={last_part(file)}"
+
+    return None if name is None else "+".join(map(last, models_of(name)))
+
+
+def models_of(name: str) -> list[str]:
+    """Take models apart that are joined by +, such as `A=FILE+B*0.5`; a file of that name stays whole."""
+    return [name] if Path(name).is_file() else name.split("+")
 
 
 def model_and_file(name: str) -> tuple[str, str | None]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..choices import DEMO
-from ..file_names import model_and_file
+from ..choices import DEMO, DEMO_TARGET
+from ..file_names import model_and_file, models_of
 from ..json_values import Fields, JsonError, read, told
 from ..recipe import MOST_STEPS, SEED_MAX, Recipe
 from . import manifest
@@ -106,12 +106,23 @@ class Plan:
         named = {"generator": str(file or job.generator or DEMO), "aim": aim}
         try:
             recipe = Recipe.of({"training": given, "search": search, **named}, Recipe.of(job.recipe))
-            files = {name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")}
-            model, weights = model_and_file(recipe.encoders.clip or "")
-            clip = recipe.encoders.clip if weights is None else f"{model}={self._file(weights)}"
+            files: dict[str, Any] = {
+                name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")
+            }
+            files |= {"more_targets": [self._picture(name) for name in recipe.aim.more_targets]}
+            clip = recipe.encoders.clip and "+".join(map(self._model, models_of(recipe.encoders.clip)))
             return Recipe.of({"aim": files, "encoders": {"clip": clip}}, recipe)
         except ValueError as error:
             raise PlanError(f"job {job.name!r}: {error}") from None
+
+    def _picture(self, name: str) -> str:
+        """A picture that a job's recipe names, or a shipped one."""
+        return name if name.startswith(DEMO_TARGET) else str(self.folder / name)
+
+    def _model(self, name: str) -> str:
+        """A CLIP model with its weights file, where it names one."""
+        model, weights = model_and_file(name)
+        return name if weights is None else f"{model}={self._file(weights)}"
 
     def _file(self, name: str | None) -> str | None:
         """A file that a job's recipe names; relative names start at the plan's folder."""
@@ -145,7 +156,9 @@ class Plan:
             recipe = self.recipe(job)
             aim = replace(recipe.aim, target="")  # its content is in the key already
             values["recipe"] = replace(recipe, aim=aim).values()
-            named = (recipe.aim.mask, recipe.aim.latent, model_and_file(recipe.encoders.clip or "")[1])
+            clips = [model_and_file(one)[1] for one in models_of(recipe.encoders.clip or "")]
+            more = [name for name in recipe.aim.more_targets if not name.startswith(DEMO_TARGET)]
+            named = (recipe.aim.mask, recipe.aim.latent, *clips, *more)
             values["files"] = [_sha256(Path(name)) for name in named if name]
             values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -172,7 +185,8 @@ class Plan:
                 raise PlanError(f"job {job.name!r}: {error}") from None
 
     def _check_here(self, job: BatchJob) -> None:
-        missing = [name for name in ("target", "generator") if getattr(job, name) is None]
+        wanted = ("generator",) if self.recipe(job).aim.texts else ("target", "generator")
+        missing = [name for name in wanted if getattr(job, name) is None]
         if missing:
             raise PlanError(
                 f"job {job.name!r} has no {missing[0]}; without --server there is no workflow to take it from"
@@ -182,7 +196,6 @@ class Plan:
                 f'job {job.name!r} has "set", which only servers know; say the same with "recipe" (see '
                 "`oneshot recipe`), or leave it out"
             )
-        self.recipe(job)
         file = self.generator_file(job)
         if file is not None and not is_file(file):
             raise PlanError(f"job {job.name!r}: the generator {file} is not a file; demo is the shipped one")

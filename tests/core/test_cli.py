@@ -17,7 +17,7 @@ from command_words import adapt_words, run
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
-from oneshot_core import cli, memory
+from oneshot_core import choices, cli, memory
 from oneshot_core import inputs as opening
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load
@@ -59,7 +59,7 @@ def test_the_choices_are_the_engines():
     from oneshot_core.sampling import NOISE_MODES
     from oneshot_core.training import PRECISIONS
 
-    assert cli.PRECISIONS == ("auto", *PRECISIONS)
+    assert choices.PRECISIONS == ("auto", *PRECISIONS)
     assert cli.NOISE_MODES == NOISE_MODES
 
 

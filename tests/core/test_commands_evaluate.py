@@ -14,7 +14,7 @@ from command_words import adapt_words, run
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle, tiny_encoders
 
-from oneshot_core import pipeline
+from oneshot_core import inputs as opening
 from oneshot_core.checkpoints import save
 from oneshot_core.commands import evaluate as verb
 from oneshot_core.commands import resources
@@ -47,7 +47,7 @@ class Judge(TinyChoice):
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+    monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     monkeypatch.setattr(verb.EncoderChoice, "judging", lambda _: Judge())
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
@@ -59,7 +59,7 @@ def kept(files, tmp_path_factory) -> Path:
 
     out = tmp_path_factory.mktemp("kept") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_choice", lambda *_: TinyChoice())
+        patch.setattr(opening, "_choice", lambda *_: TinyChoice())
         words = adapt_words(files, out, "--snapshot-every", 2, "--quiet")
         assert cli.main([str(word) for word in words]) == 0
     return out

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from stand_ins import NotedDraws, picture, stand_in_encoders, tiny_aim, tiny_bundle
+from tiny_clip import reading_clip
 
 import oneshot_core
 from oneshot_core.augmentation import ViewAugmentation
 from oneshot_core.draws import RecordedDraws, SeededDraws
-from oneshot_core.objective import DEFAULT, OFFICIAL, PROFILES
+from oneshot_core.features import Encoders
+from oneshot_core.objective import DEFAULT, OFFICIAL, PROFILES, Aim, AimFeatures, Trainable
+from oneshot_core.objective.directions import direction_distance
 from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.objective.rivals import few_shot, mind_the_gap, stylegan_nada
 from oneshot_core.objective.terms import PatchConsistency, patch_contrast
 from oneshot_core.search import SearchConfig, search_latent
 from oneshot_core.training import TrainState
@@ -375,3 +379,68 @@ def test_average_ramp_lets_short_runs_show_what_they_learnt():
     assert (ramped.average_decay(0), ramped.average_decay(8), ramped.average_decay(16)) == (0, 0.5, 0.5**0.5)
     assert ramped.average_decay(2500) == ramped.average_decay(8000) == fixed.average_decay(0)
     assert math.prod(ramped.average_decay(step) for step in range(240)) == 0
+
+
+# Of the other methods' code (methods.md part II) --------------------------------------------------------
+
+
+def nada(name: str):
+    return stylegan_nada(published(name)).kinds[0].objective.terms[0].term
+
+
+def test_softness_gives_an_unchanged_picture_a_finite_gradient():
+    soft, hard = nada("name").softness, nada("softness").softness
+    assert (soft, hard) == (0.1, 0)
+    source = torch.nn.functional.normalize(torch.randn(1, 8), dim=1)
+    steepest = []
+    for softness in (soft, hard):
+        adapted = source.clone().requires_grad_(True)
+        direction_distance(adapted, source, torch.ones(8), softness).sum().backward()
+        steepest.append(float(adapted.grad.norm()))
+    assert steepest[0] <= 11 and steepest[1] > 1e6
+
+
+def test_nudges_unchanged_compares_an_unchanged_batch_beside_itself():
+    assert (nada("name").nudges, nada("nudges_unchanged").nudges) == (False, True)
+
+
+def test_targets_as_files_are_seen_by_clips_own_code():
+    """As published: 8 bits and Pillow for targets, another resize for generated pictures."""
+    clip = reading_clip()
+    target = picture(48)
+    source = picture(48) * 0.5
+    goal = AimFeatures(Aim(target), Encoders.of(clip, None), lambda count: source.expand(count, -1, -1, -1))
+    plain, filed = (goal.direction(0, as_files=as_files) for as_files in (False, True))
+    assert not torch.equal(plain, filed) and float(plain @ filed) > 0.5
+    assert (nada("name").as_files, nada("targets_as_files").as_files) == (False, True)
+
+
+def test_shifted_layers_stand_for_others_and_the_constant_rests():
+    generator = tiny_bundle(64).generator
+    names = Trainable().names(generator)
+    default, shifted = (stylegan_nada(one).selection for one in (DEFAULT, published("shifted_layers")))
+    found = default.names([2], names, generator)
+    assert {"const", "convs.2.weight"} <= found and "convs.1.weight" not in found
+    assert {name.split(".")[0] + name.split(".")[1] for name in shifted.names([2, 1], names, generator)} == {
+        "convs1", "to_rgbs0"
+    }  # fmt: skip
+    moved = torch.arange(10.0)
+    assert default.chosen(moved) == [8, 7, 6, 5, 4, 3, 2] and shifted.chosen(moved) == list(range(9, -1, -1))
+
+
+def test_reduces_by_four_compares_at_a_quarter_of_any_side():
+    for profile, down in ((DEFAULT, 0), (published("reduces_by_four"), 4)):
+        terms = {item.name: item.term for item in mind_the_gap(profile).kinds[0].objective.terms}
+        assert terms["reference_pixel"].down == terms["reference_lpips"].down == down
+
+
+def test_path_keeps_picture_lets_rgb_biases_age_in_adam():
+    ages = []
+    for profile in (DEFAULT, published("path_keeps_picture")):
+        preset = few_shot(profile)
+        bundle = tiny_bundle(64)
+        state = TrainState.create(bundle, stand_in_encoders(), Aim(picture(64)), preset, SeededDraws(0))
+        run_phase("path", step_to(state, 0))
+        kept = state.optimisers["adapted"].state.get(state.adapted.to_rgbs[-1].bias, {})
+        ages.append(float(kept.get("step", 0)))
+    assert ages == [0.0, 1.0]

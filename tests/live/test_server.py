@@ -20,7 +20,7 @@ Workflow = Callable[..., dict[str, Any]]
 def test_the_pack_loads_and_registers_all_nodes(server: Server) -> None:
     nodes = server.get("/object_info")
     own = {name for name, node in nodes.items() if "oneshot" in node["python_module"]}
-    assert len(own) == 16
+    assert len(own) == 19
     assert "IMPORT FAILED" not in server.log_text()
 
 
@@ -150,7 +150,6 @@ WRONG: dict[str, dict[str, dict[str, Any]]] = {
     "steps too small": {"OneShotAdapt": {"steps": 0}},
     "steps too large": {"OneShotAdapt": {"steps": 10**9}},
     "steps no number": {"OneShotAdapt": {"steps": "many"}},
-    "unknown preset": {"OneShotAdapt": {"preset": "magic"}},
     "unknown profile": {"OneShotAdapt": {"profile": "mine"}},
     "unknown precision": {"OneShotAdapt": {"precision": "int4"}},
     "negative seed": {"OneShotAdapt": {"seed": -1}},

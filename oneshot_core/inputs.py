@@ -12,7 +12,7 @@ from .checkpoints import GeneratorBundle, check_family, load, with_fresh_discrim
 from .choices import DEMO, DEMO_TARGET
 from .demo.world import demo_generator, target_path
 from .encoder_choice import EncoderChoice, encoder_notes
-from .features import BytesProgress, Encoders, EncodersOnDemand
+from .features import BytesProgress, ClipEncoder, Encoders, EncodersOnDemand
 from .fingerprints import inputs_of, network_fingerprint
 from .latent_files import latent_notes, load_latent
 from .latents import Latent
@@ -228,22 +228,23 @@ def _check_aim(inputs: Inputs, needs: Needs, method: str) -> None:
             f"the method {method} reads no texts as it is set; leave them out, or give its term text a "
             "weight above 0, where it has one"
         )
-    if told.texts:
-        for clip, _ in inputs.encoders.clips:
-            for text in (told.source_text, *told.texts):
-                clip.check_text(text)
+    for clip, text in _readings(inputs):
+        clip.check_text(text)
     if inputs.target is not None:
         check_finite(inputs.target, "the target", "give another picture")
 
 
 def _aim_notes(inputs: Inputs) -> list[str]:
     """What of the texts the encoders do not read."""
-    told, notes = inputs.told, list[str]()
-    if told.texts:
-        for clip, _ in inputs.encoders.clips:
-            for text in (told.source_text, *told.texts):
-                notes += clip.text_notes(text)
-    return notes
+    return [note for clip, text in _readings(inputs) for note in clip.text_notes(text)]
+
+
+def _readings(inputs: Inputs) -> list[tuple[ClipEncoder, str]]:
+    """Each CLIP model with each text of the aim that it will read; without texts none is opened."""
+    told = inputs.told
+    if not told.texts:
+        return []
+    return [(clip, text) for clip, _ in inputs.encoders.clips for text in (told.source_text, *told.texts)]
 
 
 def _names(encoders: Encoders | EncodersOnDemand) -> tuple[str, str]:

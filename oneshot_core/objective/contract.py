@@ -344,13 +344,8 @@ class StepContext:
             raise ValueError(f"a term reads the batch {name!r}; this step has {', '.join(self.views)}")
         return self.views[name]
 
-    @property
-    def target(self) -> Images:
-        """[1, 3, S, S]: the target that this step is about."""
-        return self.goal.targets[self.place : self.place + 1]
-
     def target_clip(self, index: int) -> Tensor:
-        """Unit feature [1, D] of that target, by one CLIP model."""
+        """Unit feature [1, D] of the target that this step is about, by one CLIP model."""
         return self.goal.clip[index][self.place : self.place + 1]
 
     def over_clips(self, loss: Callable[[int], Tensor]) -> Tensor:

@@ -34,7 +34,20 @@ if TYPE_CHECKING:
         demo_target,
         target_path,
     )
-    from .editing import EDIT_COPIES, EditConfig, EditResult, check_edit, check_texts, edit_latents
+    from .editing import (
+        EDIT_COPIES,
+        Direction,
+        EditConfig,
+        EditResult,
+        apply_direction,
+        check_direction,
+        check_edit,
+        check_texts,
+        combine,
+        edit_latents,
+        load_direction,
+        save_direction,
+    )
     from .encoder_choice import EncoderChoice, encoder_notes, further_clips
     from .evaluation import (
         Comparison,
@@ -64,6 +77,7 @@ if TYPE_CHECKING:
     from .memory import is_out_of_memory
     from .objective import DEFAULT, OFFICIAL, PROFILES, Aim, Preset, Profile
     from .objective.presets import PRESETS, oneshot_clip
+    from .pairs import SamplePairs, sample_pairs
     from .pictures import (
         frame,
         frame_mask,
@@ -85,7 +99,6 @@ if TYPE_CHECKING:
     from .run_folder import RunError, StoredResult, versions
     from .sampling import (
         SampleConfig,
-        SamplePairs,
         count_of,
         iter_samples,
         mix_table,
@@ -93,7 +106,6 @@ if TYPE_CHECKING:
         parse_seeds,
         random_latents,
         sample,
-        sample_pairs,
         sample_with_codes,
         truncation_sweep,
     )
@@ -126,7 +138,10 @@ _MODULES = {
     "demo.world": (
         "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
     ),
-    "editing": "EDIT_COPIES EditConfig EditResult check_edit check_texts edit_latents",
+    "editing": (
+        "EDIT_COPIES Direction EditConfig EditResult apply_direction check_direction check_edit check_texts "
+        "combine edit_latents load_direction save_direction"
+    ),
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
         "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
@@ -155,10 +170,10 @@ _MODULES = {
     "run_folder": "RunError StoredResult versions",
     "store": "FolderStore RunStore",
     "sampling": (
-        "SampleConfig SamplePairs count_of iter_samples mix_table parse_classes "
-        "parse_seeds random_latents sample sample_pairs sample_with_codes "
-        "truncation_sweep"
+        "SampleConfig count_of iter_samples mix_table parse_classes parse_seeds random_latents sample "
+        "sample_with_codes truncation_sweep"
     ),
+    "pairs": "SamplePairs sample_pairs",
     "search": "SearchConfig SearchResult search_latent",
     "pictures.sheets": "LiveSheet adaptation_sheet",
     "tensors": "gradients owned",
@@ -181,6 +196,7 @@ __all__ = [
     "Aim",
     "CheckpointError",
     "Comparison",
+    "Direction",
     "EDIT_COPIES",
     "EditConfig",
     "EditResult",
@@ -223,17 +239,20 @@ __all__ = [
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "apply_direction",
     "apply_looks",
     "best_step",
     "blend_generators",
     "check_adaptable",
     "check_count",
     "check_demo_text",
+    "check_direction",
     "check_edit",
     "check_family",
     "check_format",
     "check_run",
     "check_texts",
+    "combine",
     "compare",
     "count_of",
     "cover_of",
@@ -264,6 +283,7 @@ __all__ = [
     "kept_snapshots",
     "load",
     "load_clip",
+    "load_direction",
     "load_faces",
     "load_inception",
     "load_latent",
@@ -293,6 +313,7 @@ __all__ = [
     "sample_with_codes",
     "sampling_bytes",
     "save",
+    "save_direction",
     "save_latent",
     "save_look",
     "save_png",

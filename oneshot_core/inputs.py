@@ -51,6 +51,10 @@ class Inputs:
     encoder_names: tuple[str, str] | None = None
     told: AimRecipe = AimRecipe()
 
+    def __post_init__(self) -> None:
+        if self.reference is not None:  # what keeps it, compares it and adapts from it reads the code alone
+            object.__setattr__(self, "reference", self.reference.folded("an adaptation's reference"))
+
     @property
     def aim(self) -> Aim:
         """What is adapted to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -44,21 +45,27 @@ def interpolate(
     check_memory(
         2 * 4 * total * ends[0].numel(), f"the codes of {total} frames", "ask for fewer frames or samples"
     )
-    nexts = ends.roll(-1, 0) if loop else ends[1:]
-    parts = torch.arange(frames, dtype=ends.dtype) / frames
-    move = _slerp if space == "z" else torch.lerp
-    path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
-    if not loop:
-        path.append(ends[-1])
+    path = _path(ends, frames, loop, _slerp if space == "z" else torch.lerp)
     walked = {"frames": frames, "loop": loop, "ends": keys_of(samples)}
     origin = {"method": "interpolate", "generator": bundle.title, **walked}
-    return Latent("z" if space == "z" else "w+", torch.stack(path), bundle.family, origin)
+    # Those of W+ are in the codes of a walk in w; a walk in z carries them on.
+    edits = () if not isinstance(samples, Latent) else samples.edits if space == "z" else samples.style_edits
+    walked_edits = tuple(edit.mapped(lambda ends: _path(ends, frames, loop, torch.lerp)) for edit in edits)
+    return Latent("z" if space == "z" else "w+", path, bundle.family, origin, walked_edits)
+
+
+def _path(ends: Tensor, frames: int, loop: bool, move: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Frames [F, ...] between ends [K, ...]."""
+    nexts = ends.roll(-1, 0) if loop else ends[1:]
+    parts = torch.arange(frames, dtype=ends.dtype) / frames
+    path = [move(start, end, part) for start, end in zip(ends, nexts, strict=False) for part in parts]
+    return torch.stack(path if loop else [*path, ends[-1]])
 
 
 def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
     """Codes to walk between, float32 on the CPU."""
     if space == "w":
-        return torch.cat([owned(codes).cpu().float() for codes, _ in iter_codes(bundle, samples)])
+        return torch.cat([owned(codes).cpu().float() for codes, _, _ in iter_codes(bundle, samples)])
     if space != "z":
         raise ValueError(f"space must be w or z, got {space!r}")
     if not isinstance(samples, Latent):

@@ -27,11 +27,13 @@ from .checkpoints.rebuild import NumpyArray
 from .checkpoints.restricted import read_contents
 from .checkpoints.stored import Source, StoredTensor, describe, naming, opened
 from .containers import START_BYTES, recognised, told
+from .edit_files import edit_header, edit_tensors, read_edits
 from .json_values import Fields, JsonError, parse
 from .latents import SPACES, Latent
 from .tensors import owned
 
-FORMAT, FORMAT_VERSION = "oneshot-latent", 1
+FORMAT, FORMAT_VERSION = "oneshot-latent", 2
+READ_VERSIONS = (1, 2)  # 1 knew no edits
 SLOTS = range(6, 19, 2)  # of generators from 16 to 1024 px
 MAX_EXPANSION_BYTES = 24 * 1024**2  # that codes may have beyond the file, as where rows repeat one another
 MAX_CODES = 100_000
@@ -53,7 +55,7 @@ def save_latent(latent: Latent, path: Path | str) -> Path:
     """Write a latent; atomic.
 
     Args:
-        latent: any space; its origin must be JSON values.
+        latent: any space, with its edits; its origin must be JSON values.
         path: final name, usually ending in .safetensors.
     """
     header = {
@@ -62,8 +64,12 @@ def save_latent(latent: Latent, path: Path | str) -> Path:
         "space": latent.space,
         "family": latent.family,
         "origin": latent.origin,
+        "edits": [edit_header(edit) for edit in latent.edits],
     }
-    return write_tensors(path, {"latent": latent.values.detach().cpu().float()}, header)
+    tensors = {"latent": latent.values.detach().cpu().float()}
+    for number, edit in enumerate(latent.edits):
+        tensors |= edit_tensors(edit, number)
+    return write_tensors(path, tensors, header)
 
 
 def latent_notes(latent: Latent) -> list[str]:
@@ -119,7 +125,7 @@ def _own(sources: Mapping[str, Source], text: str) -> Latent:
     try:
         header = Fields(parse(text, "the header"), "the header")
         found, version = header.value("format", None), header.value("format_version", None)
-        if (found, version) != (FORMAT, FORMAT_VERSION):
+        if found != FORMAT or version not in READ_VERSIONS:
             raise CheckpointError(
                 f"is no latent of this program (found {describe(found)}, version {describe(version)}); "
                 "give a file that `search` or save_latent() wrote"
@@ -127,12 +133,13 @@ def _own(sources: Mapping[str, Source], text: str) -> Latent:
         space, family = header.text("space", choices=SPACES), header.text("family")
         origin: dict[str, Any] = header.value("origin")
         _check_origin(Fields(origin, "the header: origin"))
+        edits = read_edits(header, {name: source for name, source in sources.items() if name != "latent"})
     except JsonError as error:
         raise CheckpointError(f"the header of the latent is damaged ({error}); make it again") from error
-    if set(sources) != {"latent"}:
-        raise CheckpointError("the latent is damaged: it holds no tensor 'latent', or others; make it again")
+    if "latent" not in sources:
+        raise CheckpointError("the latent is damaged: it holds no tensor 'latent'; make it again")
     try:
-        return Latent(space, _finite(sources["latent"].read()), family, origin)
+        return Latent(space, _finite(sources["latent"].read()), family, origin, edits)
     except CheckpointError:
         raise
     except ValueError as error:

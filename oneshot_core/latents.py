@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .draws import Draws
+from .edits import STYLE, LatentEdit, check_fitting, edited_codes, edited_styles, part_of
 from .networks import Generator
-from .tensors import Latents, check_finite, check_shape, seeded
+from .tensors import Latents, Styles, check_finite, check_shape, seeded
 from .texts import printable
 
 SPACES = ("z", "w", "w+")
@@ -26,26 +27,85 @@ class Latent:
         values: the code, float32.
         family: fingerprint of the generator family it belongs to, "" when unknown.
         origin: JSON values about the seeds or the search that made it.
+        edits: changes that come on top, in this order: those of W+ are added to the truncated, mixed and
+            replaced code, those of styles to what the drawing generator's affine layers make of it.
     """
 
     space: str
     values: Tensor
     family: str = ""
     origin: dict[str, Any] = field(default_factory=dict)
+    edits: tuple[LatentEdit, ...] = ()
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
             raise ValueError(f"latent space must be one of {', '.join(SPACES)}, got {self.space!r}")
         check_shape(self.values, f"a latent in {self.space}", (None,) * (3 if self.space == "w+" else 2))
         check_finite(self.values, f"the latent in {self.space}", "make it again, or load another")
+        object.__setattr__(self, "edits", tuple(self.edits))
+        for edit in self.edits:
+            if edit.count not in (None, len(self.values)):
+                raise ValueError(
+                    f"{edit.title} was made for {edit.count} codes, and this latent has {len(self.values)}"
+                )
 
-    def codes(self, generator: Generator) -> Latents:
-        """Return w+ codes [N, L, W] for a generator; z is mapped, w is repeated.
+    @property
+    def style_edits(self) -> tuple[LatentEdit, ...]:
+        """The edits of styles."""
+        return tuple(edit for edit in self.edits if edit.space == STYLE)
+
+    def part(self, part: slice) -> Latent:
+        """Some of the codes, with their edits."""
+        return replace(self, values=self.values[part], edits=part_of(self.edits, part))
+
+    def codes(self, generator: Generator, user: str = "what is done here") -> Latents:
+        """Return w+ codes [N, L, W] for a generator: z is mapped, w is repeated, W+ edits are added.
+
+        For whoever works with codes alone; who draws pictures calls `styles`.
+
+        Args:
+            generator: who is to draw.
+            user: who takes codes alone, for the message.
 
         Raises:
-            ValueError: the latent has another width or number of slots than the generator, or is in z and
-                the generator conditional.
+            ValueError: the latent carries edits of styles, which a code cannot hold; it has another width or
+                number of slots than the generator, or is in z and the generator conditional.
         """
+        if self.style_edits:
+            self._refuse_edits(user)
+        return edited_codes(self.unedited(generator), self.edits)
+
+    def folded(self, user: str = "what is done here") -> Latent:
+        """The latent with its W+ edits in the code, so that who reads the values alone has all of it.
+
+        Args:
+            user: who takes codes alone, for the message.
+
+        Raises:
+            ValueError: it carries edits of styles, or is in z and carries any: neither fits into the code.
+        """
+        if not self.edits:
+            return self
+        if self.style_edits or self.space == "z":
+            self._refuse_edits(user)
+        slots = len(self.edits[0].widths)
+        values = self.values if self.space == "w+" else self.values[:, None].expand(-1, slots, -1)
+        return replace(self, space="w+", values=edited_codes(values, self.edits), edits=())
+
+    def _refuse_edits(self, user: str) -> None:
+        names = ", ".join(edit.title for edit in self.edits)
+        raise ValueError(
+            f"this latent carries edits ({names}) that are no part of its code, and {user} uses codes alone; "
+            "give the latent from before those edits"
+        )
+
+    def styles(self, generator: Generator) -> Styles:
+        """Return styles [N, C] as `Generator.affine` does, with all edits: what `Generator.render` draws."""
+        codes = edited_codes(self.unedited(generator), self.edits)
+        return edited_styles(generator.affine(codes), self.edits)
+
+    def unedited(self, generator: Generator) -> Latents:
+        """Return w+ codes [N, L, W] without the edits; see `codes`."""
         self.check(generator)
         if self.space == "z":
             if generator.config.c_dim:
@@ -90,6 +150,8 @@ class Latent:
                 f"this {what} is for another generator: its codes in {self.space} have {ours}, those of "
                 f"{name} ({config.size} px) have {theirs}; use the generator that the {what} was made with"
             )
+        slots = [config.w_dim] * config.num_layers
+        check_fitting(self.edits, slots, [len(layer.bias) for layer in generator.affine_layers()], name)
 
 
 def z_from_seeds(seeds: Sequence[int], z_dim: int) -> Latents:

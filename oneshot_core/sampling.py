@@ -1,4 +1,4 @@
-"""Sampling: seeds to pictures, with truncation, mixing, noise modes, source and adapted pairs.
+"""Sampling: seeds to pictures, with truncation, mixing and noise modes.
 
 Everything runs in chunks, and what a sample looks like depends on its own seed only, never on its neighbours.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .batches import Filled, check_batch, check_chunk, check_drawn
-from .checkpoints import GeneratorBundle, check_family, check_pair
+from .checkpoints import GeneratorBundle, check_family
+from .edits import LatentEdit, edited_codes, edited_styles, part_of
 from .latents import Latent, labels, mix, truncate, z_from_seeds
 from .memory import check_memory
 from .networks import Generator
@@ -71,19 +73,18 @@ class SampleConfig:
                 raise ValueError(f"{name} must be at most {slots} for this generator, got {value}")
 
 
-@dataclass(frozen=True)
-class SamplePairs:
-    """The same latents drawn by two generators.
+class Chunk(NamedTuple):
+    """Some samples, ready to be drawn.
 
     Args:
-        source: [N, 3, S, S], by the source generator.
-        adapted: [N, 3, S, S], by the adapted one.
-        latent: the w+ codes of the adapted pictures; those of the source differ from `replace_from` on.
+        codes: [n, L, W], final: mapped, truncated, mixed, replaced, with the W+ edits.
+        keys: n seeds, or positions where no seeds are known.
+        edits: of styles, for these n samples; they come in when the styles are there.
     """
 
-    source: Images
-    adapted: Images
-    latent: Latent
+    codes: Latents
+    keys: list[int]
+    edits: tuple[LatentEdit, ...] = ()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -147,8 +148,8 @@ def iter_codes(
     *,
     classes: Sequence[int] = (),
     reference: Latent | None = None,
-) -> Iterator[tuple[Latents, list[int]]]:
-    """Make final codes chunk by chunk: mapped, truncated, mixed, replaced.
+) -> Iterator[Chunk]:
+    """Make final codes chunk by chunk: mapped, truncated, mixed, replaced, then edited.
 
     Args:
         bundle: generator and mean latent.
@@ -158,7 +159,7 @@ def iter_codes(
         reference: one code, whose slots replace those from `config.replace_from` on; None: the mean latent.
 
     Yields:
-        Codes [n, L, W] and n keys: the seeds, or the positions where no seeds are known.
+        What `render_codes` draws.
 
     Raises:
         ValueError: a latent of another family, slots or classes out of range, mixing seeds that do not fit.
@@ -167,7 +168,7 @@ def iter_codes(
     keys, total = keys_of(samples), count_of(samples)
     _check(bundle, samples, config, total, reference)
     c = labels(_needed_classes(bundle, samples, classes), total, bundle.generator.config.c_dim)
-    last = _replacement(bundle, reference)
+    last = replacement_code(bundle, reference)
     for start in range(0, total, config.batch_size):
         part = slice(start, min(start + config.batch_size, total))
         codes = _mapped(bundle.generator, _values(samples, part), None if c is None else c[part])
@@ -180,7 +181,14 @@ def iter_codes(
             codes = mix(codes, other, config.mix_from, config.mix_to)
         if config.replace_from is not None:
             codes = mix(codes, last.to(codes), config.replace_from)
-        yield codes, keys[part]
+        yield _edited(codes, keys[part], samples, part)
+
+
+def _edited(codes: Latents, keys: list[int], samples: Samples, part: slice) -> Chunk:
+    """Add a latent's W+ edits last, so that neither truncation nor replacement takes them back."""
+    if not isinstance(samples, Latent):
+        return Chunk(codes, keys)
+    return Chunk(edited_codes(codes, part_of(samples.edits, part)), keys, part_of(samples.style_edits, part))
 
 
 def keys_of(samples: Samples) -> list[int]:
@@ -198,7 +206,7 @@ def count_of(samples: Samples) -> int:
 
 def _values(samples: Samples, part: slice) -> Latent | list[int]:
     if isinstance(samples, Latent):
-        return replace(samples, values=samples.values[part])
+        return replace(samples, values=samples.values[part], edits=())
     return list(samples[part])
 
 
@@ -231,10 +239,10 @@ def _needed_classes(
     return classes or None
 
 
-def _replacement(bundle: GeneratorBundle, reference: Latent | None) -> Latents:
+def replacement_code(bundle: GeneratorBundle, reference: Latent | None) -> Latents:
     """Code [1, L, W] whose slots replace those of the samples."""
     if reference is not None:
-        return reference.codes(bundle.generator)
+        return reference.codes(bundle.generator, "a reference")
     return bundle.generator.broadcast(bundle.mean_latent[None].to(bundle.generator.const))
 
 
@@ -242,14 +250,18 @@ def _mapped(generator: Generator, samples: Latent | list[int], c: Tensor | None)
     """Codes [n, L, W] of seeds or of a latent."""
     like = generator.const
     if isinstance(samples, Latent) and samples.space != "z":
-        return samples.codes(generator)
+        return samples.unedited(generator)
     z = samples.values if isinstance(samples, Latent) else z_from_seeds(samples, generator.config.z_dim)
     return generator.map(z.to(like), None if c is None else c.to(like))
 
 
 @torch.no_grad()
 def render_codes(
-    generator: Generator, codes: Latents, keys: Sequence[int], config: SampleConfig | None = None
+    generator: Generator,
+    codes: Latents,
+    keys: Sequence[int],
+    config: SampleConfig | None = None,
+    edits: Sequence[LatentEdit] = (),
 ) -> Images:
     """Draw one chunk of codes.
 
@@ -258,12 +270,14 @@ def render_codes(
         codes: [n, L, W].
         keys: n numbers that, with `noise_seed`, decide a sample's random noise; usually its seed.
         config: noise mode and seed.
+        edits: of styles, for these n codes.
 
     Returns:
         [n, 3, S, S] float32 on the CPU, not clamped; FloatingPointError where one is not finite.
     """
     noise = _noise(generator, keys, config or SampleConfig())
-    return check_drawn(generator.synthesize(codes, noise).float().cpu(), keys)
+    styles = edited_styles(generator.affine(codes), edits)
+    return check_drawn(generator.render(styles, noise).float().cpu(), keys)
 
 
 def _noise(generator: Generator, keys: Sequence[int], config: SampleConfig) -> Noise | None:
@@ -292,8 +306,8 @@ def iter_samples(
     """Draw samples chunk by chunk, so that memory does not grow with their number; see `sample`."""
     config = config or SampleConfig()
     check_chunk(bundle, min(config.batch_size, count_of(samples)))
-    for codes, keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
-        yield render_codes(bundle.generator, codes, keys, config)
+    for codes, keys, edits in iter_codes(bundle, samples, config, classes=classes, reference=reference):
+        yield render_codes(bundle.generator, codes, keys, config, edits)
 
 
 def sample(
@@ -345,90 +359,20 @@ def sample_with_codes(
     config, total = config or SampleConfig(), count_of(samples)
     check_batch(bundle, total, config.batch_size)
     images, codes, keys = Filled(total, convert), Filled(total), list[int]()
-    for part, part_keys in iter_codes(bundle, samples, config, classes=classes, reference=reference):
-        images.add(render_codes(bundle.generator, part, part_keys, config))
+    chunks = iter_codes(bundle, samples, config, classes=classes, reference=reference)
+    for part, part_keys, edits in chunks:
+        images.add(render_codes(bundle.generator, part, part_keys, config, edits))
         codes.add(owned(part).cpu().float())
         keys += part_keys
         if progress is not None:
             progress(len(keys), total)
     origin = {"method": "sampled", "generator": bundle.title, "seeds": keys, "settings": config.describe()}
-    return images.whole(), Latent("w+", codes.whole(), bundle.family, origin)
+    return images.whole(), Latent("w+", codes.whole(), bundle.family, origin, style_edits_of(samples))
 
 
-def iter_pairs(
-    source: GeneratorBundle,
-    adapted: GeneratorBundle,
-    samples: Samples,
-    config: SampleConfig | None = None,
-    *,
-    classes: Sequence[int] = (),
-    reference: Latent | None = None,
-) -> Iterator[tuple[SamplePairs, list[int]]]:
-    """Draw pairs chunk by chunk, each with its keys as in `iter_codes`; see `sample_pairs`."""
-    check_pair(source, adapted)
-    config = config or SampleConfig()
-    config.check(source.num_layers)
-    adapted.check_finite()
-    check_chunk(adapted, min(config.batch_size, count_of(samples)))
-    plain, last = replace(config, replace_from=None), _replacement(source, reference)
-    for codes, keys in iter_codes(source, samples, plain, classes=classes, reference=reference):
-        own = codes if config.replace_from is None else mix(codes, last.to(codes), config.replace_from)
-        origin = _pairs_origin(source, keys, config)
-        latent = Latent("w+", owned(own).cpu().float(), source.family, origin)
-        drawn = render_codes(adapted.generator, own.to(adapted.generator.const), keys, config)
-        yield SamplePairs(render_codes(source.generator, codes, keys, config), drawn, latent), keys
-
-
-def sample_pairs(
-    source: GeneratorBundle,
-    adapted: GeneratorBundle,
-    samples: Samples,
-    config: SampleConfig | None = None,
-    *,
-    classes: Sequence[int] = (),
-    reference: Latent | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    convert: Callable[[Images], Tensor] | None = None,
-) -> SamplePairs:
-    """Draw the same latents by the source and by the adapted generator.
-
-    Args:
-        source: who was adapted.
-        adapted: the result.
-        samples: seeds, or a latent of N codes.
-        config: settings; `replace_from` is for the adapted pictures only, as in the published test script.
-        classes: of conditional generators, one for all or one per sample; default class 0.
-        reference: for `replace_from`; None: the mean latent.
-        progress: told after each chunk how many of how many are done; one that raises stops.
-        convert: applied to each chunk of pictures before it is kept, as in `sample_with_codes`.
-
-    Returns:
-        Both sets of pictures and the codes of the adapted ones.
-
-    Raises:
-        ValueError: the generators are not related, memory cannot hold all pictures, or see `iter_codes`.
-
-    Source: methods.md C; one deviation: codes come from the source's mapping network, which the method
-    freezes.
-    """
-    config, total = config or SampleConfig(), count_of(samples)
-    check_batch(adapted, total, config.batch_size, copies=2)
-    ours, theirs, codes, keys = Filled(total, convert), Filled(total, convert), Filled(total), list[int]()
-    chunks = iter_pairs(source, adapted, samples, config, classes=classes, reference=reference)
-    for part, part_keys in chunks:
-        ours.add(part.source)
-        theirs.add(part.adapted)
-        codes.add(part.latent.values)
-        keys += part_keys
-        if progress is not None:
-            progress(len(keys), total)
-    latent = Latent("w+", codes.whole(), source.family, _pairs_origin(source, keys, config))
-    return SamplePairs(ours.whole(), theirs.whole(), latent)
-
-
-def _pairs_origin(source: GeneratorBundle, keys: list[int], config: SampleConfig) -> dict[str, Any]:
-    told = {"method": "sample_pairs", "generator": source.title}
-    return {**told, "seeds": keys, "settings": config.describe()}
+def style_edits_of(samples: Samples) -> tuple[LatentEdit, ...]:
+    """Edits that the codes of drawn samples do not hold; those of W+ are in them."""
+    return samples.style_edits if isinstance(samples, Latent) else ()
 
 
 def truncation_sweep(
@@ -447,6 +391,10 @@ def truncation_sweep(
     return [sample(bundle, samples, replace(config, psi=psi), classes=classes) for psi in psis]
 
 
+def _repeated(index: int, count: int, vector: Tensor) -> Tensor:
+    return vector[index].expand(count, -1)
+
+
 @torch.no_grad()
 def mix_table(
     bundle: GeneratorBundle,
@@ -463,7 +411,8 @@ def mix_table(
         config: settings; its `mix_seeds` must be empty.
 
     Returns:
-        R tensors [C, 3, S, S]: row r holds sample r mixed with each of `second`.
+        R tensors [C, 3, S, S]: row r holds sample r mixed with each of `second`; edits of styles are those
+        of `first`, for slots are not theirs.
 
     Source: NVlabs stylegan2-ada-pytorch style_mixing.py (there the range of slots is inclusive).
     """
@@ -472,12 +421,13 @@ def mix_table(
         raise ValueError("mix_table takes its seeds as arguments; leave mix_seeds empty")
     check_batch(bundle, count_of(first) * count_of(second), config.batch_size)
     plain = replace(config, replace_from=None)
-    rows = torch.cat([codes for codes, _ in iter_codes(bundle, first, plain)])
-    others = torch.cat([codes for codes, _ in iter_codes(bundle, second, plain)])
+    rows = torch.cat([chunk.codes for chunk in iter_codes(bundle, first, plain)])
+    others = torch.cat([chunk.codes for chunk in iter_codes(bundle, second, plain)])
     origin = {"method": "mix_table", "seeds": keys_of(second)}
     table = []
-    for row in rows:
+    for index, row in enumerate(rows):
         mixed = mix(row.expand_as(others), others, config.mix_from, config.mix_to)
-        latent = Latent("w+", mixed.cpu().float(), bundle.family, origin)
+        edits = tuple(edit.mapped(partial(_repeated, index, len(others))) for edit in style_edits_of(first))
+        latent = Latent("w+", mixed.cpu().float(), bundle.family, origin, edits)
         table.append(sample(bundle, latent, replace(config, psi=1.0)))
     return table

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from oneshot_core import editing, search
+from oneshot_core import search
+from oneshot_core.editing import optimisation
 from oneshot_core.threads import Reading, ThreadWatch, TorchThreads
 from oneshot_core.training import loop
 
@@ -56,6 +57,6 @@ class Machine(TorchThreads):
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Let search, training and edit believe in a busy machine; their arithmetic is untouched."""
     machine = Machine()
-    for module in (loop, search, editing):
+    for module in (loop, search, optimisation):
         monkeypatch.setattr(module, "ThreadWatch", partial(ThreadWatch, threads=machine))
     return machine

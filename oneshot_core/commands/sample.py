@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from ..checkpoints import GeneratorBundle
 from ..interpolation import interpolate
 from ..latent_files import save_latent
 from ..latents import Latent
+from ..pairs import iter_pairs
 from ..pictures import Row, labelled_grid, save_png, thumbnails
 from ..sampling import (
     SampleConfig,
     Samples,
     count_of,
     iter_codes,
-    iter_pairs,
     keys_of,
     parse_seeds,
     random_latents,
@@ -151,8 +151,8 @@ def _chunks(job: _Job) -> Iterator[tuple[Images, Images | None, list[int]]]:
         return
     check_chunk(job.bundle, min(job.config.batch_size, count_of(job.samples)))
     codes = iter_codes(job.bundle, job.samples, job.config, classes=job.classes, reference=job.reference)
-    for part, keys in codes:
-        yield render_codes(job.bundle.generator, part, keys, job.config), None, keys
+    for part, keys, edits in codes:
+        yield render_codes(job.bundle.generator, part, keys, job.config, edits), None, keys
 
 
 def _draw(job: _Job) -> None:
@@ -194,7 +194,7 @@ def _sweep(job: _Job) -> list[Row]:
     """One row per truncation, of the first eight samples."""
     samples = job.samples
     if isinstance(samples, Latent):
-        samples = replace(samples, values=samples.values[:COLUMNS])
+        samples = samples.part(slice(COLUMNS))
     else:
         samples = samples[:COLUMNS]
     psis = job.options.sweep

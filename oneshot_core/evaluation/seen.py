@@ -75,7 +75,7 @@ class Sitting:
         found = iter_codes(
             self.source, self.config.seeds, self.config.sampling(), classes=self.config.classes
         )
-        return [(owned(codes).cpu(), keys) for codes, keys in found]
+        return [(owned(codes).cpu(), keys) for codes, keys, _ in found]
 
     def drawn(self, bundle: GeneratorBundle) -> Iterator[Images]:
         """Draw all latents by a generator, chunk by chunk: [n, 3, S, S] on the CPU, cut to [-1, 1]."""

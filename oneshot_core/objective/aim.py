@@ -73,7 +73,9 @@ class Aim:
     @property
     def codes(self) -> Latents | None:
         """Values of the reference."""
-        return self.reference.values if isinstance(self.reference, Latent) else self.reference
+        if not isinstance(self.reference, Latent):
+            return self.reference
+        return self.reference.folded("an adaptation's reference").values
 
     @property
     def pairs(self) -> int:

@@ -17,10 +17,12 @@ PACKAGE = Path(oneshot_core.__file__).parent
 ORDER = (
     "texts", "choices", "method_recipe", "json_values", "ranges", "frames", "file_names", "memory", "threads",
     "pace", "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
-    "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "looks",
+    "metrics", "network_configs", "networks", "edits", "latents", "checkpoints", "edit_files",
+    "latent_files", "looks",
     "look_files", "saved_states",
-    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
-    "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
+    "features", "augmentation", "objective", "batches", "sampling", "pairs", "blending", "interpolation",
+    "pictures", "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods",
+    "recipe_values",
     "recipe", "references", "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice",
     "inputs", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip

@@ -13,13 +13,13 @@ from oneshot_core.batches import Filled, check_batch, check_drawn, picture_bytes
 from oneshot_core.editing import edit_latents
 from oneshot_core.interpolation import interpolate
 from oneshot_core.networks import Generator
+from oneshot_core.pairs import sample_pairs
 from oneshot_core.sampling import (
     SampleConfig,
     iter_samples,
     mix_table,
     random_latents,
     sample,
-    sample_pairs,
     sample_with_codes,
     truncation_sweep,
 )

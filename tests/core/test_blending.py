@@ -11,7 +11,8 @@ from stand_ins import randomised, tiny_bundle
 from oneshot_core.blending import blend_generators, parse_strengths, resolution_of, swap_from
 from oneshot_core.checkpoints import GeneratorBundle, Provenance, load, save
 from oneshot_core.networks import Generator
-from oneshot_core.sampling import random_latents, sample, sample_pairs
+from oneshot_core.pairs import sample_pairs
+from oneshot_core.sampling import random_latents, sample
 
 SIZE = 16
 

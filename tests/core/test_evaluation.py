@@ -33,7 +33,8 @@ from oneshot_core.evaluation.figures import seeds_text
 from oneshot_core.evaluation.taking_part import NO_PART, TOOK_PART, UNKNOWN, clip_part, perceptual_part
 from oneshot_core.features import Encoders
 from oneshot_core.fingerprints import encoder_fingerprint
-from oneshot_core.sampling import SampleConfig, sample, sample_pairs
+from oneshot_core.pairs import sample_pairs
+from oneshot_core.sampling import SampleConfig, sample
 from oneshot_core.store import RunStore
 
 SIZE, SEEDS = 16, tuple(range(10))

@@ -11,6 +11,7 @@ from tiny_networks import tiny_bundle
 from oneshot_core.checkpoints import check_family
 from oneshot_core.interpolation import interpolate
 from oneshot_core.latents import Latent, truncate, z_from_seeds
+from oneshot_core.pairs import sample_pairs
 from oneshot_core.sampling import (
     SampleConfig,
     iter_codes,
@@ -20,7 +21,6 @@ from oneshot_core.sampling import (
     random_latents,
     render_codes,
     sample,
-    sample_pairs,
     truncation_sweep,
 )
 
@@ -37,7 +37,7 @@ def differ(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def codes_of(bundle, samples, config=None, **more) -> torch.Tensor:
-    return torch.cat([codes for codes, _ in iter_codes(bundle, samples, config, **more)])
+    return torch.cat([chunk.codes for chunk in iter_codes(bundle, samples, config, **more)])
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batches import check_batch, check_drawn
-from .checkpoints import GeneratorBundle, check_family
-from .draws import SeededDraws
-from .features import ClipEncoder
-from .latent_optimiser import LatentOptimiser, StepProgress
-from .latents import Latent
-from .memory import check_memory
-from .networks import Generator
-from .objective.directions import direction_distance
-from .pace import Pace
-from .ranges import MOST_RATE, check_number
-from .tensors import Images, Latents, check_weights, gradients, is_finite, owned
-from .threads import ThreadWatch
-from .training.memory import editing_step_bytes
+from ..batches import check_batch, check_drawn
+from ..checkpoints import GeneratorBundle, check_family
+from ..draws import SeededDraws
+from ..features import ClipEncoder
+from ..latent_optimiser import LatentOptimiser, StepProgress
+from ..latents import Latent
+from ..memory import check_memory
+from ..networks import Generator
+from ..objective.directions import direction_distance
+from ..pace import Pace
+from ..ranges import MOST_RATE, check_number
+from ..tensors import Images, Latents, check_weights, gradients, is_finite, owned
+from ..threads import ThreadWatch
+from ..training.memory import editing_step_bytes
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's

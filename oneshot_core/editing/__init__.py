@@ -1,0 +1,29 @@
+"""Edits of latents: by optimisation, and by directions that are values of their own."""
+
+from .direction import Direction, apply_direction, check_direction, combine
+from .direction_files import load_direction, save_direction
+from .optimisation import (
+    EDIT_COPIES,
+    EditConfig,
+    EditResult,
+    check_edit,
+    check_texts,
+    edit_latents,
+    learning_rate_at,
+)
+
+__all__ = [
+    "EDIT_COPIES",
+    "Direction",
+    "EditConfig",
+    "EditResult",
+    "apply_direction",
+    "check_direction",
+    "check_edit",
+    "check_texts",
+    "combine",
+    "edit_latents",
+    "learning_rate_at",
+    "load_direction",
+    "save_direction",
+]

@@ -134,21 +134,18 @@ class Direction:
         if wrong:
             raise ValueError(f"{self.title} has layers 0 to {len(self.widths) - 1}, got {wrong[0]}")
         if self.kind == "w":
-            kept = dict.fromkeys(layers, self.vectors[0])
-            spread = {
-                name: dict.fromkeys(kept, value[0])
-                for name in ("sigma", "mean")
-                if (value := getattr(self, name))
-            }
-            return replace(self, kind=W_PLUS, vectors=kept, **spread)
-        kept = {index: vector for index, vector in self.vectors.items() if index in layers}
-        if not kept:
+            spread = (dict.fromkeys(layers, part[0]) if part else {} for part in self._parts)
+        else:
+            spread = ({key: part[key] for key in part if key in layers} for part in self._parts)
+        vectors, sigma, mean = spread
+        if not vectors:
             raise ValueError(f"{self.title} changes none of the layers {sorted(layers)}; choose others")
-        spread = {
-            name: {key: value for key, value in getattr(self, name).items() if key in kept}
-            for name in ("sigma", "mean")
-        }
-        return replace(self, vectors=kept, **spread)
+        kind = W_PLUS if self.kind == "w" else self.kind
+        return replace(self, kind=kind, vectors=vectors, sigma=sigma, mean=mean)
+
+    @property
+    def _parts(self) -> tuple[Mapping[int, Tensor], ...]:
+        return self.vectors, self.sigma, self.mean
 
 
 TEXTS = (

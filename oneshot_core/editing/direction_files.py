@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ..checkpoints import CheckpointError, naming, write_tensors
 from ..checkpoints.native import FORMAT as GENERATOR_FORMAT
@@ -30,7 +33,7 @@ def save_direction(direction: Direction, path: Path | str) -> Path:
         "widths": list(direction.widths),
         **{name: getattr(direction, name) for name in TEXTS},
     }
-    tensors = {}
+    tensors = dict[str, Tensor]()
     for part in _PARTS:
         tensors |= vector_tensors(part, getattr(direction, part))
     return write_tensors(path, tensors, header)
@@ -55,7 +58,8 @@ def load_direction(path: Path | str) -> Direction:
             if set(sources) != names:
                 raise JsonError(f"it holds another tensor: {sorted(set(sources) - names)[0]!r}")
             texts = {name: short_text(fields, name) for name in TEXTS}
-            return Direction(fields.text("kind", choices=KINDS), widths=widths, **parts, **texts)
+            known: dict[str, Any] = {**parts, **texts, "widths": widths}
+            return Direction(fields.text("kind", choices=KINDS), **known)
         except CheckpointError:
             raise
         except (JsonError, ValueError) as error:

@@ -1,0 +1,110 @@
+"""Directions as values: arithmetic, limits, files, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import tiny_bundle
+
+from oneshot_core.checkpoints import CheckpointError, write_tensors
+from oneshot_core.editing import (
+    Direction,
+    apply_direction,
+    check_direction,
+    combine,
+    load_direction,
+    save_direction,
+)
+from oneshot_core.sampling import random_latents, sample
+
+BUNDLE = tiny_bundle()
+W = BUNDLE.generator.config.w_dim
+SLOTS = (W,) * BUNDLE.num_layers
+WIDTHS = tuple(len(layer.bias) for layer in BUNDLE.generator.affine_layers())
+
+
+def rows(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+SMILE = Direction(
+    "style", {0: rows(WIDTHS[0]), 3: rows(WIDTHS[3], 1)}, WIDTHS,
+    sigma={0: rows(WIDTHS[0]).abs(), 3: rows(1).abs()}, mean={0: rows(WIDTHS[0])},
+    name="smile", method="gradient", text="a smiling face", neutral_text="a face", clip="ViT-B/32",
+    dictionary="ab12", measured="ffhq.pkl", fingerprint="cd34", family=BUNDLE.family,
+)  # fmt: skip
+AGE = Direction("w", {0: rows(W)}, SLOTS, name="age", sigma={0: rows(1).abs()})
+
+
+def test_strengths_add_up_on_the_pictures():
+    latent = random_latents(BUNDLE, [1, 2])
+    twice = apply_direction(apply_direction(latent, SMILE, 1.5), SMILE, -0.5)
+    torch.testing.assert_close(sample(BUNDLE, twice), sample(BUNDLE, apply_direction(latent, SMILE)))
+    back = apply_direction(apply_direction(latent, AGE, 2.0), -AGE, 2.0)
+    torch.testing.assert_close(sample(BUNDLE, back), sample(BUNDLE, latent), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sample(BUNDLE, apply_direction(latent, AGE)), sample(BUNDLE, latent), atol=1e-3)
+    assert twice.origin["seeds"] == [1, 2] and twice.origin["edited"]["edited"] == latent.origin
+
+
+def test_combining_and_limiting():
+    both = combine([(SMILE, 2.0), (-SMILE, 1.0)])
+    torch.testing.assert_close(both.vectors[3], SMILE.vectors[3])
+    assert both.text == SMILE.text and both.method == "combined"
+    part = SMILE.limited([3])
+    assert set(part.vectors) == {3} and set(part.sigma) == {3} and not part.mean
+    coarse = AGE.limited([0, 1])
+    assert coarse.kind == "w+" and set(coarse.vectors) == {0, 1} == set(coarse.sigma)
+    joined = combine([(AGE, 1.0), (coarse, 1.0)])
+    torch.testing.assert_close(joined.vectors[0], 2 * AGE.vectors[0])
+    torch.testing.assert_close(joined.vectors[2], AGE.vectors[0])
+
+
+def test_file_gives_the_same_direction(tmp_path: Path):
+    for direction in (SMILE, AGE, AGE.limited([1])):
+        read = load_direction(save_direction(direction, tmp_path / "d.safetensors"))
+        for part in ("vectors", "sigma", "mean"):
+            ours, theirs = getattr(direction, part), getattr(read, part)
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+        empty = {"vectors": {}, "sigma": {}, "mean": {}}
+        assert {**vars(read), **empty} == {**vars(direction), **empty}
+
+
+def test_other_files_are_named(tmp_path: Path):
+    path = save_direction(SMILE, tmp_path / "d.safetensors")
+    from oneshot_core.latent_files import load_latent, save_latent
+
+    with pytest.raises(CheckpointError, match="is no latent"):
+        load_latent(path)
+    with pytest.raises(CheckpointError, match="no direction but a latent"):
+        load_direction(save_latent(random_latents(BUNDLE, [1]), path))
+    head = {"format": "oneshot-direction", "kind": "style", "widths": list(WIDTHS)}
+    write_tensors(path, {"vectors.0": rows(WIDTHS[0])}, {**head, "format_version": 9})
+    with pytest.raises(CheckpointError, match="format_version 9"):
+        load_direction(path)
+    write_tensors(path, {"vectors.0": rows(WIDTHS[0])}, {**head, "format_version": 1})
+    with pytest.raises(CheckpointError, match="damaged direction"):
+        load_direction(path)
+
+
+def test_what_does_not_fit_is_refused():
+    latent = random_latents(BUNDLE, [1])
+    with pytest.raises(ValueError, match="changes nothing"):
+        replace(SMILE, vectors={0: torch.zeros(WIDTHS[0])})
+    with pytest.raises(ValueError, match="do not fit together"):
+        combine([(SMILE, 1.0), (AGE, 1.0)])
+    with pytest.raises(ValueError, match="measured on ffhq.pkl"):
+        apply_direction(latent, replace(SMILE, family="other"))
+    with pytest.raises(ValueError, match="not of the family"):
+        check_direction(replace(SMILE, family="other"), BUNDLE)
+    with pytest.raises(ValueError, match="does not fit"):
+        check_direction(replace(AGE, widths=(W, W)), BUNDLE)
+    with pytest.raises(ValueError, match="layers 0 to"):
+        SMILE.limited([99])
+    with pytest.raises(ValueError, match="none of the layers"):
+        SMILE.limited([1])
+    with pytest.raises(ValueError, match="strength"):
+        SMILE.at(float("inf"))
+    check_direction(SMILE, BUNDLE)

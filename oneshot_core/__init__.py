@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         check_texts,
         combine,
         edit_latents,
+        edit_table,
         load_direction,
+        parse_edit_strengths,
         save_direction,
     )
     from .encoder_choice import EncoderChoice, encoder_notes, further_clips
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
         count_of,
         iter_samples,
         mix_table,
+        mixed_latents,
         parse_classes,
         parse_seeds,
         random_latents,
@@ -140,7 +143,7 @@ _MODULES = {
     ),
     "editing": (
         "EDIT_COPIES Direction EditConfig EditResult apply_direction check_direction check_edit check_texts "
-        "combine edit_latents load_direction save_direction"
+        "combine edit_latents edit_table load_direction parse_edit_strengths save_direction"
     ),
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
@@ -170,8 +173,8 @@ _MODULES = {
     "run_folder": "RunError StoredResult versions",
     "store": "FolderStore RunStore",
     "sampling": (
-        "SampleConfig count_of iter_samples mix_table parse_classes parse_seeds random_latents sample "
-        "sample_with_codes truncation_sweep"
+        "SampleConfig count_of iter_samples mix_table mixed_latents parse_classes parse_seeds random_latents "
+        "sample sample_with_codes truncation_sweep"
     ),
     "pairs": "SamplePairs sample_pairs",
     "search": "SearchConfig SearchResult search_latent",
@@ -263,6 +266,7 @@ __all__ = [
     "detect",
     "draw_cover",
     "edit_latents",
+    "edit_table",
     "editing_bytes",
     "encoder_notes",
     "evaluate",
@@ -296,11 +300,13 @@ __all__ = [
     "loss_plot",
     "masked_target",
     "mix_table",
+    "mixed_latents",
     "model_card",
     "oneshot_clip",
     "open_inputs",
     "owned",
     "parse_classes",
+    "parse_edit_strengths",
     "parse_seeds",
     "parse_strengths",
     "plot_points",

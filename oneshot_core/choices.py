@@ -13,6 +13,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # What becomes of a run that is kept already.
 KEPT_RUNS = USE, GO_ON, TRAIN_AGAIN = ("use it", "go on", "train again")
 NOISE_MODES = ("const", "none", "random")
+# How z is drawn from a seed: as this pack does, or as NVIDIA's programs, whose published seeds it then shows.
+SEED_DRAWS = OWN_DRAW, NVIDIA_DRAW = ("own", "nvidia")
 # Parts of a generator that a method may train; mapping: what a latent means, rgb: colours. Affine layers
 # apart from convolutions: frozen alone, style edits stay exact (NADA's StyleGAN3 does so).
 STYLE_OFFSETS = "style offsets"  # biases of all affine layers, those of rgb too: what a look is (`looks`)

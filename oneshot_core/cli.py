@@ -18,8 +18,10 @@ from .choices import (
     DEVICES,
     FITS,
     NOISE_MODES,
+    OWN_DRAW,
     PERCEPTUAL_NETS,
     PROFILES,
+    SEED_DRAWS,
 )
 from .commands import evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
@@ -263,6 +265,13 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     look = parser.add_argument_group("look")
     option(
         look, "--psi", "truncation: 1 none, 0 the mean (1)", type=number(-10, 10), default=1.0, metavar="X"
+    )
+    option(
+        look,
+        "--seed-draw",
+        "how a seed becomes a latent: nvidia shows the pictures of its programs' seeds (own)",
+        choices=SEED_DRAWS,
+        default=OWN_DRAW,
     )
     option(look, "--cutoff", "truncate only the first K slots", type=int, metavar="K")
     option(look, "--noise", "stored maps, none, or random per sample", choices=NOISE_MODES, default="const")

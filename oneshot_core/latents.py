@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
+from .choices import NVIDIA_DRAW, OWN_DRAW
 from .draws import Draws
 from .edits import STYLE, LatentEdit, check_fitting, edited_codes, edited_styles, part_of
 from .networks import Generator
@@ -154,11 +156,31 @@ class Latent:
         check_fitting(self.edits, slots, [len(layer.bias) for layer in generator.affine_layers()], name)
 
 
-def z_from_seeds(seeds: Sequence[int], z_dim: int) -> Latents:
-    """Draw one z per seed: [N, Z] float32; a seed gives the same z in every batch and on every device."""
+def z_from_seeds(seeds: Sequence[int], z_dim: int, draw: str = OWN_DRAW) -> Latents:
+    """Draw one z per seed; a seed gives the same z in every batch and on every device.
+
+    Args:
+        seeds: N of them; NVIDIA's are 0 to 2**32 - 1.
+        z_dim: width Z.
+        draw: "own", or "nvidia" for the pictures that NVIDIA's programs draw from a seed.
+
+    Returns:
+        [N, Z] float32.
+
+    Raises:
+        ValueError: no seeds, or one that NVIDIA's programs cannot have.
+
+    Source: NVlabs stylegan2-ada-pytorch generate.py (`RandomState(seed).randn`), as StyleGAN3's.
+    """
     if not seeds:
         raise ValueError("no seeds given; give at least one, such as 0 or 0-15")
-    return torch.stack([torch.randn(z_dim, generator=seeded(seed, 0, "z")) for seed in seeds])
+    if draw != NVIDIA_DRAW:
+        return torch.stack([torch.randn(z_dim, generator=seeded(seed, 0, "z")) for seed in seeds])
+    largest = max(seeds)
+    if largest >= 2**32:
+        raise ValueError(f"NVIDIA's seeds are 0 to {2**32 - 1}, got {largest}; choose a smaller one")
+    drawn = [numpy.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return torch.from_numpy(numpy.stack(drawn)).float()
 
 
 def labels(classes: Sequence[int] | None, count: int, c_dim: int) -> Tensor | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from .batches import Filled, check_batch, check_chunk, check_drawn
 from .checkpoints import GeneratorBundle, check_family
+from .choices import NOISE_MODES, OWN_DRAW, SEED_DRAWS
 from .edits import LatentEdit, edited_codes, edited_styles, part_of
 from .latents import Latent, labels, mix, truncate, z_from_seeds
 from .memory import check_memory
@@ -22,7 +22,6 @@ from .networks import Generator
 from .ranges import check_number
 from .tensors import Images, Latents, Noise, owned, seeded
 
-NOISE_MODES = ("const", "none", "random")
 MAX_SEEDS = 1_000_000
 
 Samples: TypeAlias = "Sequence[int] | Latent"  # seeds, or codes made elsewhere
@@ -46,11 +45,14 @@ class SampleConfig:
     replace_from: int | None = None  # slots from here on come from the mean or the reference latent
     batch_size: int = 8  # pictures per chunk
     keep_codes: bool = False  # draw latents in w and w+ as they are; psi is then for seeds and z alone
+    seed_draw: str = OWN_DRAW  # how z is drawn from a seed, see `z_from_seeds`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mix_seeds", tuple(self.mix_seeds))
         if self.noise not in NOISE_MODES:
             raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {self.noise!r}")
+        if self.seed_draw not in SEED_DRAWS:
+            raise ValueError(f"seed_draw must be one of {', '.join(SEED_DRAWS)}, got {self.seed_draw!r}")
         check_number(self.psi, "psi (usually 0.5 to 1)", low=-10, high=10)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
@@ -115,21 +117,26 @@ def parse_classes(text: str) -> tuple[int, ...]:
     return parse_seeds(text) if text.strip() else ()
 
 
-def random_latents(bundle: GeneratorBundle, seeds: Sequence[int], classes: Sequence[int] = ()) -> Latent:
+def random_latents(
+    bundle: GeneratorBundle, seeds: Sequence[int], classes: Sequence[int] = (), seed_draw: str = OWN_DRAW
+) -> Latent:
     """Make one latent per seed; sampling it gives what sampling the seeds gives.
 
     Args:
         bundle: whose latent space is meant.
         seeds: one per sample.
         classes: of a conditional generator, one for all or one per sample; default class 0.
+        seed_draw: how z is drawn from a seed, see `latents.z_from_seeds`.
 
     Returns:
         Space "z", or "w" for a conditional generator, whose w depends on the class.
     """
     generator = bundle.generator
     check_memory(8 * len(seeds) * generator.config.z_dim, f"latents of {len(seeds)} seeds", "give fewer")
-    z = z_from_seeds(seeds, generator.config.z_dim)
+    z = z_from_seeds(seeds, generator.config.z_dim, seed_draw)
     origin: dict[str, Any] = {"method": "seeds", "seeds": list(seeds), "generator": bundle.title}
+    if seed_draw != OWN_DRAW:
+        origin["seed_draw"] = seed_draw
     if not generator.config.c_dim:
         labels(classes, len(seeds), 0)
         return Latent("z", z, bundle.family, origin)
@@ -171,12 +178,14 @@ def iter_codes(
     last = replacement_code(bundle, reference)
     for start in range(0, total, config.batch_size):
         part = slice(start, min(start + config.batch_size, total))
-        codes = _mapped(bundle.generator, _values(samples, part), None if c is None else c[part])
+        own = _values(samples, part)
+        codes = _mapped(bundle.generator, own, None if c is None else c[part], config.seed_draw)
         if not (config.keep_codes and isinstance(samples, Latent) and samples.space != "z"):
             codes = truncate(codes, bundle.mean_latent, config.psi, config.cutoff)
         if config.mix_seeds:
             seeds = config.mix_seeds if len(config.mix_seeds) == 1 else config.mix_seeds[part]
-            other = _mapped(bundle.generator, list(seeds), None if c is None else c[part][: len(seeds)])
+            one = None if c is None else c[part][: len(seeds)]
+            other = _mapped(bundle.generator, list(seeds), one, config.seed_draw)
             other = truncate(other, bundle.mean_latent, config.psi, config.cutoff)
             codes = mix(codes, other, config.mix_from, config.mix_to)
         if config.replace_from is not None:
@@ -246,12 +255,12 @@ def replacement_code(bundle: GeneratorBundle, reference: Latent | None) -> Laten
     return bundle.generator.broadcast(bundle.mean_latent[None].to(bundle.generator.const))
 
 
-def _mapped(generator: Generator, samples: Latent | list[int], c: Tensor | None) -> Latents:
+def _mapped(generator: Generator, samples: Latent | list[int], c: Tensor | None, draw: str) -> Latents:
     """Codes [n, L, W] of seeds or of a latent."""
     like = generator.const
     if isinstance(samples, Latent) and samples.space != "z":
         return samples.unedited(generator)
-    z = samples.values if isinstance(samples, Latent) else z_from_seeds(samples, generator.config.z_dim)
+    z = samples.values if isinstance(samples, Latent) else z_from_seeds(samples, generator.config.z_dim, draw)
     return generator.map(z.to(like), None if c is None else c.to(like))
 
 
@@ -391,17 +400,10 @@ def truncation_sweep(
     return [sample(bundle, samples, replace(config, psi=psi), classes=classes) for psi in psis]
 
 
-def _repeated(index: int, count: int, vector: Tensor) -> Tensor:
-    return vector[index].expand(count, -1)
-
-
 @torch.no_grad()
-def mix_table(
-    bundle: GeneratorBundle,
-    first: Samples,
-    second: Samples,
-    config: SampleConfig | None = None,
-) -> list[Images]:
+def mixed_latents(
+    bundle: GeneratorBundle, first: Samples, second: Samples, config: SampleConfig | None = None
+) -> Latent:
     """Mix every sample of one list with every sample of another.
 
     Args:
@@ -411,23 +413,43 @@ def mix_table(
         config: settings; its `mix_seeds` must be empty.
 
     Returns:
-        R tensors [C, 3, S, S]: row r holds sample r mixed with each of `second`; edits of styles are those
+        Space "w+", [R * C, L, W], row by row: sample r mixed with each of `second`. Edits of styles are those
         of `first`, for slots are not theirs.
+
+    Raises:
+        ValueError: mixing seeds in the settings, or see `iter_codes`.
+    """
+    config = config or SampleConfig()
+    if config.mix_seeds:
+        raise ValueError("the samples to mix are arguments of their own; leave mix_seeds empty")
+    total, wide = count_of(first) * count_of(second), count_of(second)
+    check_memory(
+        8 * total * bundle.num_layers * bundle.generator.config.w_dim, f"{total} latents", "mix fewer"
+    )
+    plain = replace(config, replace_from=None)
+    rows = torch.cat([chunk.codes for chunk in iter_codes(bundle, first, plain)])
+    others = torch.cat([chunk.codes for chunk in iter_codes(bundle, second, plain)])
+    mixed = mix(
+        rows.repeat_interleave(wide, 0), others.repeat(len(rows), 1, 1), config.mix_from, config.mix_to
+    )
+    edits = (edit.mapped(lambda each: each.repeat_interleave(wide, 0)) for edit in style_edits_of(first))
+    told = {
+        "method": "style mixing",
+        "generator": bundle.title,
+        "rows": keys_of(first),
+        "columns": keys_of(second),
+    }
+    return Latent("w+", owned(mixed).cpu().float(), bundle.family, told, tuple(edits))
+
+
+def mix_table(
+    bundle: GeneratorBundle, first: Samples, second: Samples, config: SampleConfig | None = None
+) -> list[Images]:
+    """Draw `mixed_latents`: R tensors [C, 3, S, S], one per sample of `first`.
 
     Source: NVlabs stylegan2-ada-pytorch style_mixing.py (there the range of slots is inclusive).
     """
     config = config or SampleConfig()
-    if config.mix_seeds:
-        raise ValueError("mix_table takes its seeds as arguments; leave mix_seeds empty")
     check_batch(bundle, count_of(first) * count_of(second), config.batch_size)
-    plain = replace(config, replace_from=None)
-    rows = torch.cat([chunk.codes for chunk in iter_codes(bundle, first, plain)])
-    others = torch.cat([chunk.codes for chunk in iter_codes(bundle, second, plain)])
-    origin = {"method": "mix_table", "seeds": keys_of(second)}
-    table = []
-    for index, row in enumerate(rows):
-        mixed = mix(row.expand_as(others), others, config.mix_from, config.mix_to)
-        edits = tuple(edit.mapped(partial(_repeated, index, len(others))) for edit in style_edits_of(first))
-        latent = Latent("w+", mixed.cpu().float(), bundle.family, origin, edits)
-        table.append(sample(bundle, latent, replace(config, psi=1.0)))
-    return table
+    latent = mixed_latents(bundle, first, second, config)
+    return list(sample(bundle, latent, replace(config, psi=1.0)).split(count_of(second)))

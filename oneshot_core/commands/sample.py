@@ -82,7 +82,7 @@ def sample(options: Namespace) -> None:
     if options.save_latent:
         kept = job.samples
         if not isinstance(kept, Latent):
-            kept = random_latents(job.bundle, kept, job.classes)
+            kept = random_latents(job.bundle, kept, job.classes, job.config.seed_draw)
         files["latent"] = str(save_latent(kept, options.save_latent))
     if options.sweep:
         rows = _sweep(job)
@@ -119,8 +119,8 @@ def _job(options: Namespace) -> _Job:
     source = open_generator(options.source, device) if options.source else None
     classes: tuple[int, ...] = () if options.class_index is None else (options.class_index,)
     if options.interpolate:
-        if classes and not isinstance(samples, Latent):
-            samples, classes = random_latents(bundle, samples, classes), ()
+        if not isinstance(samples, Latent):
+            samples, classes = random_latents(bundle, samples, classes, config.seed_draw), ()
         samples = interpolate(bundle, samples, options.interpolate, loop=options.loop)
     return _Job(options, out_folder(options.out), bundle, source, samples, config, reference, classes)
 
@@ -137,6 +137,7 @@ def _config(options: Namespace) -> SampleConfig:
         mix_to=end,
         replace_from=options.replace_from,
         batch_size=options.batch,
+        seed_draw=options.seed_draw,
     )
 
 

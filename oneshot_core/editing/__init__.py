@@ -11,6 +11,7 @@ from .optimisation import (
     edit_latents,
     learning_rate_at,
 )
+from .table import edit_table, parse_edit_strengths
 
 __all__ = [
     "EDIT_COPIES",
@@ -23,7 +24,9 @@ __all__ = [
     "check_texts",
     "combine",
     "edit_latents",
+    "edit_table",
     "learning_rate_at",
     "load_direction",
+    "parse_edit_strengths",
     "save_direction",
 ]

@@ -15,7 +15,9 @@ from oneshot_core.editing import (
     apply_direction,
     check_direction,
     combine,
+    edit_table,
     load_direction,
+    parse_edit_strengths,
     save_direction,
 )
 from oneshot_core.sampling import random_latents, sample
@@ -108,3 +110,21 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="strength"):
         SMILE.at(float("inf"))
     check_direction(SMILE, BUNDLE)
+
+
+def test_table_draws_every_latent_at_every_strength():
+    latent, told = random_latents(BUNDLE, [1, 2, 3]), []
+    columns = edit_table(BUNDLE, latent, SMILE, (-1, 0, 2), progress=lambda *now: told.append(now))
+    for strength, images in zip((-1, 0, 2), columns, strict=True):
+        expected = sample(BUNDLE, apply_direction(latent, SMILE, strength))
+        torch.testing.assert_close(images, expected)
+    assert told[-1] == (9, 9) and [done for done, _ in told] == [3, 6, 9]
+    with pytest.raises(ValueError, match="not of the family"):
+        edit_table(BUNDLE, latent, replace(SMILE, family="other"), (1,))
+
+
+def test_strengths_are_read():
+    assert parse_edit_strengths("-3, 0,2.5,") == (-3, 0, 2.5)
+    for text, told in [("", "got 0"), ("a", "cannot read 'a'"), ("nan", "within"), ("1," * 26, "got 26")]:
+        with pytest.raises(ValueError, match=told):
+            parse_edit_strengths(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_networks import tiny_bundle
@@ -256,3 +257,21 @@ def test_a_latent_that_is_not_finite_is_refused_by_name(space, value):
         ValueError, match=rf"the latent in {space.replace('+', '[+]')} is not made of finite numbers"
     ):
         Latent(space, values)
+
+
+def test_nvidia_seeds_are_those_of_its_programs():
+    """RandomState(seed).randn(1, Z) per seed, as in generate.py; mixed samples alike."""
+    expected = np.concatenate([np.random.RandomState(seed).randn(1, 8) for seed in (85, 4)])
+    assert torch.equal(z_from_seeds((85, 4), 8, "nvidia"), torch.from_numpy(expected).float())
+    config = SampleConfig(seed_draw="nvidia", mix_seeds=(85,), mix_from=2)
+    latent = random_latents(BUNDLE, (7,), seed_draw="nvidia")
+    assert latent.origin["seed_draw"] == "nvidia"
+    own, other = (
+        random_latents(BUNDLE, (seed,), seed_draw="nvidia").codes(BUNDLE.generator) for seed in (7, 85)
+    )
+    close(codes_of(BUNDLE, (7,), config), torch.cat([own[:, :2], other[:, 2:]], dim=1))
+    differ(codes_of(BUNDLE, (7,)), codes_of(BUNDLE, (7,), SampleConfig(seed_draw="nvidia")))
+    with pytest.raises(ValueError, match="NVIDIA's seeds are 0 to 4294967295"):
+        z_from_seeds((2**32,), 8, "nvidia")
+    with pytest.raises(ValueError, match="seed_draw must be one of own, nvidia"):
+        SampleConfig(seed_draw="torch")

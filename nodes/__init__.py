@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from . import bridge
 from .api import ComfyExtension, io
+from .directions import OneShotApplyDirection, OneShotEditGrid, OneShotLoadDirection, OneShotSaveDirection
 from .editing import StyleCLIPEdit
 from .evaluation import OneShotCompare, OneShotEvaluate
 from .framing import OneShotFrameTarget
+from .latents import OneShotInterpolateLatents, OneShotRandomLatents, OneShotStyleMix
 from .loaders import (
     LoadStyleGAN,
     OneShotDemoTarget,
@@ -17,7 +19,7 @@ from .loaders import (
 )
 from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
 from .methods import OneShotMethod
-from .sampling import OneShotBlendGenerators, OneShotRandomLatents, SampleAdapted
+from .sampling import OneShotBlendGenerators, SampleAdapted
 from .search import CLIPLatentSearch
 from .training import OneShotAdapt
 
@@ -41,6 +43,12 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotApplyLook,
     OneShotSaveLook,
     OneShotLoadLook,
+    OneShotApplyDirection,
+    OneShotSaveDirection,
+    OneShotLoadDirection,
+    OneShotEditGrid,
+    OneShotInterpolateLatents,
+    OneShotStyleMix,
 ]
 # Ids without a prefix, which another pack may take as well.
 GIVEN = {

@@ -37,13 +37,14 @@ from .pictures import strip, to_core
 log = logging.getLogger(__name__)
 
 GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
-LOOKS = "oneshot_looks"
+LOOKS, DIRECTIONS = "oneshot_looks", "oneshot_directions"
 RUNS = "oneshot_runs"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
     LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
     LOOKS: {".safetensors"},
+    DIRECTIONS: {".safetensors"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
 
@@ -59,7 +60,7 @@ PATIENCE_SECONDS = 0.4  # that a cancel waits for the end of a step
 
 
 def register_folders() -> None:
-    """Tell ComfyUI where generators, latents, looks and encoder weights lie; make the folders."""
+    """Tell ComfyUI where generators, latents, looks, directions and encoder weights lie; make the folders."""
     for key, extensions in EXTENSIONS.items():
         places = [Path(folder_paths.models_dir) / key]
         if key != ENCODERS:

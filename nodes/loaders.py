@@ -9,7 +9,7 @@ from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io
 from .queue_checks import problem
-from .sockets import Encoders, Generator, Latent, advanced, schema
+from .sockets import Encoders, Generator, Latent, advanced, prefix_input, schema
 from .stamps import stamp
 from .values import checked
 
@@ -242,12 +242,7 @@ class OneShotSaveGenerator(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Generator.Input("generator", tooltip="The generator to save: adapted, blended or any other."),
-                io.String.Input(
-                    "filename_prefix",
-                    default=SAVE_PREFIX,
-                    tooltip="Folder and start of the name within the output folder; a number is added. "
-                    "%year% %month% %day% %hour% %minute% %second% are filled in.",
-                ),
+                prefix_input(SAVE_PREFIX),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
@@ -339,12 +334,7 @@ class OneShotSaveLatent(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Latent.Input("latent", tooltip="The latents to save, any number of codes."),
-                io.String.Input(
-                    "filename_prefix",
-                    default=LATENT_PREFIX,
-                    tooltip="Folder and start of the name within the output folder; a number is added. "
-                    "%year% %month% %day% %hour% %minute% %second% are filled in.",
-                ),
+                prefix_input(LATENT_PREFIX),
             ],
             outputs=[
                 io.String.Output(

@@ -9,7 +9,7 @@ from ..oneshot_core.choices import LOOK_STRENGTHS, STYLE_OFFSETS
 from . import bridge
 from .api import io
 from .queue_checks import problem
-from .sockets import Generator, Look, generator_input, schema
+from .sockets import Generator, Look, generator_input, prefix_input, schema
 from .stamps import stamp
 from .values import checked
 
@@ -112,12 +112,7 @@ class OneShotSaveLook(io.ComfyNode):
                     "differ.",
                     "adapted",
                 ),
-                io.String.Input(
-                    "filename_prefix",
-                    default=PREFIX,
-                    tooltip="Folder and start of the name within the output folder; a number is added. "
-                    "%year% %month% %day% %hour% %minute% %second% are filled in.",
-                ),
+                prefix_input(PREFIX),
             ],
             outputs=[
                 Look.Output("look", display_name="look", tooltip="The look, for Apply Look."),

@@ -226,12 +226,15 @@ def _check_one(here: Queued) -> None:
         raise ValueError(f"the reference must be one code, but {count} are linked")
 
 
+_HANDED_ON = ("SampleAdapted", "StyleCLIPEdit", "OneShotApplyDirection")  # as many latents as they are given
+
+
 def _codes(giver: Queued | None) -> int | None:
     """How many codes a node will give; None where the graph does not tell."""
     for _ in range(0 if giver is None else len(giver.prompt)):  # graphs may have loops
         if giver is None or giver.kind == "CLIPLatentSearch":
             return None if giver is None else 1
-        before = giver.giver("latent") if giver.kind in ("SampleAdapted", "StyleCLIPEdit") else None
+        before = giver.giver("latent") if giver.kind in _HANDED_ON else None
         if before is None:
             seeds = giver.value("seeds") if giver.kind in ("SampleAdapted", "OneShotRandomLatents") else None
             return _counted(seeds)

@@ -1,4 +1,4 @@
-"""Nodes that draw: samples of source and adapted generator, seeds as latents, blends of generators."""
+"""Nodes that draw: samples of source and adapted generator, blends of generators."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
 from .queue_checks import problem, sample_checks
-from .sockets import Generator, Latent, advanced, generator_input, schema
+from .sockets import (
+    Generator,
+    Latent,
+    advanced,
+    generator_input,
+    schema,
+    seed_draw_input,
+    seeds_input,
+)
 from .values import checked
 
 RESOLUTIONS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
-_CLASSES = (("classes",), core.parse_classes)
 FADER, SWAP, PER_RESOLUTION = "fader", "layer swap", "per resolution"
-
-
-def seeds_input(default: str = "0-7") -> io.Input:
-    """A list of seeds."""
-    return io.String.Input(
-        "seeds",
-        default=default,
-        placeholder="0-15,42",
-        tooltip="Seeds and ranges, such as 0-15,42; one picture per seed. A seed draws the same person on "
-        "every machine and in every batch.",
-    )
 
 
 class SampleAdapted(io.ComfyNode):
@@ -130,6 +126,7 @@ def _advanced_inputs() -> list[io.Input]:
         return advanced(io.Int, name, default=default, min=-1, max=18, tooltip=tooltip)
 
     return [
+        seed_draw_input(),
         slot("cutoff", -1, "How many first slots (coarse) psi acts on; -1: all."),
         advanced(
             io.Combo,
@@ -199,47 +196,8 @@ def _config(settings: dict[str, Any]) -> Any:
         replace_from=slot("replace_from"),
         batch_size=settings["batch_size"],
         keep_codes=True,
+        seed_draw=settings["seed_draw"],
     )
-
-
-class OneShotRandomLatents(io.ComfyNode):
-    """Seeds as latents."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Codes come out in z; those of a conditional generator in w, which depends on the class."""
-        return schema(
-            node_id="OneShotRandomLatents",
-            aliases=("seeds", "random faces", "z"),
-            display_name="Random StyleGAN Latents",
-            description="One latent per seed, for editing, mixing or saving.",
-            inputs=[
-                generator_input("Whose latents; source and adapted generator share them."),
-                seeds_input("0-3"),
-                advanced(
-                    io.String,
-                    "classes",
-                    default="",
-                    placeholder="0",
-                    tooltip="Of a conditional generator: class numbers, one for all or one per seed.",
-                ),
-            ],
-            outputs=[Latent.Output("latent", display_name="latent", tooltip="One code per seed.")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, seeds: str | None = None, classes: str | None = None) -> bool | str:
-        """Refuse lists that cannot be read."""
-        return problem(cls, {"seeds": seeds, "classes": classes}, (("seeds",), core.parse_seeds), _CLASSES)
-
-    @classmethod
-    @checked
-    def execute(cls, generator: Any, seeds: str, classes: str) -> io.NodeOutput:
-        """Draw the latents."""
-        bridge.place([generator.generator], 0)
-        return io.NodeOutput(
-            core.random_latents(generator, core.parse_seeds(seeds), core.parse_classes(classes))
-        )
 
 
 class OneShotBlendGenerators(io.ComfyNode):

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from typing import Any
 
-from ..oneshot_core.choices import FITS, PRECISIONS, PROFILES
+from ..oneshot_core.choices import FITS, OWN_DRAW, PRECISIONS, PROFILES, SEED_DRAWS
 from ..oneshot_core.recipe import SEED_MAX, Recipe
 from .api import io
 
@@ -14,6 +14,7 @@ CATEGORY = "One-Shot StyleGAN"
 
 Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBundle
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
+Direction = io.Custom("ONESHOT_DIRECTION")  # carries oneshot_core.Direction
 Look = io.Custom("ONESHOT_LOOK")  # carries oneshot_core.Look
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 Method = io.Custom("ONESHOT_METHOD")  # carries oneshot_core.Recipe, of which method and texts count
@@ -112,6 +113,39 @@ def seed_input(tooltip: str) -> io.Input:
         max=SEED_MAX,
         control_after_generate=False,
         tooltip=tooltip,
+    )
+
+
+def seeds_input(default: str = "0-7") -> io.Input:
+    """A list of seeds."""
+    return io.String.Input(
+        "seeds",
+        default=default,
+        placeholder="0-15,42",
+        tooltip="Seeds and ranges, such as 0-15,42; one picture per seed. A seed draws the same person on "
+        "every machine and in every batch.",
+    )
+
+
+def seed_draw_input() -> io.Input:
+    """How a seed becomes a latent."""
+    return advanced(
+        io.Combo,
+        "seed_draw",
+        options=list(SEED_DRAWS),
+        default=OWN_DRAW,
+        tooltip="How a seed becomes a latent: own, or nvidia for the pictures that NVIDIA's programs draw "
+        "from their seeds.",
+    )
+
+
+def prefix_input(default: str) -> io.Input:
+    """Where a file goes."""
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip="Folder and start of the name within the output folder; a number is added. "
+        "%year% %month% %day% %hour% %minute% %second% are filled in.",
     )
 
 

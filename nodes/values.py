@@ -108,10 +108,15 @@ KINDS = {  # what of this pack travels, in the user's words
     "EncodersOnDemand": "encoders",
     "Recipe": "a method",
     "Look": "a look",
+    "Direction": "a direction",
 }
 # Sockets of this pack: class that travels, and which nodes give it.
 SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ONESHOT_GENERATOR": (("GeneratorBundle",), "Load StyleGAN2, One-Shot Adapt or Blend Generators"),
+    "ONESHOT_GENERATOR": (
+        ("GeneratorBundle",),
+        "Load StyleGAN2, One-Shot Adapt, Blend Generators or Apply Look",
+    ),
+    "ONESHOT_DIRECTION": (("Direction",), "Text Direction, Component Direction or Load Direction"),
     "ONESHOT_LATENT": (("Latent",), "CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent"),
     "ONESHOT_LOOK": (("Look",), "Load Look or Save Look"),
     "ONESHOT_ENCODERS": (("EncodersOnDemand",), "Load Encoders (CLIP, LPIPS)"),

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         check_texts,
         combine,
         edit_latents,
+        edit_sheet,
         edit_table,
+        joined_pictures,
         load_direction,
         parse_edit_strengths,
         save_direction,
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
     from .frames import Frame
     from .inputs import Inputs, open_inputs, prepared
-    from .interpolation import interpolate
+    from .interpolation import interpolate, join_latents
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
     from .latents import Latent
@@ -143,7 +145,8 @@ _MODULES = {
     ),
     "editing": (
         "EDIT_COPIES Direction EditConfig EditResult apply_direction check_direction check_edit check_texts "
-        "combine edit_latents edit_table load_direction parse_edit_strengths save_direction"
+        "combine edit_latents edit_sheet edit_table joined_pictures load_direction parse_edit_strengths "
+        "save_direction"
     ),
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
@@ -152,7 +155,7 @@ _MODULES = {
     ),
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
-    "interpolation": "interpolate",
+    "interpolation": "interpolate join_latents",
     "latent_files": "latent_notes load_latent save_latent",
     "latent_optimiser": "StepProgress",
     "latents": "Latent",
@@ -266,6 +269,7 @@ __all__ = [
     "detect",
     "draw_cover",
     "edit_latents",
+    "edit_sheet",
     "edit_table",
     "editing_bytes",
     "encoder_notes",
@@ -281,8 +285,10 @@ __all__ = [
     "interpolate",
     "is_out_of_memory",
     "iter_samples",
+    "join_latents",
     "labelled_grid",
     "latent_notes",
+    "joined_pictures",
     "jpeg_file",
     "kept_snapshots",
     "load",

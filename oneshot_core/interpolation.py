@@ -1,17 +1,19 @@
-"""Walks from sample to sample: straight lines in w, great circles in z."""
+"""Walks from sample to sample: straight lines in w, great circles in z; latents one after another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .checkpoints import GeneratorBundle
+from .edits import LatentEdit
 from .latents import Latent, z_from_seeds
 from .memory import check_memory
-from .sampling import Samples, count_of, iter_codes, keys_of
+from .sampling import SampleConfig, Samples, count_of, iter_codes, keys_of
 from .tensors import owned
 
 SMALLEST_ANGLE = 1e-4  # below it, and as near to half a turn, rounding decides on the circle
@@ -19,7 +21,13 @@ TINY = 1e-20  # a length that counts as none
 
 
 def interpolate(
-    bundle: GeneratorBundle, samples: Samples, frames: int, *, space: str = "w", loop: bool = False
+    bundle: GeneratorBundle,
+    samples: Samples,
+    frames: int,
+    *,
+    space: str = "w",
+    loop: bool = False,
+    psi: float = 1.0,
 ) -> Latent:
     """Walk from sample to sample; draw the result with `sample` or `iter_samples`.
 
@@ -29,6 +37,8 @@ def interpolate(
         frames: per stretch between two samples; the last sample itself is added at the end.
         space: "w": straight lines between codes; "z": great circles between seeds or z.
         loop: go back to the first sample at the end; the frame that would repeat it is left out.
+        psi: truncation of seeds and z, where the walk is in w; latents in w and w+ stay as they are. A walk
+            in z is truncated when it is drawn.
 
     Returns:
         Space "w+" or "z", [(K - 1) * frames + 1, ...], or [K * frames, ...] with `loop`.
@@ -40,7 +50,7 @@ def interpolate(
         raise ValueError(
             f"interpolation needs at least 2 samples and 1 frame, got {count_of(samples)} and {frames}"
         )
-    ends = _ends(bundle, samples, space)
+    ends = _ends(bundle, samples, space, psi)
     total = frames * count_of(samples)
     check_memory(
         2 * 4 * total * ends[0].numel(), f"the codes of {total} frames", "ask for fewer frames or samples"
@@ -62,10 +72,11 @@ def _path(ends: Tensor, frames: int, loop: bool, move: Callable[[Tensor, Tensor,
     return torch.stack(path if loop else [*path, ends[-1]])
 
 
-def _ends(bundle: GeneratorBundle, samples: Samples, space: str) -> Tensor:
+def _ends(bundle: GeneratorBundle, samples: Samples, space: str, psi: float) -> Tensor:
     """Codes to walk between, float32 on the CPU."""
     if space == "w":
-        return torch.cat([owned(codes).cpu().float() for codes, _, _ in iter_codes(bundle, samples)])
+        config = SampleConfig(psi=psi, keep_codes=True)
+        return torch.cat([owned(chunk.codes).cpu().float() for chunk in iter_codes(bundle, samples, config)])
     if space != "z":
         raise ValueError(f"space must be w or z, got {space!r}")
     if not isinstance(samples, Latent):
@@ -88,3 +99,40 @@ def _slerp(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
     if angle < SMALLEST_ANGLE or angle > math.pi - SMALLEST_ANGLE:
         return torch.lerp(start, end, part)
     return lengths * (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)
+
+
+def join_latents(bundle: GeneratorBundle, latents: Sequence[Latent], psi: float = 1.0) -> Latent:
+    """Put the codes of several latents one after another, each with its own edits.
+
+    Args:
+        bundle: whose mapping network is used.
+        latents: at least one, of the bundle's family.
+        psi: truncation of those in z; others stay as they are.
+
+    Returns:
+        Space "w+"; W+ edits are in the codes, edits of styles are carried, per code.
+
+    Raises:
+        ValueError: no latent, or one of another family or widths.
+    """
+    if not latents:
+        raise ValueError("there is no latent to join; give at least one")
+    ends = [_ends(bundle, latent, "w", psi) for latent in latents]
+    counts, edits = [len(codes) for codes in ends], list[LatentEdit]()
+    for place, latent in enumerate(latents):
+        before, after = sum(counts[:place]), sum(counts[place + 1 :])
+        edits += [_spread(edit, before, counts[place], after) for edit in latent.style_edits]
+    told = {"method": "joined", "generator": bundle.title, "joined": [latent.origin for latent in latents]}
+    keys = [latent.origin.get("seeds", []) for latent in latents]
+    if [len(one) for one in keys] == counts:
+        told["seeds"] = [seed for one in keys for seed in one]
+    return Latent("w+", torch.cat(ends), bundle.family, told, tuple(edits))
+
+
+def _spread(edit: LatentEdit, before: int, count: int, after: int) -> LatentEdit:
+    """An edit of some of the codes only: nothing is added to those before and after."""
+    vectors = {}
+    for index, vector in edit.vectors.items():
+        rows = vector if vector.ndim == 2 else vector.expand(count, -1)
+        vectors[index] = torch.nn.functional.pad(rows, (0, 0, before, after))
+    return replace(edit, vectors=vectors)

@@ -11,7 +11,7 @@ from .optimisation import (
     edit_latents,
     learning_rate_at,
 )
-from .table import edit_table, parse_edit_strengths
+from .table import edit_sheet, edit_table, joined_pictures, parse_edit_strengths
 
 __all__ = [
     "EDIT_COPIES",
@@ -24,7 +24,9 @@ __all__ = [
     "check_texts",
     "combine",
     "edit_latents",
+    "edit_sheet",
     "edit_table",
+    "joined_pictures",
     "learning_rate_at",
     "load_direction",
     "parse_edit_strengths",

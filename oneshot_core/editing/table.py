@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+from PIL.Image import Image as Picture
+
 from ..batches import check_batch
 from ..checkpoints import GeneratorBundle
 from ..edits import MOST_STRENGTH
 from ..latents import Latent
-from ..sampling import SampleConfig, count_of, sample
+from ..pictures import labelled_grid
+from ..sampling import SampleConfig, count_of, keys_of, sample
 from ..tensors import Images
 from .direction import Direction, apply_direction, check_direction
 
@@ -71,3 +75,30 @@ def edit_table(
         edited = latent if strength == 0 else apply_direction(latent, direction, strength)
         columns.append(sample(bundle, edited, config, progress=tell))
     return columns
+
+
+def edit_sheet(
+    tables: Sequence[Sequence[Images]], latent: Latent, strengths: Sequence[float], direction: Direction
+) -> Picture:
+    """Lay tables of the same edits out: a row per latent, or a row of each generator.
+
+    Args:
+        tables: of one generator, or of a source and an adapted one, see `edit_table`.
+        latent: that was edited; its seeds name the rows.
+        strengths: of the columns.
+        direction: named above.
+
+    Returns:
+        An RGB Pillow image.
+    """
+    rows = list[tuple[str, Images | None]]()
+    names = ("",) if len(tables) == 1 else (" · source", " · adapted")
+    for place, key in enumerate(keys_of(latent)):
+        for name, columns in zip(names, tables, strict=True):
+            rows.append((f"{key}{name}", torch.stack([images[place] for images in columns])))
+    return labelled_grid(rows, columns=[f"{strength:g}" for strength in strengths], title=direction.name)
+
+
+def joined_pictures(columns: Sequence[Images]) -> Images:
+    """The pictures of a table, column by column: K tensors [N, 3, S, S] -> [K * N, 3, S, S]."""
+    return torch.cat(list(columns))

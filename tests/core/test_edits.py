@@ -13,7 +13,7 @@ from oneshot_core.checkpoints import CheckpointError
 from oneshot_core.copies import private_copy
 from oneshot_core.edits import LatentEdit, edited_codes, edited_styles, part_of
 from oneshot_core.inputs import Inputs
-from oneshot_core.interpolation import interpolate
+from oneshot_core.interpolation import interpolate, join_latents
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.latents import Latent
 from oneshot_core.pairs import sample_pairs
@@ -148,3 +148,19 @@ def test_parts_walks_and_tables_carry_edits():
         torch.testing.assert_close(ends, sample(BUNDLE, latent(EACH, CODE)), rtol=1e-4, atol=1e-4)
     table = mix_table(BUNDLE, latent(EACH), [9, 10], SampleConfig(mix_from=BUNDLE.num_layers))
     torch.testing.assert_close(table[2][1], sample(BUNDLE, latent(EACH))[2], rtol=1e-4, atol=1e-4)
+
+
+def test_joined_latents_keep_their_own_edits():
+    plain, edited = random_latents(BUNDLE, SEEDS), latent(STYLE, CODE, EACH)
+    joined = join_latents(BUNDLE, [plain, edited], psi=0.7)
+    config = SampleConfig(psi=0.7)
+    expected = torch.cat([sample(BUNDLE, one, config) for one in (plain, edited)])
+    drawn = sample(BUNDLE, joined, SampleConfig(keep_codes=True))
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
+    assert joined.origin["seeds"] == SEEDS * 2
+    walk = interpolate(BUNDLE, joined.part(slice(0, 4, 3)), 2)  # from a person to the same, edited
+    half = replace(latent(*(replace(edit, strength=edit.strength / 2) for edit in (STYLE, CODE, EACH)))).part(
+        slice(1)
+    )
+    ends = sample(BUNDLE, half, config)
+    torch.testing.assert_close(sample(BUNDLE, walk)[1:2], ends, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .alignment import (
+        LANDMARKS_LICENCE,
+        DetectorError,
+        Face,
+        NoFaceError,
+        align,
+        choose_face,
+        faces_of_comfyui,
+        ffhq_quad,
+        find_faces,
+        followed_face,
+        full_frame,
+        paste_back,
+        smoothed,
+        three_point_quad,
+    )
     from .batches import check_count, sampling_bytes
     from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
@@ -81,6 +97,8 @@ if TYPE_CHECKING:
     from .pictures.plots import loss_plot, plot_points
     from .pictures.sheets import LiveSheet, adaptation_sheet
     from .pipeline import adapt_recipe, run_recipe, search_recipe
+    from .quad_files import load_quad, save_quad
+    from .quads import Quad
     from .recipe import Recipe, RecipeError
     from .run_folder import RunError, StoredResult, versions
     from .sampling import (
@@ -116,6 +134,12 @@ if TYPE_CHECKING:
     from .writing import first_free
 
 _MODULES = {
+    "alignment": (
+        "LANDMARKS_LICENCE DetectorError Face NoFaceError align choose_face faces_of_comfyui ffhq_quad "
+        "find_faces followed_face full_frame paste_back smoothed three_point_quad"
+    ),
+    "quads": "Quad",
+    "quad_files": "load_quad save_quad",
     "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
@@ -171,16 +195,12 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
-    "DEFAULT",
-    "OFFICIAL",
-    "PRECISIONS",
-    "PRESETS",
-    "PROFILES",
-    "TARGET_LOOKS",
     "AdaptResult",
     "Aim",
     "CheckpointError",
     "Comparison",
+    "DEFAULT",
+    "DetectorError",
     "EDIT_COPIES",
     "EditConfig",
     "EditResult",
@@ -191,20 +211,28 @@ __all__ = [
     "Evaluation",
     "EvaluationConfig",
     "Execution",
+    "Face",
     "FolderStore",
     "Frame",
     "GeneratorBundle",
     "Inputs",
     "Judges",
+    "LANDMARKS_LICENCE",
     "Latent",
     "LiveSheet",
     "Look",
+    "NoFaceError",
+    "OFFICIAL",
+    "PRECISIONS",
+    "PRESETS",
+    "PROFILES",
     "PictureError",
     "Poll",
     "Preset",
     "Profile",
     "Progress",
     "Provenance",
+    "Quad",
     "Recipe",
     "RecipeError",
     "Referee",
@@ -218,11 +246,13 @@ __all__ = [
     "StepProgress",
     "StopSignal",
     "StoredResult",
+    "TARGET_LOOKS",
     "TrainConfig",
     "UnsafePickleError",
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "align",
     "apply_looks",
     "best_step",
     "blend_generators",
@@ -234,6 +264,7 @@ __all__ = [
     "check_format",
     "check_run",
     "check_texts",
+    "choose_face",
     "compare",
     "count_of",
     "cover_of",
@@ -248,20 +279,25 @@ __all__ = [
     "encoder_notes",
     "evaluate",
     "evaluation_bytes",
+    "faces_of_comfyui",
+    "ffhq_quad",
+    "find_faces",
     "first_free",
+    "followed_face",
     "frame",
     "frame_mask",
     "framed_target",
+    "full_frame",
     "further_clips",
     "gradients",
     "inspect",
     "interpolate",
     "is_out_of_memory",
     "iter_samples",
-    "labelled_grid",
-    "latent_notes",
     "jpeg_file",
     "kept_snapshots",
+    "labelled_grid",
+    "latent_notes",
     "load",
     "load_clip",
     "load_faces",
@@ -270,6 +306,7 @@ __all__ = [
     "load_look",
     "load_perceptual",
     "load_picture",
+    "load_quad",
     "load_target",
     "look_between",
     "look_notes",
@@ -283,6 +320,7 @@ __all__ = [
     "parse_classes",
     "parse_seeds",
     "parse_strengths",
+    "paste_back",
     "plot_points",
     "prepared",
     "random_latents",
@@ -296,13 +334,16 @@ __all__ = [
     "save_latent",
     "save_look",
     "save_png",
+    "save_quad",
     "search_bytes",
     "search_latent",
     "search_recipe",
+    "smoothed",
     "snapshot_rows",
     "snapshot_scores",
     "swap_from",
     "target_path",
+    "three_point_quad",
     "to_pillow",
     "to_tensor",
     "training_bytes",

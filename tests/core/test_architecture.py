@@ -15,11 +15,11 @@ PACKAGE = Path(oneshot_core.__file__).parent
 
 # From low to high: a unit (file or folder) imports from units before it and from itself.
 ORDER = (
-    "texts", "choices", "method_recipe", "json_values", "ranges", "frames", "file_names", "memory", "threads",
-    "pace", "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
-    "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "looks",
-    "look_files", "saved_states",
-    "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
+    "texts", "choices", "method_recipe", "json_values", "ranges", "quads", "frames", "file_names", "memory",
+    "threads", "pace", "writing", "quad_files", "containers", "tensors", "resampling", "precision", "stages",
+    "copies", "draws", "ops", "metrics", "network_configs", "networks", "latents", "checkpoints",
+    "latent_files", "looks", "look_files", "saved_states", "features", "augmentation", "objective", "batches",
+    "sampling", "blending", "interpolation", "alignment", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
     "recipe", "references", "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice",
     "inputs", "pipeline", "runners", "commands", "cli", "__main__",

@@ -9,6 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .aligned_batches import Alignment, align_batch, alignment_of_faces, detect_alignment, paste_batch
+    from .alignment import (
+        LANDMARKS_LICENCE,
+        DetectorError,
+        Face,
+        NoFaceError,
+        align,
+        choose_face,
+        faces_of_comfyui,
+        ffhq_quad,
+        find_faces,
+        followed_face,
+        full_frame,
+        paste_back,
+        smoothed,
+        three_point_quad,
+    )
     from .batches import check_count, sampling_bytes
     from .blending import blend_generators, parse_strengths, swap_from
     from .checkpoints import (
@@ -99,6 +116,8 @@ if TYPE_CHECKING:
     from .pictures.plots import loss_plot, plot_points
     from .pictures.sheets import LiveSheet, adaptation_sheet
     from .pipeline import adapt_recipe, run_recipe, search_recipe
+    from .quad_files import load_quad, save_quad
+    from .quads import Quad
     from .recipe import Recipe, RecipeError
     from .run_folder import RunError, StoredResult, versions
     from .sampling import (
@@ -133,6 +152,13 @@ if TYPE_CHECKING:
     from .writing import first_free
 
 _MODULES = {
+    "alignment": (
+        "LANDMARKS_LICENCE DetectorError Face NoFaceError align choose_face faces_of_comfyui ffhq_quad "
+        "find_faces followed_face full_frame paste_back smoothed three_point_quad"
+    ),
+    "quads": "Quad",
+    "quad_files": "load_quad save_quad",
+    "aligned_batches": "Alignment align_batch alignment_of_faces detect_alignment paste_batch",
     "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
@@ -193,6 +219,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 
 __all__ = [
     "DEFAULT",
+    "EDIT_COPIES",
+    "LANDMARKS_LICENCE",
     "OFFICIAL",
     "PRECISIONS",
     "PRESETS",
@@ -200,10 +228,11 @@ __all__ = [
     "TARGET_LOOKS",
     "AdaptResult",
     "Aim",
+    "Alignment",
     "CheckpointError",
     "Comparison",
+    "DetectorError",
     "Direction",
-    "EDIT_COPIES",
     "EditConfig",
     "EditResult",
     "EncoderChoice",
@@ -213,6 +242,7 @@ __all__ = [
     "Evaluation",
     "EvaluationConfig",
     "Execution",
+    "Face",
     "FolderStore",
     "Frame",
     "GeneratorBundle",
@@ -221,12 +251,14 @@ __all__ = [
     "Latent",
     "LiveSheet",
     "Look",
+    "NoFaceError",
     "PictureError",
     "Poll",
     "Preset",
     "Profile",
     "Progress",
     "Provenance",
+    "Quad",
     "Recipe",
     "RecipeError",
     "Referee",
@@ -245,6 +277,9 @@ __all__ = [
     "adapt",
     "adapt_recipe",
     "adaptation_sheet",
+    "align",
+    "align_batch",
+    "alignment_of_faces",
     "apply_direction",
     "apply_looks",
     "best_step",
@@ -258,6 +293,7 @@ __all__ = [
     "check_format",
     "check_run",
     "check_texts",
+    "choose_face",
     "combine",
     "compare",
     "count_of",
@@ -267,6 +303,7 @@ __all__ = [
     "demo_recipe",
     "demo_target",
     "detect",
+    "detect_alignment",
     "draw_cover",
     "edit_latents",
     "edit_sheet",
@@ -275,10 +312,15 @@ __all__ = [
     "encoder_notes",
     "evaluate",
     "evaluation_bytes",
+    "faces_of_comfyui",
+    "ffhq_quad",
+    "find_faces",
     "first_free",
+    "followed_face",
     "frame",
     "frame_mask",
     "framed_target",
+    "full_frame",
     "further_clips",
     "gradients",
     "inspect",
@@ -286,11 +328,11 @@ __all__ = [
     "is_out_of_memory",
     "iter_samples",
     "join_latents",
-    "labelled_grid",
-    "latent_notes",
     "joined_pictures",
     "jpeg_file",
     "kept_snapshots",
+    "labelled_grid",
+    "latent_notes",
     "load",
     "load_clip",
     "load_direction",
@@ -300,6 +342,7 @@ __all__ = [
     "load_look",
     "load_perceptual",
     "load_picture",
+    "load_quad",
     "load_target",
     "look_between",
     "look_notes",
@@ -315,6 +358,8 @@ __all__ = [
     "parse_edit_strengths",
     "parse_seeds",
     "parse_strengths",
+    "paste_back",
+    "paste_batch",
     "plot_points",
     "prepared",
     "random_latents",
@@ -329,13 +374,16 @@ __all__ = [
     "save_latent",
     "save_look",
     "save_png",
+    "save_quad",
     "search_bytes",
     "search_latent",
     "search_recipe",
+    "smoothed",
     "snapshot_rows",
     "snapshot_scores",
     "swap_from",
     "target_path",
+    "three_point_quad",
     "to_pillow",
     "to_tensor",
     "training_bytes",

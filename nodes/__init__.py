@@ -19,6 +19,7 @@ from .loaders import (
 )
 from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
 from .methods import OneShotMethod
+from .photos import OneShotAlignFace, OneShotPasteBack
 from .sampling import OneShotBlendGenerators, SampleAdapted
 from .search import CLIPLatentSearch
 from .training import OneShotAdapt
@@ -49,6 +50,8 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotEditGrid,
     OneShotInterpolateLatents,
     OneShotStyleMix,
+    OneShotAlignFace,
+    OneShotPasteBack,
 ]
 # Ids without a prefix, which another pack may take as well.
 GIVEN = {

@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .aligned_batches import Alignment, align_batch, alignment_of_faces, detect_alignment, paste_batch
+    from .aligned_batches import (
+        Alignment,
+        align_batch,
+        alignment_of_faces,
+        detect_alignment,
+        parse_point,
+        paste_batch,
+        square_masks,
+    )
     from .alignment import (
         LANDMARKS_LICENCE,
         DetectorError,
@@ -158,7 +166,9 @@ _MODULES = {
     ),
     "quads": "Quad",
     "quad_files": "load_quad save_quad",
-    "aligned_batches": "Alignment align_batch alignment_of_faces detect_alignment paste_batch",
+    "aligned_batches": (
+        "Alignment align_batch alignment_of_faces detect_alignment parse_point paste_batch square_masks"
+    ),
     "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
@@ -356,6 +366,7 @@ __all__ = [
     "owned",
     "parse_classes",
     "parse_edit_strengths",
+    "parse_point",
     "parse_seeds",
     "parse_strengths",
     "paste_back",
@@ -381,6 +392,7 @@ __all__ = [
     "smoothed",
     "snapshot_rows",
     "snapshot_scores",
+    "square_masks",
     "swap_from",
     "target_path",
     "three_point_quad",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from .alignment import (
 from .choices import FEATHER, SMOOTH_FRAMES
 from .pictures import to_pillow, to_tensor
 from .quads import Quad
-from .tensors import Images
+from .tensors import Images, owned
 
 Poll = Callable[[int, int], None]
 
@@ -151,3 +152,36 @@ def paste_batch(
         if poll is not None:
             poll(len(pasted), count)
     return torch.cat(pasted)
+
+
+def square_masks(masks: Tensor) -> Tensor:
+    """Read masks of a canvas, [M, M], [N, M, M] or [N, 1, M, M] in [0, 1], as [N, M, M].
+
+    Raises:
+        ValueError: they are not square, as the pictures they belong to are.
+    """
+    values = owned(masks).cpu().float().reshape(-1, *masks.shape[-2:])
+    if values.shape[-1] != values.shape[-2]:
+        height, width = values.shape[-2:]
+        raise ValueError(
+            f"mask must be square, as the picture that is put back is; got {width} x {height} px"
+        )
+    return values.clamp(0, 1)
+
+
+def parse_point(text: str) -> tuple[float, float]:
+    """Read a point such as "210, 180": pixels from the left and from the top.
+
+    Raises:
+        ValueError: it is not two numbers.
+    """
+    parts = text.replace(",", " ").split()
+    try:
+        x, y = map(float, parts)
+    except ValueError:
+        raise ValueError(
+            f"a point is two numbers, pixels from the left and from the top, such as 210, 180; got {text!r}"
+        ) from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(f"a point must be finite, got {text!r}")
+    return x, y

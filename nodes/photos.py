@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
+from ..oneshot_core.alignment import LARGEST
 from ..oneshot_core.choices import ALIGNED_PX, FEATHER, SMOOTH_FRAMES
 from . import bridge
 from .api import io
@@ -95,9 +96,9 @@ def _alignment(photos: Tensor, method: dict[str, Any], landmarks: Any, run: Any)
     if kind == WHOLE:
         return core.Alignment((core.full_frame(width, height),))
     if kind == POINTS:
-        points = [core.parse_point(method[name]) for name in _CORNERS]
-        return core.Alignment((core.three_point_quad(*points, width, height),))
-    which = method["face"] or core.LARGEST
+        left, right, mouth = (core.parse_point(method[name]) for name in _CORNERS)
+        return core.Alignment((core.three_point_quad(left, right, mouth, width, height),))
+    which: int | str = method["face"] or LARGEST
     if kind == FIND:
         return core.detect_alignment(photos, which, method["smooth"], lambda done, _: run.step(done))
     if landmarks is None:

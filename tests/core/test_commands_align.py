@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_words import run
 from PIL import Image
 from tiny_networks import TinyChoice
 
+from oneshot_core import cli
 from oneshot_core import inputs as opening
 from oneshot_core.alignment import align, three_point_quad
-from oneshot_core.commands import resources
+from oneshot_core.commands import evaluate, resources
 from oneshot_core.fingerprints import fingerprint
 from oneshot_core.frames import Frame
 from oneshot_core.pictures import load_picture
@@ -145,3 +147,12 @@ def test_a_search_sees_the_square_of_the_quad_and_its_recipe_makes_it_again(caps
     assert code == 2 and "the quad was found in a photo of 240 x 200 px" in err
     code, out, _ = run(capsys, "info", quad)
     assert code == 0 and "where an aligned picture lies in its photo" in out
+
+
+def test_an_evaluation_frames_its_target_by_the_quad(capsys, tmp_path, photo):
+    assert run(capsys, "align", photo, "--out", tmp_path / "a", "--size", 64, "--points", *POINTS)[0] == 0
+    quad = tmp_path / "a" / "me.json"
+    words = ["evaluate", "x", "--generator", "demo", "--target", photo, "--out", "y", "--quad", quad]
+    options = cli.build_parser().parse_args([str(word) for word in words])
+    found = evaluate._target(str(photo), 64, options)
+    assert torch.equal(found, load_picture(photo, 64, Frame(quad=load_quad(quad))))

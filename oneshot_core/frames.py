@@ -90,8 +90,9 @@ class Frame:
         """Return the box of the picture that is used: left, top, right, bottom, in pixels."""
         if self.quad is not None:
             self.quad.check(width, height)
-            left, top, right, bottom = (math.floor(value + 0.5) for value in self.quad.bounds)
-            return max(0, left), max(0, top), min(width, right + 1), min(height, bottom + 1)
+            left, top, right, bottom = (value + 0.5 for value in self.quad.bounds)
+            ends = min(width, math.ceil(right)), min(height, math.ceil(bottom))
+            return max(0, math.floor(left)), max(0, math.floor(top)), *ends
         if self.fit != CROP:
             return 0, 0, width, height
         left, top, side = self.square(width, height)

@@ -8,7 +8,7 @@ scipy.ndimage's rule, without scipy.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ BORDER, LEAST_BORDER_PX = 0.1, 3  # of the side, that is kept around the quad
 SLACK_PX = 4  # of the border that may be missing before the photo is continued
 PAD, BLUR = 0.3, 0.02  # of the side: margin that is made up, and the deviation of its blur
 TRUNCATE = 4.0  # deviations that the Gaussian reaches to each side
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 Corners: TypeAlias = NDArray[np.float64]  # [4, 2]
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -82,7 +83,7 @@ def _aligned(picture: Picture, quad: Quad, out_px: int, transform_px: int | None
         size = tuple(max(1, round(length / shrink)) for length in picture.size)
         picture = picture.resize(size, Image.Resampling.LANCZOS)  # type: ignore[arg-type]
         corners, side = corners / shrink, side / shrink
-    border = max(round(BORDER * side), LEAST_BORDER_PX)
+    border = _border(side)
     picture, corners = _cropped(picture, corners, border)
     picture, corners = _continued(picture, corners, border, side)
     cut = picture.transform(
@@ -94,7 +95,11 @@ def _aligned(picture: Picture, quad: Quad, out_px: int, transform_px: int | None
     return cut if transform_px == out_px else cut.resize((out_px, out_px), Image.Resampling.LANCZOS)
 
 
-def _box(corners: Corners) -> tuple[int, int, int, int]:
+def _border(side: float) -> int:
+    return max(round(BORDER * side), LEAST_BORDER_PX)
+
+
+def _box(corners: Corners) -> Box:
     """Upright box of whole pixels around corners: left, top, right, bottom."""
     left, top = (int(value) for value in np.floor(corners.min(axis=0)))
     right, bottom = (int(value) for value in np.ceil(corners.max(axis=0)))
@@ -103,26 +108,28 @@ def _box(corners: Corners) -> tuple[int, int, int, int]:
 
 def _cropped(picture: Picture, corners: Corners, border: int) -> tuple[Picture, Corners]:
     """Leave out what is farther from the quad than the border."""
-    left, top, right, bottom = _box(corners)
-    box = (
-        max(left - border, 0),
-        max(top - border, 0),
-        min(right + border, picture.width),
-        min(bottom + border, picture.height),
-    )
-    if box[2] - box[0] == picture.width and box[3] - box[1] == picture.height:
+    box = _crop_box(corners, picture.size, border)
+    if box == (0, 0, *picture.size):
         return picture, corners
     return picture.crop(box), corners - box[:2]
 
 
+def _crop_box(corners: Corners, size: tuple[int, int], border: int) -> Box:
+    left, top, right, bottom = _box(corners)
+    return (
+        max(left - border, 0),
+        max(top - border, 0),
+        min(right + border, size[0]),
+        min(bottom + border, size[1]),
+    )
+
+
 def _continued(picture: Picture, corners: Corners, border: int, side: float) -> tuple[Picture, Corners]:
     """Continue the photo where the quad leaves it: mirrored, fading into a blur and the median colour."""
-    left, top, right, bottom = _box(corners)
-    wanted = (-left, -top, right - picture.width, bottom - picture.height)
-    pad = [max(one + border, 0) for one in wanted]
-    if max(pad) <= border - SLACK_PX:
+    pad = _margins(corners, picture.size, border, side)
+    if pad is None:
         return picture, corners
-    left, top, right, bottom = (max(one, round(PAD * side)) for one in pad)
+    left, top, right, bottom = pad
     values = np.asarray(picture, dtype=np.float32)
     margins = ((top, bottom), (left, right), (0, 0))[: values.ndim]
     values = np.pad(values, margins, mode="reflect")
@@ -130,15 +137,56 @@ def _continued(picture: Picture, corners: Corners, border: int, side: float) -> 
     if values.ndim == 2:  # a mask
         return Image.fromarray(values), moved
     height, width = values.shape[:2]
-    x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
-    across = np.minimum(x / left, (width - 1 - x) / right)
-    down = np.minimum(y / top, (height - 1 - y) / bottom)
-    outside = np.maximum(1 - across, 1 - down).astype(np.float32)[
-        ..., None
-    ]  # 1: the end, 0: the photo's edge
-    values += (blurred(values, BLUR * side) - values) * np.clip(3 * outside + 1, 0, 1)
+    outside = _outside(np.arange(width), np.arange(height), (width, height), pad)[..., None]
+    values += (blurred(values, BLUR * side) - values) * _blur_share(outside)
     values += (np.median(values, axis=(0, 1)) - values) * np.clip(outside, 0, 1)
     return Image.fromarray(np.uint8(np.clip(np.rint(values), 0, 255))), moved
+
+
+def _margins(corners: Corners, size: tuple[int, int], border: int, side: float) -> Box | None:
+    """How far a photo is continued to the left, top, right and bottom; None where the quad lies within it."""
+    left, top, right, bottom = _box(corners)
+    pad = [max(one + border, 0) for one in (-left, -top, right - size[0], bottom - size[1])]
+    if max(pad) <= border - SLACK_PX:
+        return None
+    left, top, right, bottom = (max(one, round(PAD * side)) for one in pad)
+    return left, top, right, bottom
+
+
+def _outside(x: NDArray[Any], y: NDArray[Any], size: tuple[int, int], pad: Box) -> Floats:
+    """How far columns x and rows y of a continued photo lie outside: 1 at its end, 0 at the photo's edge."""
+    left, top, right, bottom = pad
+    across = np.minimum(x / left, (size[0] - 1 - x) / right)
+    down = np.minimum(y / top, (size[1] - 1 - y) / bottom)
+    return (1 - np.minimum(across[None], down[:, None])).astype(np.float32)
+
+
+def _blur_share(outside: Floats) -> Floats:
+    return np.clip(3 * outside + 1, 0, 1)
+
+
+def blur_share(quad: Quad, x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Return how much of the blur `align` put into a photo's pixels: 1 at an edge that the quad leaves.
+
+    It ends within the photo a third as far from the edge as the photo was continued beyond it.
+
+    Args:
+        quad: of the photo.
+        x: columns, [w].
+        y: rows, [h].
+
+    Returns:
+        [h, w], 0 where the pixels stay as they are.
+    """
+    corners, border = np.array(quad.corners), _border(quad.side)
+    box = _crop_box(corners, (quad.width, quad.height), border)
+    size = (box[2] - box[0], box[3] - box[1])
+    pad = None if quad.pixels else _margins(corners - box[:2], size, border, quad.side)
+    if pad is None:
+        return np.zeros((len(y), len(x)), dtype=np.float32)
+    left, top, right, bottom = pad
+    whole = (size[0] + left + right, size[1] + top + bottom)
+    return _blur_share(_outside(x - box[0] + left, y - box[1] + top, whole, pad))
 
 
 def blurred(values: Floats, sigma: float) -> Floats:

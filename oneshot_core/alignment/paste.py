@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +13,7 @@ from ..choices import FEATHER
 from ..quads import Quad
 from ..ranges import check_number
 from ..tensors import Images, check_finite, check_shape
+from .crops import blur_share
 
 # Pixels of the picture, once it is made smaller, per pixel of the photo: with 1 a face that is put back
 # unchanged loses detail, with 1.5 what is finer than the photo's pixels shows as noise.
@@ -28,7 +30,7 @@ def paste_back(
         picture: [1, 3, S, S] in [-1, 1]; S need not be the side of the quad.
         quad: where it lies.
         feather: how far the picture fades in from each side of the quad, as a share of its side, 0 to 0.5.
-            Sides outside the photo do not show: at the photo's edge nothing fades.
+            Where the quad leaves the photo, it fades towards the photo's edge as `align` blurred it there.
         mask: what is put back, in the picture's square, [1, 1, M, M], [1, M, M] or [M, M] in [0, 1] with 1 =
             changed; None: all.
 
@@ -47,7 +49,8 @@ def paste_back(
     quad.check(width, height)
     left, top, right, bottom = _region(quad)
     places = _places(quad, left, top, right, bottom)  # [h, w, 2]
-    weight = _faded(places, feather).float()
+    columns, rows = np.arange(left, right), np.arange(top, bottom)
+    weight = _faded(places, feather).float() * (1 - torch.from_numpy(blur_share(quad, columns, rows)))
     if mask is not None:
         weight = weight * _warped(_as_mask(mask), places, quad.side, "bilinear")[0, 0].clamp(0, 1)
     within = weight > 0

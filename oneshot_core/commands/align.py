@@ -23,6 +23,7 @@ from ..alignment import (
     smoothed,
     three_point_quad,
 )
+from ..alignment.crops import MOST_OUT_PX
 from ..pictures import Picture, save_png, to_tensor
 from ..pictures.files import open_picture, pictures_in
 from ..quad_files import load_quad, save_quad
@@ -38,6 +39,8 @@ def align_command(options: Namespace) -> None:
     """`align PHOTO... --out DIR`: cut faces' squares out, each as NAME.png with its quad in NAME.json."""
     photos = _pictures(options.photos)
     _check_names(photos, out_path(options.out))
+    if options.size > MOST_OUT_PX:
+        raise BadInput(f"--size must be from 1 to {MOST_OUT_PX} px, got {options.size}")
     if options.points and len(photos) > 1:
         raise BadInput(f"--points belong to one photo, got {len(photos)}")
     if options.smooth is not None and (options.points or options.square):

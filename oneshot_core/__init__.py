@@ -52,6 +52,35 @@ if TYPE_CHECKING:
         parse_edit_strengths,
         save_direction,
     )
+    from .editing.components import ganspace_directions, reference_direction, sefa_directions, set_coordinate
+    from .editing.dictionary import Dictionary
+    from .editing.dictionary_cache import cached_dictionary
+    from .editing.dictionary_files import (
+        load_dictionary,
+        load_statistics,
+        load_styleclip_dictionary,
+        load_styleclip_statistics,
+        save_dictionary,
+        save_statistics,
+    )
+    from .editing.finite_differences import DictionaryConfig, measure_dictionary
+    from .editing.foreign_directions import load_boundary, load_components
+    from .editing.global_directions import (
+        GlobalDirection,
+        Selection,
+        find_direction,
+        global_direction,
+        text_change,
+    )
+    from .editing.statistics import (
+        DriftReport,
+        LatentMoments,
+        StyleStatistics,
+        drift_report,
+        latent_moments,
+        style_statistics,
+    )
+    from .editing.style_layout import style_title
     from .encoder_choice import EncoderChoice, encoder_notes, further_clips
     from .evaluation import (
         Comparison,
@@ -148,6 +177,20 @@ _MODULES = {
         "combine edit_latents edit_sheet edit_table joined_pictures load_direction parse_edit_strengths "
         "save_direction"
     ),
+    "editing.components": "ganspace_directions reference_direction sefa_directions set_coordinate",
+    "editing.dictionary": "Dictionary",
+    "editing.dictionary_cache": "cached_dictionary",
+    "editing.dictionary_files": (
+        "load_dictionary load_statistics load_styleclip_dictionary "
+        "load_styleclip_statistics save_dictionary save_statistics"
+    ),
+    "editing.finite_differences": "DictionaryConfig measure_dictionary",
+    "editing.foreign_directions": "load_boundary load_components",
+    "editing.global_directions": "GlobalDirection Selection find_direction global_direction text_change",
+    "editing.statistics": (
+        "DriftReport LatentMoments StyleStatistics drift_report latent_moments style_statistics"
+    ),
+    "editing.style_layout": "style_title",
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
         "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
@@ -203,6 +246,34 @@ __all__ = [
     "CheckpointError",
     "Comparison",
     "Direction",
+    "ganspace_directions",
+    "reference_direction",
+    "sefa_directions",
+    "set_coordinate",
+    "Dictionary",
+    "cached_dictionary",
+    "load_dictionary",
+    "load_statistics",
+    "load_styleclip_dictionary",
+    "load_styleclip_statistics",
+    "save_dictionary",
+    "save_statistics",
+    "DictionaryConfig",
+    "measure_dictionary",
+    "load_boundary",
+    "load_components",
+    "GlobalDirection",
+    "Selection",
+    "find_direction",
+    "global_direction",
+    "text_change",
+    "DriftReport",
+    "LatentMoments",
+    "StyleStatistics",
+    "drift_report",
+    "latent_moments",
+    "style_statistics",
+    "style_title",
     "EDIT_COPIES",
     "EditConfig",
     "EditResult",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +163,7 @@ def component_direction(
     )  # fmt: skip
 
 
-def _origin(bundle: GeneratorBundle, method: str) -> dict[str, str]:
+def _origin(bundle: GeneratorBundle, method: str) -> dict[str, Any]:
     return {
         "method": method,
         "measured": bundle.title,
@@ -283,7 +284,7 @@ def reference_direction(
     return slots_direction(change, name=name, **_origin(bundle, "difference"))
 
 
-def slots_direction(change: Tensor, **texts: str) -> Direction:
+def slots_direction(change: Tensor, **texts: Any) -> Direction:
     """Make a direction of one vector per slot [L, W]: in w where all are the same, else in w+."""
     widths = (change.shape[1],) * len(change)
     if bool((change == change[0]).all()):

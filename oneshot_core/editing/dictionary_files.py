@@ -147,14 +147,15 @@ def _statistics_tensors(statistics: StyleStatistics) -> dict[str, Tensor]:
 
 def _read_statistics(fields: Fields, sources: Mapping[str, Source]) -> StyleStatistics:
     widths = read_widths(fields)
-    parts = []
+    parts = list[tuple[Tensor, ...]]()
     for name in ("mean", "sigma"):
         values = _tensor(sources, name, (torch.float64,), (sum(widths),))
         parts.append(tuple(owned(one) for one in values.split(widths)))
     cutoff = fields.whole("cutoff", 0, 10_000) if "cutoff" in fields else None
     return StyleStatistics(
-        *parts, fields.number("psi", 0, 10), cutoff, fields.whole("count", 0, MAX_COUNT),
-        fields.whole("seed"), *(short_text(fields, name) for name in _TEXTS),
+        parts[0], parts[1], fields.number("psi", 0, 10), cutoff, fields.whole("count", 0, MAX_COUNT),
+        fields.whole("seed"), short_text(fields, "measured"), short_text(fields, "fingerprint"),
+        short_text(fields, "family"),
     )  # fmt: skip
 
 
@@ -162,8 +163,10 @@ def _read_dictionary(fields: Fields, sources: Mapping[str, Source]) -> Dictionar
     statistics = _read_statistics(fields.object("statistics"), sources)
     rows = _tensor(sources, "rows", (torch.float32, HALF_ROWS), (None, None)).float()
     count = len(rows)
-    places = {name: _tensor(sources, name, (torch.int64,), (count,)) for name in ("styles", "channels")}
-    known = {
+    places: dict[str, Any] = {
+        name: _tensor(sources, name, (torch.int64,), (count,)) for name in ("styles", "channels")
+    }
+    known: dict[str, Any] = {
         name: _tensor(sources, name, (torch.float32,), (count,))
         for name in ("rho", "effect")
         if name in sources
@@ -174,7 +177,8 @@ def _read_dictionary(fields: Fields, sources: Mapping[str, Source]) -> Dictionar
     fields.object("settings")
     return Dictionary(
         rows, **places, statistics=statistics, **known,
-        **{name: short_text(fields, name) for name in ("clip", "clip_fingerprint", "method")},
+        clip=short_text(fields, "clip"), clip_fingerprint=short_text(fields, "clip_fingerprint"),
+        method=short_text(fields, "method"),
         settings=fields.value("settings"),
     )  # fmt: skip
 

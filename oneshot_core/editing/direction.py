@@ -204,9 +204,9 @@ def _sum(one: Direction, two: Direction) -> Direction:
     if not any(bool(vector.any()) for vector in vectors.values()):
         raise ValueError(f"{one.title} and {two.title} cancel each other out; change a factor")
     names = " + ".join(each.name or each.method or each.kind for each in (one, two))
-    texts = {key: _common(getattr(one, key), getattr(two, key)) for key in TEXTS}
+    texts: dict[str, Any] = {key: _common(getattr(one, key), getattr(two, key)) for key in TEXTS}
     texts |= {"name": names[:MAX_TEXT], "method": "combined", "family": one.family or two.family}
-    spread = {name: _alike(one, two, name, vectors) for name in ("sigma", "mean")}
+    spread: dict[str, Any] = {name: _alike(one, two, name, vectors) for name in ("sigma", "mean")}
     return Direction(one.kind, vectors, one.widths, **spread, **texts)
 
 

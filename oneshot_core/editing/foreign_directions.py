@@ -113,7 +113,7 @@ def load_components(path: Path | str, bundle: GeneratorBundle, count: int | None
             raise CheckpointError(str(error)) from error
 
 
-def _texts(path: Path, bundle: GeneratorBundle, method: str) -> dict[str, str]:
+def _texts(path: Path, bundle: GeneratorBundle, method: str) -> dict[str, Any]:
     name = printable(path.stem)[:200]
     return {"name": name, "method": method, "measured": bundle.title, "family": bundle.family}
 

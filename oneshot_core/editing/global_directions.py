@@ -175,15 +175,18 @@ def select(dictionary: Dictionary, values: Tensor, selection: Selection | None =
         taken &= allowed & (size > 0)
         beta = float(size[taken].min()) if bool(taken.any()) else 0.0
     else:
-        beta = selection.beta if selection.auto_channels is None else _auto_beta(
-            size[allowed], selection.auto_channels
-        )  # fmt: skip
-        assert beta is not None
+        beta = _threshold(size[allowed], selection)
         taken = allowed & (size >= beta) & (size > 0)
     if not bool(taken.any()):
         raise ValueError(_nothing(dictionary, size[allowed], selection, beta))
     amplitudes = torch.where(taken, values.double(), 0.0) / size[taken].max()
     return Selected(amplitudes, int(taken.sum()), beta)
+
+
+def _threshold(size: Tensor, selection: Selection) -> float:
+    if selection.beta is not None:
+        return selection.beta
+    return _auto_beta(size, selection.auto_channels or 0)
 
 
 def _allowed(dictionary: Dictionary, size: Tensor, selection: Selection) -> Tensor:

@@ -38,6 +38,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 OTHER_FILES = {  # format in the header: what it is, and who reads it
     "oneshot-latent": "a latent of this project; `sample --latent` and the node Load StyleGAN Latent read it",
     "oneshot-direction": "a direction of this project; `edit --direction` and Load Direction read it",
+    "oneshot-dictionary": "a dictionary of style space; `directions text --dictionary` reads it",
+    "oneshot-dictionary-state": "a dictionary half measured; `directions measure` with the same OUT goes on",
+    "oneshot-style-statistics": "statistics of style space; `directions dictionary --statistics` reads it",
     "oneshot-look": "a look of this project; `sample --look` and the node Load Look read it",
     "oneshot-search": "the state of a latent search; `search` with the same --out goes on from it",
     "oneshot-run": "the state of an unfinished training; `adapt` with the same --out goes on from it",

@@ -18,6 +18,7 @@ from ..edits import MAX_EDITS, MOST_STRENGTH, STYLE, W_PLUS, LatentEdit, checked
 from ..latents import Latent
 from ..ranges import check_number
 from ..texts import printable
+from .style_layout import style_widths
 
 KINDS = ("w", W_PLUS, STYLE)
 MAX_TEXT = 2000  # characters of each text of a direction
@@ -29,8 +30,8 @@ class Direction:
 
     Args:
         kind: "w": one vector for all slots; "w+": one for some slots; "style": one for some styles.
-        vectors: what strength 1 adds, float32 [C], by slot or style; of kind "w" only number 0, for all
-            slots. In units of the latent itself, not of sigma.
+        vectors: what strength 1 adds, [C], by slot or style; of kind "w" only number 0, for all slots. In
+            units of the latent itself, not of sigma. Float32, as files keep it, but for tests of parity.
         widths: numbers of each slot or style of the generators it fits: [W] * L, or the styles' channels.
         sigma: standard deviations of what `vectors` change, by the same numbers, each [C], or [1] where one
             number stands for the vector (a component); where strengths count sigmas. Empty: not known.
@@ -70,7 +71,8 @@ class Direction:
                 raise ValueError(f"the {name} of a direction must be at most {MAX_TEXT} characters")
         if not self.vectors or not any(bool(vector.any()) for vector in self.vectors.values()):
             raise ValueError(f"{self.title} changes nothing; lower its threshold, or choose more channels")
-        if self.kind == "w" and set(self.vectors) != {0}:
+        spread = {*self.vectors, *self.sigma, *self.mean}
+        if self.kind == "w" and (spread != {0} or 0 not in self.vectors):
             raise ValueError(f"{self.title} is in w, so it has one vector, number 0")
         self._keep("vectors", self.widths)
         # One number may stand for a whole vector: a component has one deviation.
@@ -114,9 +116,16 @@ class Direction:
     def scaled(self, factor: float) -> Direction:
         """The direction times a number; -1 turns it round."""
         check_number(factor, f"factor of {self.title}", low=-MOST_STRENGTH, high=MOST_STRENGTH)
-        name = f"{self.name} ({factor:g})" if factor != 1 else self.name
+        if factor == 0:
+            raise ValueError(f"{self.title} times 0 changes nothing; leave it out, or give another factor")
+        name = f"{self.name} ({factor:g})" if self.name and factor != 1 else self.name
         vectors = {index: vector * factor for index, vector in self.vectors.items()}
-        return replace(self, vectors=vectors, name=name[:MAX_TEXT])
+        # A component's one deviation is that of its vector; those of channels stay what they are.
+        sigma = {
+            index: value * abs(factor) if self.kind != STYLE and value.numel() == 1 else value
+            for index, value in self.sigma.items()
+        }
+        return replace(self, vectors=vectors, sigma=sigma, name=name[:MAX_TEXT])
 
     def __neg__(self) -> Direction:
         return self.scaled(-1.0)
@@ -157,14 +166,18 @@ def combine(directions: Sequence[tuple[Direction, float]]) -> Direction:
     """Add directions of one kind up, each times a factor.
 
     Args:
-        directions: at least one, of equal kind and widths; of w and w+, w+ comes out.
+        directions: at least one, of equal kind and widths; of w and w+, w+ comes out. One whose factor is 0
+            is left out.
+
+    Returns:
+        Their sum; it keeps the deviations and means that all of them have alike.
 
     Raises:
         ValueError: none, kinds or widths that differ, families that differ, or a sum that is nothing.
     """
-    if not directions:
-        raise ValueError("there is no direction to combine; give at least one")
-    scaled = [direction.scaled(factor) for direction, factor in directions]
+    scaled = [direction.scaled(factor) for direction, factor in directions if factor != 0]
+    if not scaled:
+        raise ValueError("there is no direction to combine; give at least one, with a factor other than 0")
     return reduce(_sum, scaled)
 
 
@@ -188,12 +201,31 @@ def _sum(one: Direction, two: Direction) -> Direction:
         )
         for index in {*one.vectors, *two.vectors}
     }
-    name = f"{one.name} + {two.name}"[:MAX_TEXT]
-    same = {key: value for key in TEXTS if (value := getattr(one, key)) == getattr(two, key)}
-    return Direction(
-        one.kind, vectors, one.widths, **{**same, "name": name, "method": "combined"},
-        sigma={**two.sigma, **one.sigma},
-    )  # fmt: skip
+    if not any(bool(vector.any()) for vector in vectors.values()):
+        raise ValueError(f"{one.title} and {two.title} cancel each other out; change a factor")
+    names = " + ".join(each.name or each.method or each.kind for each in (one, two))
+    texts: dict[str, Any] = {key: _common(getattr(one, key), getattr(two, key)) for key in TEXTS}
+    texts |= {"name": names[:MAX_TEXT], "method": "combined", "family": one.family or two.family}
+    spread: dict[str, Any] = {name: _alike(one, two, name, vectors) for name in ("sigma", "mean")}
+    return Direction(one.kind, vectors, one.widths, **spread, **texts)
+
+
+def _common(one: str, two: str) -> str:
+    return one if one == two else ""
+
+
+def _alike(one: Direction, two: Direction, name: str, vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Deviations or means of a sum: those of the channels, in which both agree where both change a layer.
+
+    That of a component belongs to its own vector, and to no sum.
+    """
+    kept = {}
+    for index in vectors:
+        known = [getattr(each, name).get(index) for each in (one, two) if index in each.vectors]
+        whole = all(value is not None and value.numel() == one.widths[index] for value in known)
+        if whole and one.kind == STYLE and all(torch.equal(value, known[0]) for value in known):
+            kept[index] = known[0]
+    return kept
 
 
 def apply_direction(latent: Latent, direction: Direction, strength: float = 1.0) -> Latent:
@@ -234,8 +266,8 @@ def check_direction(direction: Direction, bundle: GeneratorBundle) -> None:
             f"which is not of the family of {bundle.title}; use that generator, or one adapted from it"
         )
     generator = bundle.generator
-    styles = tuple(len(layer.bias) for layer in generator.affine_layers())
-    own = styles if direction.kind == STYLE else (generator.config.w_dim,) * generator.config.num_layers
+    slots = (generator.config.w_dim,) * generator.config.num_layers
+    own = style_widths(generator) if direction.kind == STYLE else slots
     if direction.widths != own:
         raise ValueError(
             f"{direction.title} does not fit {bundle.title}: it has {len(direction.widths)} layers of "

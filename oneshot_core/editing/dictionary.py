@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,22 @@ from .statistics import StyleStatistics
 from .style_layout import convolution_styles, style_title
 
 UNIT_ERROR = 1e-2  # by which the length of a row may differ from 1: half precision rounds
+
+
+class Channels(Protocol):
+    """Channels of style space about which something was measured: those of a dictionary, or of gradients."""
+
+    @property
+    def styles(self) -> Tensor:
+        """[K] int64, the style of each, in the order of `Generator.affine`."""
+
+    @property
+    def channels(self) -> Tensor:
+        """[K] int64, its channel in that style."""
+
+    @property
+    def statistics(self) -> StyleStatistics:
+        """Of the styles; one sigma is the unit of strengths."""
 
 
 @dataclass(frozen=True)

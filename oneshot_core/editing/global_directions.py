@@ -19,7 +19,7 @@ from ..edits import STYLE
 from ..features import ClipEncoder
 from ..features.prompts import templates_for
 from ..tensors import check_finite, check_shape
-from .dictionary import Dictionary, channel_title
+from .dictionary import Channels, Dictionary, channel_title
 from .direction import Direction
 from .style_layout import check_styles
 
@@ -152,11 +152,11 @@ def relevance(dictionary: Dictionary, change: Tensor) -> Tensor:
     return dictionary.rows.double() @ change.detach().cpu().double()
 
 
-def select(dictionary: Dictionary, values: Tensor, selection: Selection | None = None) -> Selected:
+def select(channels: Channels, values: Tensor, selection: Selection | None = None) -> Selected:
     """Choose channels by their relevance.
 
     Args:
-        dictionary: whose rows `values` belong to.
+        channels: that `values` belong to, such as a dictionary's.
         values: [K] relevance; its sign says which way a channel moves.
         selection: how; default the 50 channels of the highest relevance.
 
@@ -164,10 +164,10 @@ def select(dictionary: Dictionary, values: Tensor, selection: Selection | None =
         ValueError: layers that do not exist, a threshold that no channel reaches, or values that are all 0.
     """
     selection = selection or Selection()
-    check_shape(values, "the relevance", (len(dictionary.rows),))
+    check_shape(values, "the relevance", (len(channels.styles),))
     check_finite(values, "the relevance")
     size = values.double().abs()
-    allowed = _allowed(dictionary, size, selection)
+    allowed = _allowed(channels, size, selection)
     if selection.channels is not None:
         ranked = torch.where(allowed, size, -1.0).sort(descending=True, stable=True).indices
         taken = torch.zeros_like(allowed)
@@ -178,7 +178,7 @@ def select(dictionary: Dictionary, values: Tensor, selection: Selection | None =
         beta = _threshold(size[allowed], selection)
         taken = allowed & (size >= beta) & (size > 0)
     if not bool(taken.any()):
-        raise ValueError(_nothing(dictionary, size[allowed], selection, beta))
+        raise ValueError(_nothing(size[allowed], selection, beta))
     amplitudes = torch.where(taken, values.double(), 0.0) / size[taken].max()
     return Selected(amplitudes, int(taken.sum()), beta)
 
@@ -189,28 +189,28 @@ def _threshold(size: Tensor, selection: Selection) -> float:
     return _auto_beta(size, selection.auto_channels or 0)
 
 
-def _allowed(dictionary: Dictionary, size: Tensor, selection: Selection) -> Tensor:
+def _allowed(channels: Channels, size: Tensor, selection: Selection) -> Tensor:
     """Which rows [K] may be taken: those of the layers, and of each layer the most relevant."""
     allowed = torch.ones(len(size), dtype=torch.bool)
     if selection.layers is not None:
-        chosen = check_styles(selection.layers, len(dictionary.widths))
-        allowed = torch.isin(dictionary.styles, torch.tensor(chosen))
+        chosen = check_styles(selection.layers, len(channels.statistics.widths))
+        allowed = torch.isin(channels.styles, torch.tensor(chosen))
     if selection.per_layer is not None:
-        for style in dictionary.styles.unique().tolist():
-            own = (dictionary.styles == style).nonzero().flatten()
+        for style in channels.styles.unique().tolist():
+            own = (channels.styles == style).nonzero().flatten()
             ranked = own[size[own].sort(descending=True, stable=True).indices]
             allowed[ranked[selection.per_layer :]] = False
     return allowed
 
 
-def _nothing(dictionary: Dictionary, size: Tensor, selection: Selection, beta: float) -> str:
+def _nothing(size: Tensor, selection: Selection, beta: float) -> str:
     """Say why a selection took no channel."""
     if not len(size):
         layers = ", ".join(map(str, selection.layers or ()))
-        return f"the dictionary has no channel of the layers {layers}; choose others, or measure them"
+        return f"nothing was measured of the layers {layers}; choose others, or measure them"
     highest = float(size.max())
     if highest == 0:
-        return "no channel of the dictionary follows this change at all; say it in other words"
+        return "no channel follows this change at all; say it in other words"
     return (
         f"no channel reaches the threshold beta {beta:g}: the highest relevance is {highest:.3f}; lower beta "
         f"below that, or take a number of channels instead"
@@ -235,52 +235,58 @@ def _auto_beta(size: Tensor, more_than: int) -> float:
     return max(enough, default=AUTO_BETAS[0])
 
 
-def channel_vectors(dictionary: Dictionary, amplitudes: Tensor) -> dict[int, Tensor]:
+def channel_vectors(channels: Channels, amplitudes: Tensor) -> dict[int, Tensor]:
     """Vectors by style, float64: every channel's amplitude times its sigma.
 
     Args:
-        dictionary: with the sigmas.
-        amplitudes: [K] in sigmas, one per row; styles of which all are 0 get no vector.
+        channels: with the sigmas, such as a dictionary's.
+        amplitudes: [K] in sigmas, one per channel; styles of which all are 0 get no vector.
     """
-    check_shape(amplitudes, "the amplitudes", (len(dictionary.rows),))
+    check_shape(amplitudes, "the amplitudes", (len(channels.styles),))
     vectors = {}
-    for style in dictionary.styles[amplitudes != 0].unique().tolist():
-        own = dictionary.styles == style
-        vector = torch.zeros(dictionary.widths[style], dtype=torch.float64)
-        vector[dictionary.channels[own]] = amplitudes[own].double()
-        vectors[style] = vector * dictionary.statistics.sigma[style].double()
+    for style in channels.styles[amplitudes != 0].unique().tolist():
+        own = channels.styles == style
+        vector = torch.zeros(channels.statistics.widths[style], dtype=torch.float64)
+        vector[channels.channels[own]] = amplitudes[own].double()
+        vectors[style] = vector * channels.statistics.sigma[style].double()
     return vectors
 
 
-def direction_of(
-    dictionary: Dictionary, amplitudes: Tensor, texts: Mapping[str, str] | None = None
+def style_direction(
+    channels: Channels, amplitudes: Tensor, texts: Mapping[str, str] | None = None
 ) -> Direction:
     """Make the direction that changes channels by amplitudes in sigmas.
 
     Args:
-        dictionary: where channels and sigmas come from.
-        amplitudes: [K] in sigmas at strength 1, one per row.
+        channels: that are meant, with their sigmas.
+        amplitudes: [K] in sigmas at strength 1, one per channel.
         texts: of the direction, such as name, method, text, neutral_text, clip.
 
     Raises:
         ValueError: nothing is changed.
     """
-    statistics = dictionary.statistics
-    vectors = {style: vector.float() for style, vector in channel_vectors(dictionary, amplitudes).items()}
+    statistics = channels.statistics
+    vectors = {style: vector.float() for style, vector in channel_vectors(channels, amplitudes).items()}
     own = {
-        "clip": dictionary.clip,
-        "dictionary": dictionary.digest,
         "measured": statistics.measured,
         "fingerprint": statistics.fingerprint,
         "family": statistics.family,
         **(texts or {}),
     }
     return Direction(
-        STYLE, vectors, dictionary.widths,
+        STYLE, vectors, statistics.widths,
         sigma={style: statistics.sigma[style].float() for style in vectors},
         mean={style: statistics.mean[style].float() for style in vectors},
         **own,
     )  # fmt: skip
+
+
+def direction_of(
+    dictionary: Dictionary, amplitudes: Tensor, texts: Mapping[str, str] | None = None
+) -> Direction:
+    """Make a direction of a dictionary's channels that says what it was read from; see `style_direction`."""
+    own = {"clip": dictionary.clip, "dictionary": dictionary.digest, **(texts or {})}
+    return style_direction(dictionary, amplitudes, own)
 
 
 def global_direction(

@@ -190,13 +190,23 @@ def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, vi
     return OVERHEAD_BYTES + weights + editing_step_bytes(bundle, clip, codes, views)
 
 
-def editing_step_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0) -> int:
-    """The part of `editing_bytes` that comes on top of the networks, with every step."""
+def editing_step_bytes(
+    bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0, max_px: int | None = None
+) -> int:
+    """The part of `editing_bytes` that comes on top of the networks, with every step.
+
+    Args:
+        bundle: who draws.
+        clip: the encoder.
+        codes: latents that are drawn at once.
+        views: crops of each picture that CLIP sees; 0: the picture itself.
+        max_px: side up to which pictures are drawn; None: their own.
+    """
     generator, seeing = _on_meta(bundle.generator), _on_meta(clip)
 
     def saved(seen: int) -> int:
         def step() -> Any:
-            images = _rendered(generator, codes)
+            images = _rendered(generator, codes, max_px)
             return [seeing.encode_images(images) for _ in range(seen)]
 
         return _saved(step)
@@ -208,12 +218,17 @@ def editing_step_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 
     return int(WORKING_SHARE * whole)
 
 
-def _rendered(generator: Generator, count: int) -> Tensor:
-    """Pictures of a batch, with gradient."""
+def _rendered(generator: Generator, count: int, max_px: int | None = None) -> Tensor:
+    """Pictures of a batch, with gradient, drawn up to a side."""
     config = generator.config
+
+    def stage(part: Callable[..., Any], x: Tensor, image: Tensor, *rest: Any, **_: Any) -> Any:
+        drawn = max_px is None or 2 * image.shape[-1] <= max_px
+        return part(x, image, *rest) if drawn else (x, image)
+
     codes: Latents = torch.empty(count, config.num_layers, config.w_dim, device=META, requires_grad=True)
     noise = [torch.empty(count, 1, *shape, device=META) for shape in generator.noise_shapes()]
-    return generator.synthesize(codes, noise)
+    return generator.render(generator.affine(codes), noise, stage)
 
 
 def _saved(work: Callable[[], Any]) -> int:

@@ -1,0 +1,176 @@
+"""Dictionaries by gradients: the whole of what CLIP sees of every channel, without a picture for each.
+
+For each sample the gradients along every direction of a basis are a vector for every channel: its tangent in
+CLIP's space. Unit tangents are averaged over the samples, as unit differences are in a dictionary by finite
+differences (editing.md 2). No text is needed, and any is a product afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checkpoints import GeneratorBundle
+from ..features import ClipEncoder
+from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from ..tensors import check_finite, check_shape, check_weights
+from .dictionary import Dictionary
+from .finite_differences import MAX_IMAGES
+from .statistics import Progress, StyleStatistics, style_statistics
+from .style_gradients import StyleView, measured_gradients
+from .style_layout import check_styles, convolution_styles
+
+METHOD = "gradients"
+BASIS_ERROR = 1e-3  # by which products of two vectors of a basis may differ from 0 and 1
+
+
+@dataclass(frozen=True)
+class GradientDictionaryConfig:
+    """Settings of a dictionary by gradients."""
+
+    samples: int = 16  # as finite differences have
+    seed: int = 0  # of the first sample; the others follow
+    styles: tuple[int, ...] | None = None  # of which all channels are measured; None: of all convolutions
+    batch_size: int = 4  # samples at once; needs memory
+
+    def __post_init__(self) -> None:
+        if self.styles is not None:
+            object.__setattr__(self, "styles", tuple(self.styles))
+        if not 1 <= self.samples <= MAX_IMAGES:
+            raise ValueError(f"samples must be 1 to {MAX_IMAGES}, got {self.samples}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what determines the result as JSON values; `batch_size` changes no more than last bits."""
+        values = asdict(self)
+        del values["batch_size"]
+        values["styles"] = None if self.styles is None else list(self.styles)
+        return values
+
+    def rows(self, view: StyleView) -> Tensor:
+        """Which [K] of the view's channels are measured, as a mask.
+
+        Raises:
+            ValueError: a style that does not exist, or none that is drawn.
+        """
+        count = len(view.statistics.widths)
+        chosen = self.styles
+        chosen = convolution_styles(count) if chosen is None else check_styles(chosen, count, "styles")
+        kept = torch.isin(view.places[0], torch.tensor(chosen))
+        if not bool(kept.any()):
+            raise ValueError(
+                f"none of these layers is drawn at {view.max_px} px, which is all that {view.clip.name} "
+                "reads; choose coarser ones"
+            )
+        return kept
+
+
+def measure_gradient_dictionary(
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    config: GradientDictionaryConfig | None = None,
+    statistics: StyleStatistics | None = None,
+    *,
+    basis: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Dictionary:
+    """Measure a dictionary: one forward pass per sample, and one backward pass per sample and vector.
+
+    Args:
+        bundle: the generator, adapted or not.
+        clip: reads the pictures, on the generator's device.
+        config: settings; default `GradientDictionaryConfig()`.
+        statistics: of its styles; None: measured from 100,000 codes at psi 0.7.
+        basis: [M, D] orthonormal, the part of CLIP's space that is looked at, such as what many pairs of
+            texts span; rows lie in it. None: all of it, M = D.
+        progress: told after each batch how many samples of how many are done; one that raises stops.
+
+    Returns:
+        Rows as finite differences give them, from tangents at the samples instead of secants.
+
+    Raises:
+        ValueError: settings, statistics or a basis that do not fit, weights that are not finite, or a step
+            that does not fit main memory.
+        FloatingPointError: a picture is not finite.
+    """
+    config = config or GradientDictionaryConfig()
+    bundle.check_finite()
+    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
+    statistics = statistics or style_statistics(bundle)
+    statistics.check_fits(bundle)
+    view = StyleView(bundle, clip, statistics)
+    view.check_memory(min(config.batch_size, config.samples))
+    kept = config.rows(view)
+    with torch.inference_mode(False):
+        vectors = _basis(view, basis)
+        total = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
+        lengths = torch.zeros(len(total), dtype=torch.float64)
+        for first in range(0, config.samples, config.batch_size):
+            last = min(first + config.batch_size, config.samples)
+            seeds = range(config.seed + first, config.seed + last)
+            tangents = measured_gradients(view, vectors, seeds, len(seeds))[:, :, kept].double()  # [M, n, K]
+            size = tangents.norm(dim=0)
+            total += (tangents / size.clamp_min(1e-30)).sum(dim=1).T
+            lengths += size.sum(dim=0)
+            if progress is not None:
+                progress(last, config.samples)
+        mean = total / config.samples
+        told = {
+            "method": METHOD,
+            "generator": network_fingerprint(bundle.generator),
+            "clip": encoder_fingerprint(clip),
+            "statistics": statistics.digest,
+            "basis": "" if basis is None else fingerprint({"basis": basis}),
+            "config": config.describe(),
+        }
+        return Dictionary(
+            (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
+            view.places[0][kept], view.places[1][kept], statistics,
+            rho=mean.norm(dim=1).float(), effect=(lengths / config.samples).float(),
+            clip=clip.name, clip_fingerprint=told["clip"], method=METHOD, settings=told,
+        )  # fmt: skip
+
+
+def _basis(view: StyleView, basis: Tensor | None) -> Tensor:
+    """Orthonormal vectors [M, D]."""
+    with torch.no_grad():
+        width = view.features(view.sampled([0])).shape[1]
+    if basis is None:
+        return torch.eye(width)
+    check_shape(basis, "the basis", (None, width))
+    check_finite(basis, "the basis")
+    error = (basis.double() @ basis.double().T - torch.eye(len(basis), dtype=torch.float64)).abs().max()
+    if float(error) > BASIS_ERROR:
+        raise ValueError(
+            "the vectors of the basis must have length 1 and be orthogonal to each other (products differ by "
+            f"{float(error):.2g}); orthonormal_basis makes such ones"
+        )
+    return basis
+
+
+def orthonormal_basis(changes: Sequence[Tensor] | Tensor, count: int) -> Tensor:
+    """What many changes of CLIP's feature span: their principal directions, the widest first.
+
+    Args:
+        changes: P changes [D], such as `text_change` gives them for many pairs of texts.
+        count: M vectors, at most P and D.
+
+    Returns:
+        [M, D] orthonormal; of the changes themselves, not of their differences to the mean.
+
+    Raises:
+        ValueError: fewer changes than vectors, or changes that span less.
+    """
+    table = torch.stack(list(changes)).double() if not isinstance(changes, Tensor) else changes.double()
+    if not 1 <= count <= min(table.shape):
+        raise ValueError(f"count must be 1 to {min(table.shape)} vectors for these changes, got {count}")
+    _, sizes, rows = torch.linalg.svd(table, full_matrices=False)
+    if float(sizes[count - 1]) <= 1e-6 * float(sizes[0]):
+        raise ValueError(f"these changes span fewer than {count} directions; ask for fewer")
+    return rows[:count].float()

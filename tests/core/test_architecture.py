@@ -21,8 +21,8 @@ ORDER = (
     "look_files", "saved_states",
     "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
-    "recipe", "references", "run_folder", "store", "evaluation", "editing", "demo", "encoder_choice",
-    "inputs", "pipeline", "runners", "commands", "cli", "__main__",
+    "recipe", "references", "run_folder", "store", "evaluation", "editing", "inversion", "demo",
+    "encoder_choice", "inputs", "pipeline", "runners", "commands", "cli", "__main__",
 )  # fmt: skip
 COMFY = {
     "comfy",

@@ -1,0 +1,1 @@
+"""Inversion: the codes whose pictures are given pictures, by optimisation or by an encoder."""

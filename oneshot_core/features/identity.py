@@ -60,8 +60,7 @@ class ArcFace(IrSe50):
     def forward(self, images: Images) -> Tensor:
         """Unit features [N, 512] of pictures [N, 3, S, S] in [-1, 1]; smaller ones are enlarged."""
         check_shape(images, "images", (None, 3, None, None))
-        weight: Tensor = self.output_layer[3].weight
-        x = images.to(weight.dtype)
+        x = images.to(next(self.parameters()).dtype)
         if x.shape[-2:] != (WHOLE, WHOLE):
             x = F.adaptive_avg_pool2d(x, WHOLE)
         face = F.adaptive_avg_pool2d(x[:, :, TOP : TOP + SIDE, LEFT : LEFT + SIDE], INPUT_PX)

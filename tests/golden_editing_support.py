@@ -7,7 +7,6 @@ sizes, seeds, steps and names are read from it, so that another set of the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,13 @@ IRSE = (
     (r"body\.\d+\.res_layer\.4\.weight", 0.05, 0.3),
     (r".*", 0.1, 1.0),  # the other batch norms
 )
-FEATURES = ((r"conv\d+\.bias", 0.05, 0.0),)
 
 
-def cases(name: str) -> list[Any]:
+def cases(*names: str) -> list[Any]:
     """One parameter per fixture whose description's name begins so; a skipped one where there is none."""
-    found = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob(f"{name}*.json"))]
-    reason = f"no {name} in {FOLDER}"
+    paths = sorted({path for name in names for path in FOLDER.glob(f"{name}*.json")})
+    found = [pytest.param(path, id=path.stem) for path in paths]
+    reason = f"no {' or '.join(names)} in {FOLDER}"
     return found or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
 
 
@@ -88,11 +87,3 @@ def bundle_of(network: nn.Module, mean: Tensor | None = None) -> GeneratorBundle
     frozen = network.double().eval().requires_grad_(False)
     mean = torch.zeros(frozen.config.w_dim) if mean is None else mean
     return GeneratorBundle(frozen, None, None, mean, Provenance("golden", "g"))
-
-
-def tap_names(tensors: dict[str, Tensor], start: str) -> Iterator[tuple[str, str, Tensor]]:
-    """Tensors whose names begin so: what is between the beginning and the slice, the slice, the values."""
-    for key, value in tensors.items():
-        if key.startswith(start):
-            name, _, cut = key[len(start) :].partition("[")
-            yield name, f"[{cut}" if cut else "", value

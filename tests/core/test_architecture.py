@@ -18,7 +18,7 @@ ORDER = (
     "texts", "choices", "method_recipe", "json_values", "ranges", "frames", "file_names", "memory", "threads",
     "pace", "writing", "containers", "tensors", "resampling", "precision", "stages", "copies", "draws", "ops",
     "metrics", "network_configs", "networks", "latents", "checkpoints", "latent_files", "looks",
-    "look_files", "saved_states",
+    "look_files", "saved_states", "whitening",
     "features", "augmentation", "objective", "batches", "sampling", "blending", "interpolation", "pictures",
     "fingerprints", "latent_optimiser", "counterpart", "search", "training", "methods", "recipe_values",
     "recipe", "references", "run_folder", "store", "evaluation", "editing", "inversion", "demo",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from golden_editing_support import (
     assert_near,
-    fixtures,
+    cases,
     group,
     read,
     recorded_clip,
@@ -67,7 +67,7 @@ PRECISIONS = {  # of a run: type, tolerance of styles, of images, of gradients (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", fixtures("style_space"))
+@pytest.mark.parametrize("path", cases("style_space"))
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_style_space(path, precision):
     recorded, tensors = read(path)
@@ -131,7 +131,7 @@ def _recorded_dictionary(tensors: dict, rows: int) -> Dictionary:
     return Dictionary(tensors["in.fs3"][:rows], styles[:rows], channels[:rows], statistics)
 
 
-@pytest.mark.parametrize("path", fixtures("global_directions"))
+@pytest.mark.parametrize("path", cases("global_directions"))
 def test_texts_and_relevance(path):
     recorded, tensors = read(path)
     clip = recorded_clip(recorded, torch.float64, stored_tokens(recorded, tensors))
@@ -150,7 +150,7 @@ def test_texts_and_relevance(path):
     assert float(values.abs().max()) == pytest.approx(recorded["relevance_max_abs"], abs=1e-9)
 
 
-@pytest.mark.parametrize("path", fixtures("global_directions"))
+@pytest.mark.parametrize("path", cases("global_directions"))
 def test_boundaries_of_thresholds(path):
     recorded, tensors = read(path)
     compared = 0
@@ -182,7 +182,7 @@ def test_boundaries_of_thresholds(path):
     assert compared
 
 
-@pytest.mark.parametrize("path", fixtures("global_directions"))
+@pytest.mark.parametrize("path", cases("global_directions"))
 def test_edited_styles(path):
     recorded, tensors = read(path)
     styles = tuple(group(tensors, "in.s.").values())
@@ -209,7 +209,7 @@ def test_edited_styles(path):
     assert compared
 
 
-@pytest.mark.parametrize("path", fixtures("global_directions"))
+@pytest.mark.parametrize("path", cases("global_directions"))
 def test_automatic_thresholds_and_the_empty_selection(path):
     recorded, tensors = read(path)
     values = tensors["out.relevance.f64"]
@@ -257,7 +257,7 @@ def _statistics(recorded, bundle):
     return style_statistics(bundle, count, psi, cutoff, seed, draws=draws)
 
 
-@pytest.mark.parametrize("path", fixtures("global_relevance_fd"))
+@pytest.mark.parametrize("path", cases("global_relevance_fd"))
 def test_statistics_of_styles(path):
     recorded, tensors, bundle = _small_bundle(path)
     generator = bundle.generator
@@ -284,7 +284,7 @@ def _places(recorded, widths, count):
     return list(zip(styles.tolist(), channels.tolist(), strict=True))[:count]
 
 
-@pytest.mark.parametrize("path", fixtures("global_relevance_fd"))
+@pytest.mark.parametrize("path", cases("global_relevance_fd"))
 @pytest.mark.parametrize("kind", ["intended", "released"])
 def test_rows_follow_from_recorded_features(path, kind):
     recorded, tensors = read(path)
@@ -298,7 +298,7 @@ def test_rows_follow_from_recorded_features(path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", fixtures("global_relevance_fd"))
+@pytest.mark.parametrize("path", cases("global_relevance_fd"))
 @pytest.mark.parametrize("kind", ["intended", "released"])
 def test_pictures_and_features_of_moved_channels(path, kind):
     recorded, tensors, bundle = _small_bundle(path)
@@ -329,7 +329,7 @@ def test_pictures_and_features_of_moved_channels(path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", fixtures("global_relevance_fd"))
+@pytest.mark.parametrize("path", cases("global_relevance_fd"))
 @pytest.mark.parametrize("kind", ["intended", "released"])
 def test_a_dictionary_is_measured_as_recorded(path, kind):
     """Pictures may differ by one level here and there, which moves a feature a little."""
@@ -360,7 +360,7 @@ def _signed(found: Tensor, wanted: Tensor) -> Tensor:
     return found * torch.sign((found * wanted).sum(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize("path", fixtures("sefa_ganspace"))
+@pytest.mark.parametrize("path", cases("sefa_ganspace"))
 def test_sefa(path):
     recorded, tensors = read(path)
     sefa_bundle = rosinality_bundle(
@@ -394,7 +394,7 @@ def test_sefa(path):
         assert_near(torch.cat(made), edit, 1e-5, f"{key}: edit")
 
 
-@pytest.mark.parametrize("path", fixtures("sefa_ganspace"))
+@pytest.mark.parametrize("path", cases("sefa_ganspace"))
 def test_ganspace_sets_the_coordinate(path):
     recorded, tensors = read(path)
     shape = recorded["generator"]

@@ -211,6 +211,19 @@ def _along(values: Floats, weights: torch.Tensor) -> Floats:
     """Convolve the last axis with weights of odd number, by Fourier transforms: kernels have hundreds."""
     reach, length = len(weights) // 2, values.shape[-1]
     padded = torch.from_numpy(np.pad(values, ((0, 0), (reach, reach)), mode="symmetric"))
-    span = padded.shape[-1]
-    product = torch.fft.rfft(padded) * torch.fft.rfft(weights, span)
+    span = _quick_length(padded.shape[-1])
+    product = torch.fft.rfft(padded, span) * torch.fft.rfft(weights, span)
     return torch.fft.irfft(product, span)[..., 2 * reach : 2 * reach + length].numpy()
+
+
+def _quick_length(least: int) -> int:
+    """Return the next number without prime factors above 5, whose Fourier transforms are quick."""
+    length = least
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 1

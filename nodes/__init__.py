@@ -7,6 +7,7 @@ from .api import ComfyExtension, io
 from .directions import OneShotApplyDirection, OneShotEditGrid, OneShotLoadDirection, OneShotSaveDirection
 from .editing import StyleCLIPEdit
 from .evaluation import OneShotCompare, OneShotEvaluate
+from .finding import OneShotComponentDirection, OneShotLatentDirection, OneShotTextDirection
 from .framing import OneShotFrameTarget
 from .latents import OneShotInterpolateLatents, OneShotRandomLatents, OneShotStyleMix
 from .loaders import (
@@ -44,6 +45,9 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotApplyLook,
     OneShotSaveLook,
     OneShotLoadLook,
+    OneShotTextDirection,
+    OneShotComponentDirection,
+    OneShotLatentDirection,
     OneShotApplyDirection,
     OneShotSaveDirection,
     OneShotLoadDirection,

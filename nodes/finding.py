@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
-from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
 from .queue_checks import Check, direction_checks, problem
@@ -121,16 +120,16 @@ def found_direction(generator: Any, encoders: Any, text: str, neutral: str, sett
 
 
 def _gradient_config(settings: dict[str, Any]) -> Any:
-    taken = {"beta": settings["threshold"]} if settings.get("threshold") else {"channels": settings["channels"]}
+    taken = (
+        {"beta": settings["threshold"]} if settings.get("threshold") else {"channels": settings["channels"]}
+    )
     layers = core.parse_classes(settings.get("layers", "")) or None
     names = {"samples": "most_samples", "seed": "seed"}
     given = {own: settings[name] for name, own in names.items() if name in settings}
     return core.GradientConfig(selection=core.Selection(**taken, layers=layers), **given)
 
 
-def _given_dictionary(
-    generator: Any, clip: Any, settings: dict[str, Any], told: Any, poll: Any
-) -> Any:
+def _given_dictionary(generator: Any, clip: Any, settings: dict[str, Any], told: Any, poll: Any) -> Any:
     """The dictionary that finite differences are read from: of a file, or measured and kept; None for others."""
     if settings["method"] != DIFFERENCES:
         return None
@@ -140,7 +139,9 @@ def _given_dictionary(
         with bridge.by_name(path, name):
             return core.load_dictionary(path)
     config = core.DictionaryConfig(images=settings["images"], seed=settings["seed"])
-    return core.cached_dictionary(bridge.cache_folder("dictionaries"), generator, clip, config, progress=told, poll=poll)
+    return core.cached_dictionary(
+        bridge.cache_folder("dictionaries"), generator, clip, config, progress=told, poll=poll
+    )
 
 
 def _dictionary_path(name: str) -> Any:
@@ -316,7 +317,9 @@ class OneShotLatentDirection(io.ComfyNode):
             ],
             outputs=[
                 Direction.Output(
-                    "direction", display_name="direction", tooltip="Strength 1 goes from the one to the other."
+                    "direction",
+                    display_name="direction",
+                    tooltip="Strength 1 goes from the one to the other.",
                 )
             ],
         )

@@ -9,6 +9,7 @@ from .editing import StyleCLIPEdit
 from .evaluation import OneShotCompare, OneShotEvaluate
 from .finding import OneShotComponentDirection, OneShotLatentDirection, OneShotTextDirection
 from .framing import OneShotFrameTarget
+from .inversion import OneShotInvertImage
 from .latents import OneShotInterpolateLatents, OneShotRandomLatents, OneShotStyleMix
 from .loaders import (
     LoadStyleGAN,
@@ -55,6 +56,7 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotInterpolateLatents,
     OneShotStyleMix,
     OneShotAlignFace,
+    OneShotInvertImage,
     OneShotPasteBack,
 ]
 # Ids without a prefix, which another pack may take as well.

@@ -130,7 +130,7 @@ def _gradient_config(settings: dict[str, Any]) -> Any:
 
 
 def _given_dictionary(generator: Any, clip: Any, settings: dict[str, Any], told: Any, poll: Any) -> Any:
-    """The dictionary that finite differences are read from: of a file, or measured and kept; None for others."""
+    """The dictionary that finite differences read, of a file or measured and kept; None for others."""
     if settings["method"] != DIFFERENCES:
         return None
     name = settings["dictionary_name"]

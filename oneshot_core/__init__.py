@@ -127,6 +127,17 @@ if TYPE_CHECKING:
     from .frames import Frame
     from .inputs import Inputs, open_inputs, prepared
     from .interpolation import interpolate, join_latents
+    from .inversion import (
+        InversionConfig,
+        InversionResult,
+        encode_pictures,
+        inversion_config,
+        invert_pictures,
+        inverted,
+        likelihood_notes,
+        load_e4e,
+        save_e4e,
+    )
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
     from .latents import Latent
@@ -235,6 +246,10 @@ _MODULES = {
     "frames": "Frame",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate join_latents",
+    "inversion": (
+        "InversionConfig InversionResult encode_pictures inversion_config invert_pictures inverted "
+        "likelihood_notes load_e4e save_e4e"
+    ),
     "latent_files": "latent_notes load_latent save_latent",
     "latent_optimiser": "StepProgress",
     "latents": "Latent",
@@ -304,6 +319,8 @@ __all__ = [
     "GeneratorBundle",
     "GlobalDirection",
     "Inputs",
+    "InversionConfig",
+    "InversionResult",
     "Judges",
     "Latent",
     "LatentMoments",
@@ -371,6 +388,7 @@ __all__ = [
     "edit_sheet",
     "edit_table",
     "editing_bytes",
+    "encode_pictures",
     "encoder_notes",
     "evaluate",
     "evaluation_bytes",
@@ -390,6 +408,9 @@ __all__ = [
     "gradients",
     "inspect",
     "interpolate",
+    "inversion_config",
+    "invert_pictures",
+    "inverted",
     "is_out_of_memory",
     "iter_samples",
     "join_latents",
@@ -399,12 +420,14 @@ __all__ = [
     "labelled_grid",
     "latent_moments",
     "latent_notes",
+    "likelihood_notes",
     "load",
     "load_boundary",
     "load_clip",
     "load_components",
     "load_dictionary",
     "load_direction",
+    "load_e4e",
     "load_faces",
     "load_inception",
     "load_latent",
@@ -447,6 +470,7 @@ __all__ = [
     "save",
     "save_dictionary",
     "save_direction",
+    "save_e4e",
     "save_latent",
     "save_look",
     "save_png",

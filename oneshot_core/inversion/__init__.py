@@ -2,6 +2,7 @@
 
 from .config import METHODS, REFINEMENT, InversionConfig, inversion_config
 from .e4e import E4eEncoder, encode_pictures, load_e4e, save_e4e
+from .encoded import inverted, likelihood_notes
 from .projection import Given, InversionResult, check_inversion, invert_pictures
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "check_inversion",
     "encode_pictures",
     "inversion_config",
+    "inverted",
     "invert_pictures",
+    "likelihood_notes",
     "load_e4e",
     "save_e4e",
 ]

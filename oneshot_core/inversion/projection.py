@@ -23,6 +23,7 @@ from ..latent_optimiser import LatentOptimiser, StepProgress
 from ..latents import Latent, drawn_noise
 from ..memory import check_memory
 from ..pace import Pace
+from ..quads import Quad
 from ..resampling import downsample, reduced_picture
 from ..tensors import Images, Latents, check_finite, check_shape, check_weights, gradients, is_finite, owned
 from ..threads import ThreadWatch
@@ -33,7 +34,6 @@ from .noise import jitter_at, noise_regulariser, normalised
 from .statistics import CodeStatistics
 
 PICTURE_COPIES = 4  # that are held at the end: given, with stored noise, with optimised noise, in chunks
-Quad = Sequence[Sequence[float]]  # four corners (x, y): top left, bottom left, bottom right, top right
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def invert_pictures(
             step.
     """
     check_inversion(bundle, pictures, perceptual, config, start)
-    corners = _corners(quads, len(pictures))
+    corners = quad_values(quads, len(pictures))
     with gradients():
         work = _Work(bundle, perceptual, config, given)
         chunks, losses = _run(work, owned(pictures).to(bundle.generator.const), start, callbacks)
@@ -172,14 +172,17 @@ def _chunk_size(config: InversionConfig, count: int) -> int:
     return count if config.jointly else min(config.batch_size, count)
 
 
-def _corners(quads: Sequence[Quad | None] | None, count: int) -> list[list[list[float]] | None] | None:
-    """The quads as JSON values."""
+def quad_values(quads: Sequence[Quad | None] | None, count: int) -> list[dict[str, Any] | None] | None:
+    """The quads of `count` pictures as JSON values, for a latent's origin.
+
+    Raises:
+        ValueError: another number of quads.
+    """
     if quads is None:
         return None
-    found = [None if one is None else [[float(x), float(y)] for x, y in one] for one in quads]
-    if len(found) != count or any(one is not None and len(one) != 4 for one in found):
-        raise ValueError(f"quads must be {count}, one per picture, of four corners (x, y) each")
-    return found
+    if len(quads) != count:
+        raise ValueError(f"quads must be {count}, one per picture, got {len(quads)}")
+    return [None if one is None else one.values() for one in quads]
 
 
 class _Work:

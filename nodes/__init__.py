@@ -7,6 +7,7 @@ from .api import ComfyExtension, io
 from .directions import OneShotApplyDirection, OneShotEditGrid, OneShotLoadDirection, OneShotSaveDirection
 from .editing import StyleCLIPEdit
 from .evaluation import OneShotCompare, OneShotEvaluate
+from .finding import OneShotComponentDirection, OneShotLatentDirection, OneShotTextDirection
 from .framing import OneShotFrameTarget
 from .latents import OneShotInterpolateLatents, OneShotRandomLatents, OneShotStyleMix
 from .loaders import (
@@ -19,6 +20,7 @@ from .loaders import (
 )
 from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
 from .methods import OneShotMethod
+from .photos import OneShotAlignFace, OneShotPasteBack
 from .sampling import OneShotBlendGenerators, SampleAdapted
 from .search import CLIPLatentSearch
 from .training import OneShotAdapt
@@ -43,12 +45,17 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotApplyLook,
     OneShotSaveLook,
     OneShotLoadLook,
+    OneShotTextDirection,
+    OneShotComponentDirection,
+    OneShotLatentDirection,
     OneShotApplyDirection,
     OneShotSaveDirection,
     OneShotLoadDirection,
     OneShotEditGrid,
     OneShotInterpolateLatents,
     OneShotStyleMix,
+    OneShotAlignFace,
+    OneShotPasteBack,
 ]
 # Ids without a prefix, which another pack may take as well.
 GIVEN = {

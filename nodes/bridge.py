@@ -37,14 +37,15 @@ from .pictures import strip, to_core
 log = logging.getLogger(__name__)
 
 GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
-LOOKS, DIRECTIONS = "oneshot_looks", "oneshot_directions"
-RUNS = "oneshot_runs"  # in the output folder
+LOOKS, DIRECTIONS, DICTIONARIES = "oneshot_looks", "oneshot_directions", "oneshot_dictionaries"
+RUNS, CACHE = "oneshot_runs", "oneshot_cache"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
     LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
     LOOKS: {".safetensors"},
     DIRECTIONS: {".safetensors"},
+    DICTIONARIES: {".safetensors"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
 
@@ -189,6 +190,11 @@ def run_store() -> core.RunStore:
         log.warning("%s must be a number of gigabytes, got %r; using %g", RUNS_LIMIT, text, RUNS_LIMIT_GB)
         limit = RUNS_LIMIT_GB
     return core.RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what took long to measure is kept: `output/oneshot_cache/KIND`."""
+    return Path(folder_paths.get_output_directory()) / CACHE / kind
 
 
 # Pictures ---------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class OneShotApplyDirection(io.ComfyNode):
             "several; every generator of the family draws the edit, source and adapted alike.",
             inputs=[
                 Latent.Input("latent", tooltip="The latents to edit; they are not changed themselves."),
-                Direction.Input("direction", tooltip="What to add."),
+                Direction.Input("direction", tooltip="The direction to add, of Text Direction or a file."),
                 io.Float.Input(
                     "strength",
                     default=3.0,
@@ -170,7 +170,7 @@ class OneShotEditGrid(io.ComfyNode):
                 generator_input("The generator that draws: adapted or any other.", "adapted"),
                 generator_input("Its source: then each latent has a row of both.", "source", optional=True),
                 Latent.Input("latent", tooltip="The latents, a row each."),
-                Direction.Input("direction", tooltip="The direction."),
+                Direction.Input("direction", tooltip="The direction whose strengths are shown."),
                 io.String.Input(
                     "strengths",
                     default="-4, -2, 0, 2, 4",

@@ -163,13 +163,26 @@ def compare_checks(here: Queued | None, further: Sequence[str]) -> list[Check]:
 
 def edit_checks(here: Queued | None) -> list[Check]:
     """Checks of StyleCLIPEdit: texts that the demo's CLIP reads, where that is linked; how many latents."""
-    checks: list[Check] = [(("text",), check_text)]
-    if here is None:
-        return checks
-    encoders = here.giver("encoders")
-    if encoders is not None and (encoders.kind, encoders.value("clip")) == ("OneShotLoadEncoders", DEMO):
-        checks += [((name,), core.check_demo_text) for name in ("text", "neutral_text")]
-    return [*checks, ((), partial(_check_latents, here, core.EDIT_COPIES))]
+    checks = [(("text",), check_text), *_demo_texts(here)]
+    return checks if here is None else [*checks, ((), partial(_check_latents, here, core.EDIT_COPIES))]
+
+
+def direction_checks(here: Queued | None) -> list[Check]:
+    """Checks of OneShotTextDirection: two texts, which the demo's CLIP reads where that is linked."""
+    return [(("text",), check_text), (("neutral_text",), check_neutral), *_demo_texts(here)]
+
+
+def check_neutral(text: str) -> None:
+    """Refuse an empty neutral text; raises ValueError."""
+    if not text.strip():
+        raise ValueError("neutral_text is empty; say what the pictures show now, such as: a person")
+
+
+def _demo_texts(here: Queued | None) -> list[Check]:
+    encoders = None if here is None else here.giver("encoders")
+    if encoders is None or (encoders.kind, encoders.value("clip")) != ("OneShotLoadEncoders", DEMO):
+        return []
+    return [((name,), core.check_demo_text) for name in ("text", "neutral_text")]
 
 
 def _check_list(name: str, seeds: str, text: str) -> None:

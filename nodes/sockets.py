@@ -15,6 +15,7 @@ CATEGORY = "One-Shot StyleGAN"
 Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBundle
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Direction = io.Custom("ONESHOT_DIRECTION")  # carries oneshot_core.Direction
+Alignment = io.Custom("ONESHOT_ALIGNMENT")  # carries oneshot_core.Alignment
 Look = io.Custom("ONESHOT_LOOK")  # carries oneshot_core.Look
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 Method = io.Custom("ONESHOT_METHOD")  # carries oneshot_core.Recipe, of which method and texts count

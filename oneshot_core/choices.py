@@ -28,4 +28,7 @@ TARGET_LOOKS = (
 # What is done where nothing is said. The method trains 2000 steps and shows pictures of step 700.
 STEPS, SEARCH_STEPS, SEARCH_RATE = 1000, 1000, 0.01
 METHOD_STEPS = {"oneshot_clip": STEPS, "stylegan_nada": 300, "mind_the_gap": 600, "few_shot": 1000}
+# Of aligned photos: FFHQ's side; how far a picture that is put back fades in, as a share of its side; the
+# deviation of what smooths a video's squares, in frames.
+ALIGNED_PX, FEATHER, SMOOTH_FRAMES = 1024, 0.1, 2.0
 DEMO_TARGET = f"{DEMO}:"  # before a look: the shipped picture of it

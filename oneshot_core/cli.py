@@ -23,7 +23,7 @@ from .choices import (
     PROFILES,
     SEED_DRAWS,
 )
-from .commands import evaluation_options
+from .commands import alignment_options, evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
@@ -60,6 +60,8 @@ VERBS = {
     "evaluate": "evaluate:evaluate_command",
     "batch": "batch:batch",
     "recipe": "recipes:recipe_command",
+    "align": "align:align_command",
+    "paste": "align:paste_command",
 }
 
 DESCRIPTION = """\
@@ -124,6 +126,8 @@ def _target(parser: argparse.ArgumentParser) -> None:
     for axis, ends in (("x", "left (-1) to right (1)"), ("y", "top (-1) to bottom (1)")):
         where = f"of crop: where the square lies, {ends} (0, the middle)"
         option(parser, f"--offset-{axis}", where, type=number(-1, 1), metavar="X")
+    where = "of a photo: the face's square, in the file that align wrote; instead of the above"
+    option(parser, "--quad", where, type=alignment_options.quad, metavar="JSON")
     option(
         parser,
         "--mask",
@@ -322,6 +326,16 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _add_align(parser: argparse.ArgumentParser) -> None:
+    alignment_options.add_align(parser)
+    _common(parser, device=False)
+
+
+def _add_paste(parser: argparse.ArgumentParser) -> None:
+    alignment_options.add_paste(parser)
+    _common(parser, device=False)
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     more: dict[str, Any] = {"nargs": argparse.REMAINDER, "metavar": "WHAT"}
     parser.add_argument(
@@ -341,6 +355,8 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
     "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
+    "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),
+    "paste": ("put an aligned picture that was edited back into its photo", _add_paste),
 }
 
 

@@ -1,8 +1,9 @@
-"""The one optimiser of latents, under search and text edit: Adam on codes, with a schedule of its rate."""
+"""The one optimiser of latents, under search, inversion and text edit: Adam, with a schedule of its rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +14,19 @@ from .tensors import Images, Latents
 
 Schedule: TypeAlias = Callable[[int], float]  # Adam's rate at step 0, 1, ...
 Check: TypeAlias = Callable[[str, Tensor], None]  # raises where values [N, ...] are not finite
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
+
+
+def learning_rate_at(step: int, steps: int, highest: float) -> float:
+    """Adam's rate at step 0, 1, ...: a short linear rise from 0, then a cosine fall in the last quarter.
+
+    Source: NVIDIA's projector (stylegan2-ada-pytorch projector.py), and after it rosinality's and
+        orpatashnik/StyleCLIP optimization/run_optimization.py get_lr.
+    """
+    # At step 0 the rate is 0, as in the original: that step changes nothing.
+    t = step / steps
+    falling = min(1.0, (1 - t) / RAMP_DOWN)
+    return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / RAMP_UP)
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,9 @@ class StepProgress:
         losses: unweighted value of each term at the start of this step.
         eta_seconds: estimate of the time left.
         preview: gives pictures [N, 3, S, S] of the work; a training draws them only when it is called.
-        codes: of a search, [1, W] after the step, a copy; None: no latents are optimised, or they are many.
-        first: of an edit, the position in the batch of the first of the pictures.
+        codes: of a search or an inversion, after the step, a copy; None: no latents are optimised, or they
+            are many.
+        first: of an edit or an inversion, the position in the batch of the first of the pictures.
         notes: sentences for the user about how the work goes, see `threads.ThreadWatch`.
     """
 
@@ -42,20 +57,22 @@ class StepProgress:
 
 @dataclass
 class LatentOptimiser:
-    """Codes in any space, and Adam on them.
+    """Codes in any space, and Adam on them and on what is optimised with them.
 
     Args:
         start: [N, W] or [N, L, W], where the codes start; on the device of the work.
         schedule: of Adam's rate.
+        beside: where further variables start, such as noise maps; they are no part of what is saved.
     """
 
     start: Latents
     schedule: Schedule
+    beside: Sequence[Tensor] = ()
     codes: Latents = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codes = self.start.clone().requires_grad_(True)
-        self._adam = torch.optim.Adam([self.codes], lr=self.schedule(0))
+        self.codes, *self.others = (one.clone().requires_grad_(True) for one in (self.start, *self.beside))
+        self._adam = torch.optim.Adam([self.codes, *self.others], lr=self.schedule(0))
         self.amid_step = False
 
     def update(self, step: int, total: Tensor, check: Check) -> None:
@@ -64,12 +81,13 @@ class LatentOptimiser:
         Args:
             step: its number.
             total: the loss, summed over the codes: then each is optimised as if it were alone.
-            check: called with the gradient before the step and with the codes after it.
+            check: called with the gradients before the step and with the codes after it.
         """
         # Not backward(): no weight of generator or encoders collects a gradient on the way.
-        (gradient,) = torch.autograd.grad(total, [self.codes])
-        check("gradient", gradient)
-        self.codes.grad = gradient
+        variables = [self.codes, *self.others]
+        for variable, gradient in zip(variables, torch.autograd.grad(total, variables), strict=True):
+            check("gradient", gradient)
+            variable.grad = gradient
         # By the step's number, so a resumed search goes on with the right rate.
         self._adam.param_groups[0]["lr"] = self.schedule(step)
         self.amid_step = True  # until the caller has counted the step: a signal may come in between
@@ -77,7 +95,7 @@ class LatentOptimiser:
         check("code", self.codes.detach())
 
     def moments(self) -> dict[str, Tensor]:
-        """What Adam keeps, by name; empty before the first step."""
+        """What Adam keeps of the codes, by name; empty before the first step."""
         return {f"adam.{key}": value for key, value in self._adam.state.get(self.codes, {}).items()}
 
     def like_moments(self) -> dict[str, Tensor]:

@@ -31,8 +31,9 @@ from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
 from .method_recipe import MethodRecipe, RecipeError
+from .quads import Quad
 from .ranges import MOST_RATE, check_number
-from .recipe_values import changed, plain
+from .recipe_values import WHEN_GIVEN, changed, plain
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,7 @@ class AimRecipe:
         target_text: what the adapted one is to draw.
         more_texts: further target texts, mixed with it.
         text_weights: share of each target text; empty: all the same.
+        quad: where a face lies in the target, see `frames.Frame`; of one target. None: fit says it.
     """
 
     target: str = ""
@@ -83,6 +85,7 @@ class AimRecipe:
     target_text: str = ""
     more_texts: tuple[str, ...] = ()
     text_weights: tuple[float, ...] = ()
+    quad: Quad | None = field(default=None, metadata=WHEN_GIVEN)
 
     def __post_init__(self) -> None:
         for weight in (*self.target_weights, *self.text_weights):
@@ -91,6 +94,11 @@ class AimRecipe:
             _ = self.frame
         except ValueError as error:
             raise RecipeError(str(error)) from None
+        if self.quad is not None and self.more_targets:
+            raise RecipeError(
+                "a quad belongs to one photo, and there are more targets: align each first (`oneshot "
+                "align`), and leave the quad out"
+            )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -105,7 +113,7 @@ class AimRecipe:
     @property
     def frame(self) -> Frame:
         """The square of the target that is used."""
-        return Frame(self.fit, self.zoom, self.offset_x, self.offset_y)
+        return Frame(self.fit, self.zoom, self.offset_x, self.offset_y, self.quad)
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,28 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from .json_values import Fields
+from .quads import Quad
 
 MOST_AIMS = 64  # pictures and texts of one aim
+WHEN_GIVEN = {
+    "told": "when given"
+}  # of an entry that older recipes lack: without it, theirs stay as they are
 
 _Part = TypeVar("_Part")
 
 
 def plain(part: Any) -> dict[str, Any]:
-    """A part of a recipe as JSON values, by entry."""
-    values = {one.name: getattr(part, one.name) for one in fields(part)}
-    return {name: _json(value) for name, value in values.items()}
+    """A part of a recipe as JSON values, by entry; without entries that are only told when they are given."""
+    values = {one.name: (getattr(part, one.name), one.metadata) for one in fields(part)}
+    told = {name: value for name, (value, how) in values.items() if value is not None or how != WHEN_GIVEN}
+    return {name: _json(value) for name, value in told.items()}
 
 
 def _json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Quad):
+        return value.values()
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -30,6 +37,7 @@ _READERS: dict[str, Callable[[Fields, str], Any]] = {  # by how a field is decla
     "float": lambda given, name: float(given.number(name)),
     "bool": lambda given, name: given.flag(name),
     "str": lambda given, name: given.text(name),
+    "Quad": lambda given, name: Quad.of(given.value(name)),
     "Mapping[str, float]": lambda given, name: _numbers(given.object(name)),
     "tuple[str, ...]": lambda given, name: tuple(given.texts(name, MOST_AIMS)),
     "tuple[float, ...]": lambda given, name: tuple(map(float, given.numbers(name, MOST_AIMS))),

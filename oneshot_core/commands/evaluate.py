@@ -30,6 +30,8 @@ from ..evaluation.taking_part import NO_PART, TOOK_PART, clip_part
 from ..features import BytesProgress, Encoders
 from ..frames import Frame
 from ..pictures import load_target, save_png
+from ..pictures.files import pictures_in
+from ..quads import Quad
 from ..run_folder import RESULT, WORK
 from ..sampling import parse_seeds
 from ..tensors import Images
@@ -37,8 +39,6 @@ from ..training.loop import snapshot_files
 from ..writing import atomic_path
 from .console import BadInput, ProgressBar, note, say
 from .resources import open_generator, out_folder, out_path, placed, prepare, report, shown_download
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 
 
 def evaluate_command(options: Namespace) -> None:
@@ -100,8 +100,9 @@ def _given(bundle: GeneratorBundle) -> Any:
 def _target(name: str, size: int, options: Namespace) -> Images:
     path = target_path(name.removeprefix(DEMO_TARGET)) if name.startswith(DEMO_TARGET) else Path(name)
     given = {one: getattr(options, one) for one in ("zoom", "offset_x", "offset_y")}
-    frame = Frame(options.fit, **{name: value for name, value in given.items() if value is not None})
-    found = load_target(path, size, frame)
+    place = {name: value for name, value in given.items() if value is not None}
+    quad = None if options.quad is None else Quad.of(options.quad)
+    found = load_target(path, size, Frame(options.fit, **place, quad=quad))
     for text in found.notes:
         note(text)
     return found.image
@@ -111,7 +112,7 @@ def _references(options: Namespace, size: int) -> list[Images]:
     """Reference pictures, of files and of all picture files in folders, framed as targets are."""
     paths: list[Path] = []
     for name in map(Path, options.reference):
-        inner = sorted(one for one in name.glob("*") if one.suffix.lower() in SUFFIXES)
+        inner = pictures_in(name)
         if name.is_dir() and not inner:
             raise BadInput(f"--reference {name} holds no picture files")
         paths += inner if name.is_dir() else [name]

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..choices import FITS, PERCEPTUAL_NETS
+from .alignment_options import quad
 from .option_values import ZOOM, filled, number, positive
 
 _FRAMING = (
@@ -41,6 +42,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, default=FITS[0], help=fit)
     for option, text, reader in _FRAMING:
         add(option, type=reader, metavar="X", help=f"as for adapt: {text}")
+    add("--quad", type=quad, metavar="JSON", help="as for adapt: where a face lies in the target")
     _add_judges(parser)
 
 

@@ -58,4 +58,15 @@ docs/batch.md in the repository explains plans, workflows, checks and what is wr
   oneshot recipe adapt --generator ffhq.pt --target sketch.png --steps 500 > sketch.json
   oneshot recipe sketch/adapted.safetensors       of a result, from its own header
   oneshot adapt --recipe sketch/adapted.safetensors --generator ffhq.pt --target sketch.png --out again""",
+    "align": """\
+  oneshot align me.jpg --out aligned --size 1024           needs: pip install oneshot-stylegan[faces]
+  oneshot align group.jpg --out aligned --face 2           the second face from the left
+  oneshot align me.jpg --out aligned --points 210,143 268,140 240,205     no detector: eyes and mouth by hand
+  oneshot align frames --out aligned --smooth 2            the frames of a video
+  oneshot align car.jpg --out aligned --square --size 512  no face
+  oneshot search --generator ffhq.pt --target me.jpg --quad aligned/me.json --out found""",
+    "paste": """\
+  oneshot paste edited.png --photo me.jpg --quad aligned/me.json --out me_edited.png
+  oneshot paste edited.png --photo me.jpg --quad aligned/me.json --mask hair.png --out me_edited.png
+  oneshot paste edited --photo frames --quad aligned --out pasted      folders: the frames of a video""",
 }

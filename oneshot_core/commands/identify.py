@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import recipe, run_folder
+from .. import quad_files, recipe, run_folder
 from ..checkpoints import CheckpointError
 from ..checkpoints.native import OTHER_FILES, opened_file
 from ..json_values import Fields, JsonError, read, told
@@ -19,6 +19,7 @@ _JSON_FILES = {  # format in a JSON file: what it is, and who reads it
     plan.FORMAT: "a batch plan; `batch` runs it",
     manifest.FORMAT: "the manifest of a batch; `batch` with the same --out goes on from it",
     run_folder.FORMAT: "the record of a run; `adapt` with the same --out goes on from it, `recipe` prints it",
+    quad_files.FORMAT: "a quad: where an aligned picture lies in its photo; `paste` and `--quad` read it",
     recipe.FORMAT: "a recipe; `adapt --recipe` follows it",
 }
 _LATENT_READERS = OTHER_FILES["oneshot-latent"].split("; ", 1)[1]

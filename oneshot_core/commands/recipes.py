@@ -25,6 +25,7 @@ ENTRIES = {
     "zoom": "aim.zoom",
     "offset_x": "aim.offset_x",
     "offset_y": "aim.offset_y",
+    "quad": "aim.quad",
     "mask": "aim.mask",
     "latent": "aim.latent",
     "more_targets": "aim.more_targets",

@@ -286,11 +286,9 @@ def load_styleclip_dictionary(
                 f"has {len(rows):,} rows, {bundle.title} has {len(styles):,} channels of convolutions; give "
                 "the generator that it was measured on"
             )
-        if not bool(rows.isfinite().all()):
-            raise CheckpointError(
-                "holds rows that are not finite: channels that never change; leave them out"
-            )
-        units = F.normalize(owned(rows.double()), dim=1).float()
+        # A channel that changes no picture gave 0/0 there.
+        known = torch.where(rows.isfinite().all(dim=1, keepdim=True), rows.double(), 0.0)
+        units = F.normalize(known, dim=1).float()
         try:
             return Dictionary(
                 units, styles[: len(rows)], channels[: len(rows)], statistics,

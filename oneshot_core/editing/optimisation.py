@@ -5,7 +5,6 @@ Source: StyleCLIP (arXiv 2103.17249) section 4; orpatashnik/StyleCLIP optimizati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from ..batches import check_batch, check_drawn
 from ..checkpoints import GeneratorBundle, check_family
 from ..draws import SeededDraws
 from ..features import ClipEncoder
-from ..latent_optimiser import LatentOptimiser, StepProgress
+from ..latent_optimiser import LatentOptimiser, StepProgress, learning_rate_at
 from ..latents import Latent
 from ..memory import check_memory
 from ..networks import Generator
@@ -30,7 +29,6 @@ from ..tensors import Images, Latents, check_weights, gradients, is_finite, owne
 from ..threads import ThreadWatch
 from ..training.memory import editing_step_bytes
 
-RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
 EDIT_COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
 SOFTNESS = 0.1  # of the direction: every edit starts from an unchanged picture, see `direction_distance`
@@ -212,17 +210,6 @@ def _run(
                     callback(now)
             finished.append(chunk.finished())
     return finished, sums
-
-
-def learning_rate_at(step: int, steps: int, highest: float) -> float:
-    """Adam's rate at step 0, 1, ...: a short linear rise from 0, then a cosine fall in the last quarter.
-
-    Source: orpatashnik/StyleCLIP optimization/run_optimization.py get_lr, itself from NVIDIA's projector.
-    """
-    # At step 0 the rate is 0, as in the original: that step changes nothing.
-    t = step / steps
-    falling = min(1.0, (1 - t) / RAMP_DOWN)
-    return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / RAMP_UP)
 
 
 _Finished: TypeAlias = "tuple[Latents, Images, Images]"  # codes, their pictures, the pictures before

@@ -17,6 +17,7 @@ from .profiles import other_marks, to_srgb
 log = logging.getLogger(__name__)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM", "TIFF")  # none of them runs another program
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 MAX_PIXELS = 80_000_000  # below Pillow's own limit, so that its warning never shows
 MAX_SIDE_PX = 32_768
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # a camera's JPEG may hold small copies of the picture
@@ -67,6 +68,11 @@ def open_picture(path: Path | str) -> Picture:
             f"{path} is damaged, truncated or not supported ({reason}); get the file again, or open it in "
             "another program and save it as PNG"
         ) from error
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the files in a folder that are named like pictures, by name; of a file none."""
+    return sorted(one for one in folder.glob("*") if one.suffix.lower() in SUFFIXES)
 
 
 def frames_notes(path: Path | str) -> list[str]:

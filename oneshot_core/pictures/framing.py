@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..alignment import align, align_mask
 from ..frames import LARGEST, LETTERBOX, Frame
 from ..tensors import Images, check_finite, check_shape
 from .files import frames_notes, open_picture
@@ -43,8 +44,12 @@ def frame(picture: Picture, size_px: int, how: Frame = LARGEST) -> Images:
         how: which square of it, and how.
 
     Returns:
-        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter; its values are
-        those of 8-bit colours, and one that is framed already stays as it is.
+        [1, 3, S, S] float32 in [-1, 1], resized with Pillow's antialiased bilinear filter, or cut out as
+        `alignment.align` does; its values are those of 8-bit colours, and one that is framed already stays as
+        it is.
+
+    Raises:
+        ValueError: a quad of a picture of another size.
 
     Source: cyclomon/OneshotCLIP train_oneshot.py (methods.md A, "target").
     """
@@ -54,6 +59,8 @@ def frame(picture: Picture, size_px: int, how: Frame = LARGEST) -> Images:
 
 def frame_mask(mask: Tensor | None, picture: Picture, size_px: int, how: Frame = LARGEST) -> Tensor | None:
     """Fit the mask of a picture as `frame` fits the picture; the bars of "letterbox" never count.
+
+    Where a quad leaves the picture, which is mirrored there, the mask is mirrored too.
 
     Args:
         mask: [1, 1, H, W] in [0, 1], 1 = counts, of the picture's size; None: all of the picture counts.
@@ -137,6 +144,9 @@ def load_target(
 def _framed(picture: Picture, size_px: int, how: Frame) -> Picture:
     if size_px < 1:
         raise ValueError(f"size must be at least 1 px, got {size_px}")
+    if how.quad is not None:
+        cut = align if picture.mode == "RGB" else align_mask
+        return cut(picture, how.quad, size_px)
     width = height = size_px
     if how.fit == LETTERBOX:
         scale = size_px / max(picture.size)

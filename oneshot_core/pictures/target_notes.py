@@ -30,6 +30,8 @@ def target_notes(picture: Picture, size_px: int, how: Frame) -> list[str]:
 def _enlarged(picture: Picture, size_px: int, how: Frame) -> list[str]:
     left, top, right, bottom = how.used(*picture.size)
     width, height = right - left, bottom - top
+    if how.quad is not None:
+        width = height = round(how.quad.side)
     # Stretched, the shorter side is enlarged most; a letterbox enlarges both as the longer one.
     times = size_px / (max(width, height) if how.fit == LETTERBOX else min(width, height))
     if times <= MOST_ENLARGED:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..checkpoints import GeneratorBundle
-from ..features import ClipEncoder, Encoders, EncodersOnDemand
+from ..features import ClipEncoder, Encoders, EncodersOnDemand, Perceptual
 from ..latents import Latents
 from ..networks import Generator
 from ..objective import Aim, Preset
@@ -218,8 +218,30 @@ def editing_step_bytes(
     return int(WORKING_SHARE * whole)
 
 
-def _rendered(generator: Generator, count: int, max_px: int | None = None) -> Tensor:
-    """Pictures of a batch, with gradient, drawn up to a side."""
+def inversion_step_bytes(
+    bundle: GeneratorBundle, perceptual: Perceptual | None, pictures: int = 1, optimised: bool = True
+) -> int:
+    """Estimate what a step of an inversion takes besides the networks.
+
+    Args:
+        bundle: who draws.
+        perceptual: compares pictures; None: nobody does.
+        pictures: that are inverted at once.
+        optimised: whether noise maps are optimised too.
+    """
+    generator = _on_meta(bundle.generator)
+    seeing: Perceptual | None = _on_meta(perceptual) if isinstance(perceptual, nn.Module) else None
+
+    def step() -> Any:
+        images = _rendered(generator, pictures, optimised=optimised)
+        return images if seeing is None else seeing.features(images)
+
+    with gradients():
+        return int(WORKING_SHARE * _saved(step))
+
+
+def _rendered(generator: Generator, count: int, max_px: int | None = None, optimised: bool = False) -> Tensor:
+    """Pictures of a batch, drawn up to a side, with gradient of the codes, and of optimised noise maps."""
     config = generator.config
 
     def stage(part: Callable[..., Any], x: Tensor, image: Tensor, *rest: Any, **_: Any) -> Any:
@@ -227,7 +249,10 @@ def _rendered(generator: Generator, count: int, max_px: int | None = None) -> Te
         return part(x, image, *rest) if drawn else (x, image)
 
     codes: Latents = torch.empty(count, config.num_layers, config.w_dim, device=META, requires_grad=True)
-    noise = [torch.empty(count, 1, *shape, device=META) for shape in generator.noise_shapes()]
+    noise = [
+        torch.empty(count, 1, *shape, device=META, requires_grad=optimised)
+        for shape in generator.noise_shapes()
+    ]
     return generator.render(generator.affine(codes), noise, stage)
 
 

@@ -16,6 +16,8 @@ from oneshot_core.commands.recipes import ENTRIES, recipe_of
 from oneshot_core.fingerprints import fingerprint
 from oneshot_core.frames import Frame
 from oneshot_core.pictures import frame
+from oneshot_core.quad_files import save_quad
+from oneshot_core.quads import Quad
 from oneshot_core.saved_states import differences
 
 
@@ -26,8 +28,9 @@ def light(monkeypatch):
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
 
-def test_every_option_reaches_the_recipe():
+def test_every_option_reaches_the_recipe(tmp_path):
     """As typed on the command line, each changes the entry that it is for, and nothing else."""
+    quad = save_quad(Quad.square(0, 0, 8, 9, 8), tmp_path / "quad.json")
     words = {
         "fit": "stretch", "mask": "m.png", "latent": "l.npz", "clip": "RN50", "lpips": "vgg", "steps": "9",
         "search_steps": "9", "search_weight": "clip=0.5", "profile": "official", "weight": "patch=0.5",
@@ -36,7 +39,7 @@ def test_every_option_reaches_the_recipe():
         "snapshot_every": "9", "trained_parts": "rgb,affine", "zoom": "2",
         "offset_x": "-1", "offset_y": "0.5", "more_targets": "u.png", "target_weights": "1,0.5",
         "source_text": "photo", "target_text": "sketch", "more_texts": "ink", "text_weights": "1,2",
-        "layers": "3",
+        "layers": "3", "quad": str(quad),
     }  # fmt: skip
     needed = ["adapt", "--generator", "g.pt", "--target", "t.png", "--out", "x"]
     plain = recipe_of(cli.build_parser().parse_args(needed)).values()

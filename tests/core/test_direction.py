@@ -64,6 +64,36 @@ def test_combining_and_limiting():
     torch.testing.assert_close(joined.vectors[2], AGE.vectors[0])
 
 
+def test_deviations_of_sums_are_those_of_channels():
+    sigma = {index: rows(WIDTHS[index], 9).abs() for index in (0, 3)}
+    one = replace(SMILE, sigma=sigma, mean=dict(sigma))
+    two = replace(one.limited([3]), name="other")
+    both = combine([(one, 1.0), (two, 2.0)])
+    assert set(both.sigma) == {0, 3} == set(both.mean) and torch.equal(both.sigma[3], sigma[3])
+    other = replace(two, sigma={3: sigma[3] * 2}, mean={})
+    assert set(combine([(one, 1.0), (other, 1.0)]).sigma) == {0}
+    component = replace(AGE, mean={0: rows(W)})
+    assert not combine([(component, 1.0), (component, 1.0)]).sigma  # that of one vector says nothing of sums
+    assert torch.equal((-component).scaled(3.0).sigma[0], 3 * component.sigma[0])
+    assert torch.equal(SMILE.scaled(3.0).sigma[0], SMILE.sigma[0])
+
+
+def test_factors_of_zero_and_what_cancels_out():
+    assert combine([(SMILE, 0.0), (AGE, 2.0)]).name == "age (2)"
+    with pytest.raises(ValueError, match="no direction to combine"):
+        combine([(SMILE, 0.0)])
+    with pytest.raises(ValueError, match="times 0 changes nothing; leave it out"):
+        SMILE.scaled(0.0)
+    with pytest.raises(ValueError, match="cancel each other out"):
+        combine([(SMILE, 1.0), (SMILE, -1.0)])
+    with pytest.raises(ValueError, match="has one vector, number 0"):
+        replace(AGE, sigma={1: rows(1).abs()})
+    unnamed = replace(AGE, name="", family="")
+    assert unnamed.scaled(2.0).name == "" and combine([(unnamed, 1.0), (AGE, 1.0)]).name == "w + age"
+    known = replace(unnamed, family="ab")
+    assert combine([(unnamed, 1.0), (known, 1.0)]).family == "ab"
+
+
 def test_file_gives_the_same_direction(tmp_path: Path):
     for direction in (SMILE, AGE, AGE.limited([1])):
         read = load_direction(save_direction(direction, tmp_path / "d.safetensors"))

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from stand_ins import StandInClip, tiny_bundle
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
-from oneshot_core.editing import EditConfig, edit_latents, learning_rate_at
+from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.features import ClipEncoder, EncoderError, build_clip
+from oneshot_core.latent_optimiser import learning_rate_at
 from oneshot_core.latents import Latent
 from oneshot_core.objective.directions import direction_distance
 from oneshot_core.sampling import random_latents, sample

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oneshot_core.frames import LARGEST, Frame
+from oneshot_core.quads import Quad
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,22 @@ def test_the_square_lies_in_whole_pixels(frame: Frame, square: tuple[int, int, i
     }  # fmt: skip
 
 
+TURNED = Quad(((50.5, -10.0), (20.0, 25.5), (55.5, 56.0), (86.0, 20.5)), 101, 61)
+
+
+def test_a_quad_lies_where_it_lies() -> None:
+    upright = Frame(quad=Quad.square(20, 3, 33, 101, 61))
+    assert upright.square(101, 61) == (20, 3, 33) and upright.used(101, 61) == (20, 3, 53, 36)
+    frame = Frame(quad=TURNED)
+    assert frame.square(101, 61) == (30, 0, 47) and frame.used(101, 61) == (20, 0, 87, 57)
+    assert frame.describe(101, 61)["corners"] == [list(corner) for corner in TURNED.corners]
+    assert "corners" not in LARGEST.describe(101, 61)
+    assert str(frame) == "aligned by a quad of 47 px around (53, 23)"
+    for asked in (frame.square, frame.used, frame.describe):
+        with pytest.raises(ValueError, match="found in a photo of 101 x 61 px, this one has 61 x 101"):
+            asked(61, 101)
+
+
 def test_the_square_never_leaves_the_picture() -> None:
     for width, height in ((1, 1), (3, 7), (7, 3), (640, 427)):
         for zoom in (1, 1.3, 2.5, 16):
@@ -50,6 +67,8 @@ def test_the_square_never_leaves_the_picture() -> None:
         (("crop", 1, 1.5), "offset_x must be a number from -1 to 1, got 1.5"),
         (("crop", 1, 0, True), "offset_y must be a number from -1 to 1, got True"),
         (("stretch", 2), "zoom, offset_x and offset_y belong to fit crop: stretch uses the whole picture"),
+        (("crop", 2, 0, 0, TURNED), "a quad says alone which part of the picture is used"),
+        (("stretch", 1, 0, 0, TURNED), "leave fit at crop, zoom at 1, offset_x and offset_y at 0"),
         (("letterbox", 1, 0, 1), "belong to fit crop: letterbox uses the whole picture"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_networks import tiny_bundle
 
+from oneshot_core.alignment import align, three_point_quad
 from oneshot_core.frames import Frame
 from oneshot_core.pictures import (
     check_mask,
@@ -113,6 +114,29 @@ def test_a_mask_file_counts_where_it_is_white(tmp_path):
     Image.new("L", (40, 20), 0).save(mask)
     with pytest.raises(ValueError, match="0 everywhere, so nothing of the target counts"):
         load_target(target, 16, Frame("stretch"), mask)
+
+
+def test_a_quad_frames_a_target_and_its_mask(tmp_path):
+    """Both are cut out alike: where the mask was white, the target is red."""
+    photo = two_colours(120, 90)
+    photo.save(tmp_path / "photo.png")
+    mask = Image.new("L", (120, 90))
+    mask.paste(255, (0, 0, 60, 90))
+    mask.save(tmp_path / "mask.png")
+    for eyes in (((48, 40), (66, 30)), ((20, 30), (60, 20))):  # the second square leaves the photo
+        how = Frame(quad=three_point_quad(*eyes, (63, 55), 120, 90))
+        target = load_target(tmp_path / "photo.png", 48, how, tmp_path / "mask.png")
+        counts = target.mask[0, 0]
+        assert target.image.shape == (1, 3, 48, 48) and 0.2 < float(counts.mean()) < 0.9
+        if how.quad.bounds[1] > 12:
+            close(target.image[0, :, counts > 0.99].mean(dim=1), RED)
+            close(target.image[0, :, counts < 0.01].mean(dim=1), BLUE)
+        assert torch.equal(target.image, load_target(tmp_path / "photo.png", 48, how).image)
+        assert load_target(tmp_path / "photo.png", 48, how).mask is None  # all of it counts
+        (aligned,) = to_pillow(target.image)
+        assert np.array_equal(np.asarray(align(photo, how.quad, 48)), np.asarray(aligned))
+    with pytest.raises(ValueError, match="found in a photo of 120 x 90 px, this one has 90 x 120"):
+        frame(photo.transpose(Image.Transpose.ROTATE_90), 48, how)
 
 
 def test_what_does_not_count_of_a_target_becomes_the_sources_picture():

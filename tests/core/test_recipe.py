@@ -16,8 +16,10 @@ from tiny_networks import tiny_bundle
 import oneshot_core
 from oneshot_core import choices
 from oneshot_core.demo.world import demo_recipe
+from oneshot_core.frames import Frame
 from oneshot_core.objective import PROFILES
 from oneshot_core.objective.presets import PRESETS, oneshot_clip
+from oneshot_core.quads import Quad
 from oneshot_core.recipe import FORMAT, Recipe, RecipeError
 from oneshot_core.training import PRECISIONS
 
@@ -29,6 +31,7 @@ INPUTS = {
     "clip": [["c", 1.0]],
     "perceptual": "p",
 }
+QUAD = Quad.square(35, 25, 30, 100, 80).values()
 BOUND = Recipe.of({"inputs": {**INPUTS, "target": "t"}, "training": {"precision": "float32"}})
 
 
@@ -48,6 +51,17 @@ def test_it_reads_what_it_writes() -> None:
     told = changed.without_folders()
     assert (told.generator, told.aim.target, told.aim.mask) == ("ffhq.pt", "me.png", "mask.png")
     assert told.encoders.clip == "ViT-B-32=clip.pt" and demo_recipe().without_folders() == demo_recipe()
+
+
+def test_a_quad_is_told_where_it_is_given_and_nowhere_else() -> None:
+    """Recipes, batches and workflows from before there were quads keep their keys."""
+    quad = Quad.square(1, 2, 30, 64, 48)
+    recipe = Recipe.of({"aim": {"quad": quad.values()}}, BOUND)
+    assert recipe.aim.quad == quad and recipe.aim.frame == Frame(quad=quad)
+    assert Recipe.of(json.loads(json.dumps(recipe.values()))) == recipe
+    assert recipe.without_folders().aim.quad == quad
+    assert Recipe.of({"aim": {"quad": None}}, recipe) == BOUND
+    assert "quad" not in BOUND.values()["aim"] and recipe.key() == BOUND.key()
 
 
 def test_what_is_given_changes_a_base_entry_by_entry() -> None:
@@ -73,6 +87,15 @@ def test_what_is_given_changes_a_base_entry_by_entry() -> None:
         ({"aim": {"zoom": 0.5}}, "zoom must be a number from 1 to 16, got 0.5"),
         ({"aim": {"offset_y": -2}}, "offset_y must be a number from -1 to 1, got -2"),
         ({"aim": {"fit": "letterbox", "zoom": 2}}, "zoom, offset_x and offset_y belong to fit crop"),
+        ({"aim": {"quad": {}}}, "the quad lacks 'corners'"),
+        ({"aim": {"quad": 3}}, "the quad must be an object"),
+        ({"aim": {"quad": {**QUAD, "width": 2}}}, "the quad: the quad of 30 px around (50, 40) lies outside"),
+        ({"aim": {"quad": QUAD, "zoom": 2}}, "a quad says alone which part of the picture is used"),
+        (
+            {"aim": {"quad": QUAD, "fit": "stretch"}},
+            "leave fit at crop, zoom at 1, offset_x and",
+        ),
+        ({"aim": {"quad": QUAD, "more_targets": ["b.png"]}}, "a quad belongs to one photo"),
         ({"method": {"preset": "other"}}, "preset must be one of oneshot_clip"),
         ({"method": {"weights": {"patch": -1}}}, "patch must be a number of at least 0"),
         ({"method": {"learning_rate": 0}}, "learning_rate must be positive"),

@@ -10,6 +10,7 @@ from PIL import Image, ImageFile
 
 from oneshot_core.frames import LARGEST, Frame
 from oneshot_core.pictures.target_notes import target_notes
+from oneshot_core.quads import Quad
 
 GREY, GREEN = (128, 128, 128), (0, 135, 0)
 
@@ -34,6 +35,7 @@ def ending_in(colour: tuple[int, ...], share: float, picture: Image.Image | None
         ((512, 512), Frame(zoom=8), "64 x 64", "8.0"),
         ((120, 700), Frame("stretch"), "120 x 700", "4.3"),
         ((120, 100), Frame("letterbox"), "120 x 100", "4.3"),
+        ((400, 300), Frame(quad=Quad.square(9, 9, 100, 400, 300)), "100 x 100", "5.1"),
     ],
 )
 def test_a_tiny_target_is_said_to_be_enlarged(size, frame, used, times) -> None:

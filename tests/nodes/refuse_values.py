@@ -48,6 +48,11 @@ SOUND: dict[str, Any] = {
         tuple(torch.zeros(len(one.bias)) for one in core.demo_generator().generator.affine_layers()), "plain"
     ),
     "ONESHOT_METHOD": core.Recipe(),
+    "ONESHOT_DIRECTION": core.Direction(
+        "w",
+        {0: torch.ones(core.demo_generator().generator.config.w_dim)},
+        (core.demo_generator().generator.config.w_dim,) * core.demo_generator().num_layers,
+    ),
     "IMAGE": torch.zeros(1, 8, 8, 3),
     "MASK": torch.ones(1, 8, 8),
 }
@@ -59,6 +64,7 @@ ANYTHING = {
     "an old generator": older("GeneratorBundle", "oneshot_core.checkpoints.bundle"),
     "an old latent": older("Latent", "oneshot_core.latents"),
     "an old look": older("Look", "oneshot_core.looks"),
+    "an old direction": older("Direction", "oneshot_core.editing.direction"),
     "old encoders": older("EncodersOnDemand", "oneshot_core.features"),
 }  # fmt: skip
 PICTURES = {
@@ -72,7 +78,7 @@ PICTURES = {
 }  # fmt: skip
 RIGHT = {  # what is right although it is in the tables above
     "STRING": {"a text"}, "FLOAT": {"a float"}, "ONESHOT_GENERATOR": set(), "ONESHOT_LATENT": set(),
-    "ONESHOT_LOOK": set(),
+    "ONESHOT_LOOK": set(), "ONESHOT_DIRECTION": set(),
 }  # fmt: skip
 
 
@@ -121,8 +127,9 @@ def copies() -> list[bool]:
     """Whether values of the engine's second copy pass, as both are the same engine."""
     values = sys.modules[f"{pack.__name__}.nodes.values"]
     made = (second.demo_generator(), second.Latent("w", torch.zeros(1, 4)), second.EncoderChoice().open(
-        allow_download=False), second.Look((torch.zeros(2),), "plain"))  # fmt: skip
-    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look)
+        allow_download=False), second.Look((torch.zeros(2),), "plain"),
+        second.Direction("w", {0: torch.ones(2)}, (2,)))  # fmt: skip
+    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look, core.Direction)
     return [
         type(one) is not kind and values.is_kind(one, kind) for one, kind in zip(made, wanted, strict=True)
     ]
@@ -132,7 +139,13 @@ def stamps() -> dict[str, Any]:
     """Fingerprints of every node that reads a file; a file that is rewritten, touched, changed."""
     folders = {
         name: base / "models" / name
-        for name in ("oneshot_stylegan", "oneshot_latents", "oneshot_encoders", "oneshot_looks")
+        for name in (
+            "oneshot_stylegan",
+            "oneshot_latents",
+            "oneshot_encoders",
+            "oneshot_looks",
+            "oneshot_directions",
+        )  # fmt: skip
     }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +154,7 @@ def stamps() -> dict[str, Any]:
         "LoadStyleGAN": {"generator_name": "x.safetensors"},
         "OneShotLoadLatent": {"latent_name": "x.safetensors"},
         "OneShotLoadLook": {"look_name": "x.safetensors"},
+        "OneShotLoadDirection": {"direction_name": "x.safetensors"},
         "OneShotLoadEncoders": {"clip": "demo", "perceptual": "alex", "download": False,
                                 "clip_file": "automatic", "perceptual_file": "x.safetensors"},
     }  # fmt: skip

@@ -30,7 +30,8 @@ def test_odd_values_are_refused_by_the_name_of_the_input() -> None:
 def test_a_refusal_says_where_the_right_value_comes_from() -> None:
     cases = told()["cases"]
     assert cases["OneShotAdapt/generator/a float"][2] == (
-        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found the number 1.5"
+        "generator must come from Load StyleGAN2, One-Shot Adapt, Blend Generators or Apply Look, found the "
+        "number 1.5"
     )
     assert cases["SampleAdapted/adapted/another pack's dict"][2].endswith("found a dict")
     assert (
@@ -44,14 +45,15 @@ def test_a_refusal_says_where_the_right_value_comes_from() -> None:
 
 @needs_comfy()
 def test_values_of_the_engines_second_copy_are_taken() -> None:
-    assert told()["copies"] == [True, True, True, True]
+    assert told()["copies"] == [True] * 5
 
 
 @needs_comfy()
 def test_fingerprints_follow_the_content_and_name_no_folder() -> None:
     stamps = dict(told()["stamps"])
     base = stamps.pop("base")
-    assert set(stamps) == {"LoadStyleGAN", "OneShotLoadLatent", "OneShotLoadLook", "OneShotLoadEncoders"}
+    files = ("LoadStyleGAN", "OneShotLoadLatent", "OneShotLoadLook", "OneShotLoadDirection")
+    assert set(stamps) == {*files, "OneShotLoadEncoders"}
     for first, rewritten, other in stamps.values():
         assert first == rewritten != other
         assert re.fullmatch(r"(automatic )?[0-9a-f]{32}", first) and base not in first

@@ -22,6 +22,7 @@ def words() -> str:
     return ", ".join(json.loads(CLIP.read_text(encoding="utf-8"))["tokenizer"]["words"])
 
 
+GIVERS = "Load StyleGAN2, One-Shot Adapt, Blend Generators or Apply Look"
 MISTAKES = {
     "drawn by a stranger": "this latent is of demo, not of church.safetensors" + USE.format("latent"),
     "drawn by a stranger, w+": "this latent is of demo, not of church.safetensors" + USE.format("latent"),
@@ -86,20 +87,13 @@ MISTAKES = {
         "the CLIP model demo reads the same in text 'a hat' and neutral_text 'a hat'; let them differ in "
         "the one thing to be changed, or leave neutral_text empty"
     ),
-    "a picture as a generator": (
-        "adapted must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a picture of 8 x "
-        "8 px"
-    ),
-    "latents as a generator": (
-        "adapted must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a StyleGAN latent"
-    ),
+    "a picture as a generator": (f"adapted must come from {GIVERS}, found a picture of 8 x 8 px"),
+    "latents as a generator": (f"adapted must come from {GIVERS}, found a StyleGAN latent"),
     "a generator as latents": (
         "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
         " generator"
     ),
-    "encoders as a generator": (
-        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found encoders"
-    ),
+    "encoders as a generator": (f"generator must come from {GIVERS}, found encoders"),
     "diffusion latents": (
         "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
         " latent of a diffusion model"
@@ -110,9 +104,7 @@ MISTAKES = {
         "px: 8 8, 8 px: 8 8 8, 16 px: 8 8 8, 32 px: 8 8 8, 64 px: 8 8 8; use a generator of the look's widths"
     ),
     "a generator as a look": "look must come from Load Look or Save Look, found a generator",
-    "a look as a generator": (
-        "generator must come from Load StyleGAN2, One-Shot Adapt or Blend Generators, found a look"
-    ),
+    "a look as a generator": (f"generator must come from {GIVERS}, found a look"),
     "too strong": "strength_2 must be a number from -1.0 to 2.0, found the number 2.5",
     "a look of equals": (
         "demo and sketch.safetensors (adapted from demo) have the same weights, so there is no look"

@@ -8,6 +8,7 @@ from .optimisation import (
     EditResult,
     check_edit,
     check_texts,
+    direction_of,
     edit_latents,
     learning_rate_at,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "check_edit",
     "check_texts",
     "combine",
+    "direction_of",
     "edit_latents",
     "edit_sheet",
     "edit_table",

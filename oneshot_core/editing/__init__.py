@@ -2,6 +2,10 @@
 
 from .direction import Direction, apply_direction, check_direction, combine
 from .direction_files import load_direction, save_direction
+from .mapper import LatentMapper, apply_mapper
+from .mapper_config import MapperConfig
+from .mapper_files import load_mapper, save_mapper
+from .mapper_training import MapperResult, train_mapper
 from .optimisation import (
     EDIT_COPIES,
     EditConfig,
@@ -19,7 +23,11 @@ __all__ = [
     "Direction",
     "EditConfig",
     "EditResult",
+    "LatentMapper",
+    "MapperConfig",
+    "MapperResult",
     "apply_direction",
+    "apply_mapper",
     "check_direction",
     "check_edit",
     "check_texts",
@@ -31,6 +39,9 @@ __all__ = [
     "joined_pictures",
     "learning_rate_at",
     "load_direction",
+    "load_mapper",
     "parse_edit_strengths",
     "save_direction",
+    "save_mapper",
+    "train_mapper",
 ]

@@ -42,7 +42,6 @@ class TextGoal:
         clip: ClipEncoder,
         text: str,
         neutral_text: str = "",
-        *,
         preprocessing: str = "default",
         views: int = 0,
         seed: int = 0,

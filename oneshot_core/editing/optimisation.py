@@ -34,7 +34,7 @@ from .spaces import Variable, check_room, edit_widths
 
 EDIT_COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
 STARTS = ("given", "mean", "random")
-L2_WEIGHTS = {W_PLUS: 0.008, STYLE: 0.002}  # where none is given
+L2_WEIGHTS = {W_PLUS: 0.008, STYLE: 0.0002}  # where none is given; at 0.008 an edit of styles shows nothing
 MAX_NAME = 200  # characters of a text that become the name of its edit
 
 
@@ -163,8 +163,7 @@ def edit_latents(
     _check_step(bundle, clip, config, identity)
     start = _started(bundle, latent, config)
     with gradients():
-        seen = {"preprocessing": config.preprocessing, "views": config.views, "seed": config.seed}
-        goal = TextGoal.of(clip, text, neutral_text, **seen)
+        goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
         work = _Work(bundle.generator, goal, config, identity if config.identity_weight else None)
         chunks, losses = _run(work, start, callbacks)
         edited, change, images, before = _joined(bundle, start, chunks, text, config)

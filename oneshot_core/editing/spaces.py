@@ -6,7 +6,7 @@ optimization/run_optimization.py, which leaves the styles of colours alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,6 +72,23 @@ class Variable:
         with torch.no_grad():
             base = owned(edited_codes(latent.unedited(generator), latent.edits))
         return cls(generator, space, base, latent.style_edits)
+
+    @property
+    def parts(self) -> Styles:
+        """What a mapper looks at: every slot of the code, or every style, those of colours too, [n, C]."""
+        return self._fixed if self.space == STYLE else self.base.unbind(dim=1)
+
+    def moved(self, changes: Mapping[int, Tensor]) -> tuple[Latents, list[Tensor]]:
+        """Add changes by slot or style of a convolution; what has none stays.
+
+        Returns:
+            Values like `start`; and what was added, [n, L, W] in one tensor or [n, C] per style.
+        """
+        keys = range(self.base.shape[1]) if self.space == W_PLUS else conv_styles(len(self._fixed))
+        added = [changes.get(key, torch.zeros_like(self.parts[key])) for key in keys]
+        if self.space == W_PLUS:
+            added = [torch.stack(added, dim=1)]
+        return self.start + torch.cat(added, dim=1), added
 
     def styles(self, values: Latents) -> Styles:
         """Styles to draw values [n, ...] with, differentiable."""

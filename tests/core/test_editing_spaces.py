@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reading_clip import NEUTRAL, SIZE, TEXT, ReadingClip, edit, similarity
+from reading_clip import NEUTRAL, SIZE, TEXT, Knowing, ReadingClip, edit, similarity
 from stand_ins import tiny_bundle
 from tiny_clip import CONFIG
 
@@ -42,15 +42,6 @@ def styled(count: int = 1, **changes) -> Latent:
         LatentEdit("style", {0: torch.full((6,), 0.3), 1: torch.full((6,), -0.2)}, styles, 2.0),
     )
     return dataclasses.replace(random_latents(bundle, range(count)), edits=edits, **changes)
-
-
-class Knowing(torch.nn.Module):
-    """A stand-in that recognises faces by unit features of 2x2 averages."""
-
-    name = "knowing"
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(F.adaptive_avg_pool2d(images, 2).flatten(1) + 1, dim=1)
 
 
 def test_styles_of_convolutions_move_and_those_of_colours_stay():

@@ -97,6 +97,11 @@ if TYPE_CHECKING:
         global_direction,
         text_change,
     )
+    from .editing.mapper import LatentMapper, apply_mapper
+    from .editing.mapper_config import MapperConfig
+    from .editing.mapper_files import load_mapper, save_mapper
+    from .editing.mapper_training import MapperResult, train_mapper
+    from .editing.optimisation import direction_of
     from .editing.statistics import (
         DriftReport,
         LatentMoments,
@@ -238,6 +243,11 @@ _MODULES = {
         "DriftReport LatentMoments StyleStatistics drift_report latent_moments style_statistics"
     ),
     "editing.style_layout": "style_title",
+    "editing.mapper": "LatentMapper apply_mapper",
+    "editing.mapper_config": "MapperConfig",
+    "editing.mapper_files": "load_mapper save_mapper",
+    "editing.mapper_training": "MapperResult train_mapper",
+    "editing.optimisation": "direction_of",
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
         "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
@@ -327,6 +337,9 @@ __all__ = [
     "LiveSheet",
     "Look",
     "NoFaceError",
+    "LatentMapper",
+    "MapperConfig",
+    "MapperResult",
     "PictureError",
     "Poll",
     "Preset",
@@ -359,6 +372,7 @@ __all__ = [
     "alignment_of_faces",
     "apply_direction",
     "apply_looks",
+    "apply_mapper",
     "best_step",
     "blend_generators",
     "cached_dictionary",
@@ -382,6 +396,7 @@ __all__ = [
     "demo_target",
     "detect",
     "detect_alignment",
+    "direction_of",
     "draw_cover",
     "drift_report",
     "edit_latents",
@@ -432,6 +447,7 @@ __all__ = [
     "load_inception",
     "load_latent",
     "load_look",
+    "load_mapper",
     "load_perceptual",
     "load_picture",
     "load_quad",
@@ -473,6 +489,7 @@ __all__ = [
     "save_e4e",
     "save_latent",
     "save_look",
+    "save_mapper",
     "save_png",
     "save_quad",
     "save_statistics",
@@ -493,6 +510,7 @@ __all__ = [
     "three_point_quad",
     "to_pillow",
     "to_tensor",
+    "train_mapper",
     "training_bytes",
     "truncation_sweep",
     "versions",

@@ -261,6 +261,9 @@ def archive(names: Collection[str]) -> Container:
 
 def _weights(start: bytes) -> Container | None:
     """Pickles, torch files, safetensors and the protocol buffers of other programs."""
+    # First: the length of a header may begin like a pickle, 640 and 896 bytes do.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _MAX_HEADER_BYTES:
+        return Container("safetensors", "weights", "a safetensors file")
     if start.startswith(LEGACY_TORCH_START):
         return Container("torch-legacy", "weights", "a torch file")
     if re.match(rb"\x80[\x02-\x05]", start):
@@ -270,8 +273,6 @@ def _weights(start: bytes) -> Container | None:
         ):
             return _DATA_PKL
         return Container("pickle", "weights", "a Python pickle")
-    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _MAX_HEADER_BYTES:
-        return Container("safetensors", "weights", "a safetensors file")
     if re.match(rb"c[A-Za-z_][\w.]*\n\w+\n|\(([dl])?p\d+\n|[\]}(]q[\0-\x02]|\((c[A-Za-z_][\w.]*\n)", start):
         advice = "load it in the program that wrote it and save it again with protocol 2 or higher"
         return Container("old-pickle", "other", "a Python pickle of protocol 0 or 1 (Python 2)", advice)

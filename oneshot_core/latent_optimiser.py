@@ -17,16 +17,25 @@ Check: TypeAlias = Callable[[str, Tensor], None]  # raises where values [N, ...]
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 
 
-def learning_rate_at(step: int, steps: int, highest: float) -> float:
-    """Adam's rate at step 0, 1, ...: a short linear rise from 0, then a cosine fall in the last quarter.
+def learning_rate_at(
+    step: int, steps: int, highest: float, ramp_up: float = RAMP_UP, ramp_down: float = RAMP_DOWN
+) -> float:
+    """Adam's rate at step 0, 1, ...: a short linear rise from 0, then a cosine fall in the last part.
+
+    Args:
+        step: its number.
+        steps: in all.
+        highest: the rate between rise and fall.
+        ramp_up: fraction of the steps in which it rises.
+        ramp_down: fraction in which it falls.
 
     Source: NVIDIA's projector (stylegan2-ada-pytorch projector.py), and after it rosinality's and
         orpatashnik/StyleCLIP optimization/run_optimization.py get_lr.
     """
     # At step 0 the rate is 0, as in the original: that step changes nothing.
     t = step / steps
-    falling = min(1.0, (1 - t) / RAMP_DOWN)
-    return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / RAMP_UP)
+    falling = min(1.0, (1 - t) / ramp_down)
+    return highest * (0.5 - 0.5 * math.cos(math.pi * falling)) * min(1.0, t / ramp_up)
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,12 @@ class StepProgress:
         losses: unweighted value of each term at the start of this step.
         eta_seconds: estimate of the time left.
         preview: gives pictures [N, 3, S, S] of the work; a training draws them only when it is called.
-        codes: of a search or an inversion, after the step, a copy; None: no latents are optimised, or they
-            are many.
+        codes: what is optimised, after the step, a copy: of a search or an inversion its codes; of an edit
+            [n, L, W], or in style space [n, C], all styles that it may change side by side. None: no latents
+            are optimised, or they are many.
         first: of an edit or an inversion, the position in the batch of the first of the pictures.
         notes: sentences for the user about how the work goes, see `threads.ThreadWatch`.
+        gradient: of an edit, of the loss summed over the codes with respect to them, at this step.
     """
 
     step: int
@@ -53,6 +64,7 @@ class StepProgress:
     codes: Latents | None = None
     first: int = 0
     notes: tuple[str, ...] = ()
+    gradient: Latents | None = None
 
 
 @dataclass

@@ -2,12 +2,17 @@
 
 from .direction import Direction, apply_direction, check_direction, combine
 from .direction_files import load_direction, save_direction
+from .mapper import LatentMapper, apply_mapper
+from .mapper_config import MapperConfig
+from .mapper_files import load_mapper, save_mapper
+from .mapper_training import MapperResult, train_mapper
 from .optimisation import (
     EDIT_COPIES,
     EditConfig,
     EditResult,
     check_edit,
     check_texts,
+    direction_of,
     edit_latents,
     learning_rate_at,
 )
@@ -18,17 +23,25 @@ __all__ = [
     "Direction",
     "EditConfig",
     "EditResult",
+    "LatentMapper",
+    "MapperConfig",
+    "MapperResult",
     "apply_direction",
+    "apply_mapper",
     "check_direction",
     "check_edit",
     "check_texts",
     "combine",
+    "direction_of",
     "edit_latents",
     "edit_sheet",
     "edit_table",
     "joined_pictures",
     "learning_rate_at",
     "load_direction",
+    "load_mapper",
     "parse_edit_strengths",
     "save_direction",
+    "save_mapper",
+    "train_mapper",
 ]

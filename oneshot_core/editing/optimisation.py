@@ -1,37 +1,41 @@
-"""Text edits of latents: StyleCLIP's optimisation of a W+ code until CLIP finds the words in the picture.
+"""Text edits of latents: StyleCLIP's optimisation, in W+ or in the styles, until CLIP finds the words.
 
 Source: StyleCLIP (arXiv 2103.17249) section 4; orpatashnik/StyleCLIP optimization/run_optimization.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..batches import check_batch, check_drawn
 from ..checkpoints import GeneratorBundle, check_family
-from ..draws import SeededDraws
+from ..edits import EDIT_SPACES, STYLE, W_PLUS, LatentEdit
 from ..features import ClipEncoder
-from ..latent_optimiser import LatentOptimiser, StepProgress, learning_rate_at
-from ..latents import Latent
+from ..features.identity import IdentityNet, identity_distance
+from ..fingerprints import network_fingerprint
+from ..latent_optimiser import RAMP_DOWN, RAMP_UP, LatentOptimiser, StepProgress, learning_rate_at
+from ..latents import Latent, truncate, z_from_seeds
 from ..memory import check_memory
 from ..networks import Generator
-from ..objective.directions import direction_distance
 from ..pace import Pace
 from ..ranges import MOST_RATE, check_number
 from ..tensors import Images, Latents, check_weights, gradients, is_finite, owned
 from ..threads import ThreadWatch
 from ..training.memory import editing_step_bytes
+from .direction import Direction
+from .goal import TextGoal, check_legacy, check_preprocessing
+from .spaces import Variable, check_room, edit_widths
 
-SMALLEST_VIEW = 0.8  # side of a random view, as a fraction of the picture's
 EDIT_COPIES = 4  # of the pictures that are held at the end: before and after, in chunks and joined
-SOFTNESS = 0.1  # of the direction: every edit starts from an unchanged picture, see `direction_distance`
+STARTS = ("given", "mean", "random")
+L2_WEIGHTS = {W_PLUS: 0.008, STYLE: 0.0002}  # where none is given; at 0.008 an edit of styles shows nothing
+MAX_NAME = 200  # characters of a text that become the name of its edit
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,45 @@ class EditConfig:
 
     steps: int = 100  # optimiser rounds per code
     learning_rate: float = 0.1  # Adam's highest rate, see `learning_rate_at`
-    l2_weight: float = 0.008  # of the squared change of the code, summed over all its entries; 0: none
+    # Of the squared change, summed over all entries; 0: none. None: `L2_WEIGHTS`, 0 for the start "mean".
+    l2_weight: float | None = None
     views: int = 0  # random crops that CLIP sees instead of the picture; 0: the picture itself
-    seed: int = 0  # of the random views; nothing else is random
+    seed: int = 0  # of the random views and of the start "random"
     batch_size: int = 2  # codes that are edited at once; needs memory, does not change the result
+    space: str = W_PLUS  # what moves: the W+ code, or "style", the styles of the convolutions
+    start: str = "given"  # "given": a latent; "mean": the mean one (free generation); "random": one of `seed`
+    psi: float = 0.7  # truncation of the start "random"
+    identity_weight: float = 0.0  # of 1 - cosine of a face recogniser's features before and after; 0: none
+    preprocessing: str = "default"  # or "legacy", see `TextGoal.features`
+    ramp_up: float = RAMP_UP  # see `learning_rate_at`
+    ramp_down: float = RAMP_DOWN
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(
                 f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}"
             )
+        if self.space not in EDIT_SPACES:
+            raise ValueError(f"space must be one of {', '.join(EDIT_SPACES)}, got {self.space!r}")
+        if self.start not in STARTS:
+            raise ValueError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
+        check_preprocessing(self.preprocessing)
         check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
-        check_number(self.l2_weight, "l2_weight", low=0)
+        if self.l2_weight is None:
+            object.__setattr__(self, "l2_weight", 0.0 if self.start == "mean" else L2_WEIGHTS[self.space])
+        check_number(self.deviation_weight, "l2_weight", low=0)
+        check_number(self.identity_weight, "identity_weight", low=0)
+        check_number(self.psi, "psi (usually 0.5 to 1)", low=-10, high=10)
+        for name in ("ramp_up", "ramp_down"):
+            check_number(getattr(self, name), name, above=0, high=1)
         if self.views < 0:
             raise ValueError(f"views must be 0 or more, got {self.views}")
+
+    @property
+    def deviation_weight(self) -> float:
+        """The weight `l2_weight`, a number."""
+        assert self.l2_weight is not None
+        return self.l2_weight
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -68,97 +97,172 @@ class EditResult:
     """The edited codes and what they look like.
 
     Args:
-        latent: space "w+", [N, L, W].
+        latent: space "w+", [N, L, W]. Of an edit in w+ the codes are the edited ones; of one in style space
+            they are those before it, and the latent carries `change`.
         images: [N, 3, S, S] of the edited codes, with the stored noise; float32 on the CPU, not clamped.
         before: [N, 3, S, S] of the codes that were given.
         losses: per term one value per step, mean over the codes.
+        change: what the edit added, a vector per code and slot or style.
     """
 
     latent: Latent
     images: Images
     before: Images
     losses: dict[str, list[float]]
+    change: LatentEdit
 
 
 def edit_latents(
     bundle: GeneratorBundle,
     clip: ClipEncoder,
-    latent: Latent,
+    latent: Latent | None,
     text: str,
     config: EditConfig | None = None,
     *,
     neutral_text: str = "",
+    identity: IdentityNet | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
 ) -> EditResult:
     """Change codes until their pictures show what a text says, staying near the codes that were given.
 
-    Each code of a batch is edited as if it were alone.
+    Each code of a batch is edited as if it were alone. What edits a latent carries already stay: those of W+
+    are part of what is moved, those of styles of how it is drawn.
 
     Args:
         bundle: who draws the pictures; an adapted generator is edited like any other.
         clip: reads pictures and text, on the generator's device.
-        latent: N codes in any space; z is mapped.
+        latent: N codes in any space; z is mapped. None for the starts "mean" and "random", which are one.
         text: what the pictures are to show, such as "a face with a hat".
         config: settings; default `EditConfig()`.
         neutral_text: what they show now in the same wording, such as "a face". The change of the picture is
             then compared with the change from this text to the other (`direction_distance`), instead of the
             picture with the text, which keeps it nearer to the old one. "": the published loss, 1 - cosine of
             picture and text.
+        identity: recognises faces, on the generator's device; needed for an `identity_weight` above 0.
         callbacks: called after every step with the rounds done, summed over all codes; may raise.
 
     Returns:
-        The codes, their pictures, the pictures before, the losses: "clip" or "direction", and "deviation".
+        Codes, pictures, pictures before, losses: "clip" or "direction", "deviation" and "identity".
 
     Raises:
         ValueError: see `check_edit`; words that CLIP does not know, two texts of one meaning, weights that
             are not finite, or a step that does not fit main memory.
         EncoderError: the CLIP model reads no text.
-        FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, code,
-            step and seed.
+        FloatingPointError: a loss or gradient is not finite; the message names term, code, step and seed.
 
-    Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and
-        criteria/clip_loss.py, without the identity term; `neutral_text`: StyleGAN-NADA (arXiv 2108.00946)
-        section 4.1. Deviation: pictures are reduced antialiased and normalised as CLIP was trained, where the
-        published code feeds it [-1, 1] (editing.md 1a).
+    Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and criteria/;
+        `neutral_text`: StyleGAN-NADA (arXiv 2108.00946) section 4.1. Deviations: the default preprocessing
+        (editing.md 1a); starts use the bundle's mean latent, where it averages 4096 latents.
     """
     config = config or EditConfig()
-    check_edit(bundle, latent, text, config)
+    check_edit(bundle, latent, text, config, identity)
     check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
     check_texts(clip, text, neutral_text)
-    _check_step(bundle, clip, config)
+    if config.preprocessing == "legacy":
+        check_legacy(bundle.size, clip.preprocess.image_size)
+    _check_step(bundle, clip, config, identity)
+    start = _started(bundle, latent, config)
     with gradients():
-        goal = _Goal.of(clip, text, neutral_text)
+        goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
+        work = _Work(bundle.generator, goal, config, identity if config.identity_weight else None)
+        chunks, losses = _run(work, start, callbacks)
+        edited, change, images, before = _joined(bundle, start, chunks, text, config)
+    told = {"generator": start.generator_name or bundle.title, "clip": clip.name, "text": text}
+    origin = _origin(start, {**told, "neutral_text": neutral_text, "settings": config.describe()})
+    return EditResult(replace(edited, origin=origin), images, before, losses, change)
+
+
+def _started(bundle: GeneratorBundle, latent: Latent | None, config: EditConfig) -> Latent:
+    """The codes to start from."""
+    if config.start == "given":
+        assert latent is not None  # `check_edit` refuses none
+        return latent
+    origin: dict[str, Any] = {"method": config.start, "generator": bundle.title}
+    w = bundle.mean_latent[None]
+    if config.start == "random":
+        origin |= {"seeds": [config.seed], "psi": config.psi}
         with torch.no_grad():
-            codes = owned(latent.codes(bundle.generator))  # w+, as StyleCLIP: each slot moves by itself
-        chunks, losses = _run(bundle.generator, goal, codes, config, callbacks)
-        values, images, before = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    whose = latent.generator_name or bundle.title
-    origin = {"generator": whose, **_origin(latent, text, neutral_text, config)}
-    family = bundle.family if latent.space == "z" else latent.family or bundle.family  # z fits any mapping
-    return EditResult(Latent("w+", values, family, origin), images, before, losses)
+            z = z_from_seeds([config.seed], bundle.generator.config.z_dim)
+            drawn = bundle.generator.map_single(z.to(bundle.generator.const))
+        w = truncate(owned(drawn).cpu().float(), bundle.mean_latent.cpu(), config.psi)
+    return Latent("w", owned(w).float(), bundle.family, origin)
 
 
-def check_edit(bundle: GeneratorBundle, latent: Latent, text: str, config: EditConfig) -> None:
+def direction_of(result: EditResult, bundle: GeneratorBundle) -> Direction:
+    """Make a direction of what an edit changed, the mean over its codes, to be kept and added to others.
+
+    Args:
+        result: of `edit_latents`.
+        bundle: the generator that it was made with.
+
+    Raises:
+        ValueError: the edit changed nothing.
+    """
+    origin = result.latent.origin
+    means = {key: value.mean(dim=0) for key, value in result.change.vectors.items()}
+    return Direction(
+        result.change.space, means, result.change.widths,
+        name=result.change.name, method="latent optimisation", text=origin["text"],
+        neutral_text=origin["neutral_text"], clip=origin["clip"], measured=bundle.title,
+        fingerprint=network_fingerprint(bundle.generator), family=bundle.family,
+    )  # fmt: skip
+
+
+def check_edit(
+    bundle: GeneratorBundle,
+    latent: Latent | None,
+    text: str,
+    config: EditConfig,
+    identity: IdentityNet | None = None,
+) -> None:
     """Refuse what cannot be edited whatever CLIP reads it; see `edit_latents`.
 
     Raises:
-        ValueError: an empty text, a latent of another family or of no code, weights of the generator that are
-            not finite, or more codes than memory holds pictures of.
+        ValueError: an empty text, a latent of another family or of no code, none where one is needed, weights
+            of the generator that are not finite, an identity weight without an identity network, or more
+            codes than memory holds pictures of.
     """
     if not text.strip():
         raise ValueError('the text is empty; say what the pictures are to show, such as "a smiling face"')
-    check_family(latent, bundle)
-    if not len(latent.values):
-        raise ValueError("the latent holds no code; give at least one")
+    check_identity(config.identity_weight, identity)
+    if config.start == "given":
+        if latent is None:
+            raise ValueError("there is no latent to edit; give one, or set start to mean or random")
+        check_family(latent, bundle)
+        if not len(latent.values):
+            raise ValueError("the latent holds no code; give at least one")
+        check_room(latent, config.space)
+    elif latent is not None:
+        raise ValueError(
+            f"start is {config.start}, but a latent was given; leave it out, or set start to given"
+        )
+    elif config.start == "random" and bundle.generator.config.c_dim:
+        raise ValueError(f"{bundle.title} needs a class for random latents; give a latent, with start given")
     bundle.check_finite()
+    count = 1 if latent is None else len(latent.values)
     advice = "edit fewer latents at a time"
-    check_batch(bundle, len(latent.values), config.batch_size, copies=EDIT_COPIES, advice=advice)
+    check_batch(bundle, count, config.batch_size, copies=EDIT_COPIES, advice=advice)
 
 
-def _check_step(bundle: GeneratorBundle, clip: ClipEncoder, config: EditConfig) -> None:
+def check_identity(weight: float, identity: IdentityNet | None) -> None:
+    """Refuse a weight of the identity term without a network for it; raises ValueError."""
+    if not weight:
+        return
+    if identity is None:
+        raise ValueError(
+            f"identity_weight is {weight:g}, but there is no identity network (ArcFace, model_ir_se50.pth); "
+            "give it, or set the weight to 0"
+        )
+    check_weights(identity, f"the identity network {identity.name}", "load its file again")
+
+
+def _check_step(
+    bundle: GeneratorBundle, clip: ClipEncoder, config: EditConfig, identity: IdentityNet | None
+) -> None:
     """Refuse a step that main memory cannot hold; on a device its own limit tells."""
     if bundle.generator.const.device.type == "cpu" and isinstance(clip, torch.nn.Module):
-        needed = editing_step_bytes(bundle, clip, config.batch_size, config.views)
+        asked = identity if config.identity_weight else None
+        needed = editing_step_bytes(bundle, clip, config.batch_size, config.views, identity=asked)
         seen = f", {config.views} views each" if config.views else ""
         what = f"the pictures of {config.batch_size} latents edited at once{seen},"
         check_memory(needed, what, "lower views" if config.views else "use a smaller CLIP model or generator")
@@ -178,129 +282,111 @@ def check_texts(clip: ClipEncoder, text: str, neutral_text: str = "") -> list[st
     return list(dict.fromkeys(notes))
 
 
+class _Work(NamedTuple):
+    """What every chunk is edited with."""
+
+    generator: Generator
+    goal: TextGoal
+    config: EditConfig
+    identity: IdentityNet | None
+
+
+class _Finished(NamedTuple):
+    """A chunk when it is done; float32 on the CPU."""
+
+    base: Latents
+    values: Latents
+    change: dict[int, Tensor]
+    images: Images
+    before: Images
+
+
 def _run(
-    generator: Generator,
-    goal: _Goal,
-    codes: Latents,
-    config: EditConfig,
-    callbacks: Sequence[Callable[[StepProgress], None]],
+    work: _Work, latent: Latent, callbacks: Sequence[Callable[[StepProgress], None]]
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
-    """Edit codes [N, L, W] chunk by chunk; also return the mean loss per term and step."""
-    parts = codes.split(config.batch_size)
+    """Edit a latent chunk by chunk; also return the mean loss per term and step."""
+    config, count = work.config, len(latent.values)
     sums: dict[str, list[float]] = {}
     finished: list[_Finished] = []
-    done, steps = 0, config.steps * len(codes)
+    done, steps = 0, config.steps * count
     pace = Pace(steps)
-    with ThreadWatch(codes.device, "edit") as watch:
-        for index, part in enumerate(parts):
-            first = index * config.batch_size
-            chunk = _Chunk(generator, goal, config, part, first)
+    with ThreadWatch(work.generator.const.device, "edit") as watch:
+        for index, first in enumerate(range(0, count, config.batch_size)):
+            chunk = _Chunk(work, latent.part(slice(first, first + config.batch_size)), first)
             for step in range(config.steps):
                 watch.begin()
                 images, losses = chunk.update(step)
-                watch.end(index * config.steps + step + 1, len(part))
+                watch.end(index * config.steps + step + 1, len(images))
                 for name, values in losses.items():
                     # Summed over chunks, so the curve is that of all codes whatever the batch size.
-                    sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / len(codes)
-                done += len(part)
+                    sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / count
+                done += len(images)
                 means = {name: float(values.mean()) for name, values in losses.items()}
-                left, preview = pace.left(done), partial(torch.clone, images)
-                now = StepProgress(done, steps, means, left, preview, first=first, notes=watch.notes)
+                preview, codes = partial(torch.clone, images), chunk.optimiser.codes
+                now = StepProgress(
+                    done, steps, means, pace.left(done), preview, owned(codes), codes.grad, first, watch.notes
+                )
                 for callback in callbacks:
                     callback(now)
             finished.append(chunk.finished())
     return finished, sums
 
 
-_Finished: TypeAlias = "tuple[Latents, Images, Images]"  # codes, their pictures, the pictures before
-
-
-def _origin(latent: Latent, text: str, neutral_text: str, config: EditConfig) -> dict[str, Any]:
+def _origin(latent: Latent, told: Mapping[str, Any]) -> dict[str, Any]:
     """What is written into the edited latent; seeds stay on top, where they number the samples."""
-    origin: dict[str, Any] = {
-        "method": "styleclip_optimisation",
-        "text": text,
-        "neutral_text": neutral_text,
-        "settings": config.describe(),
-        "edited": latent.origin,
-    }
+    origin: dict[str, Any] = {"method": "styleclip_optimisation", **told, "edited": latent.origin}
     if "seeds" in latent.origin:
         origin["seeds"] = latent.origin["seeds"]
     return origin
 
 
-@dataclass(frozen=True)
-class _Goal:
-    """What the pictures are compared with."""
-
-    clip: ClipEncoder
-    text: Tensor  # [D], unit length
-    direction: Tensor | None  # [D], from the neutral text to the text
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, clip: ClipEncoder, text: str, neutral_text: str) -> _Goal:
-        if not neutral_text.strip():
-            return cls(clip, owned(clip.encode_text([text]))[0], None)
-        target, neutral = owned(clip.encode_text([text, neutral_text]))
-        # The direction would be rounding noise.
-        if float((target - neutral).norm()) < 1e-4:
-            raise ValueError(
-                f"the CLIP model {clip.name} reads the same in text {text!r} and neutral_text "
-                f"{neutral_text!r}; let them differ in the one thing to be changed, or leave neutral_text "
-                "empty"
-            )
-        return cls(clip, target, target - neutral)
-
-    @property
-    def name(self) -> str:
-        """Under which its loss is logged."""
-        return "clip" if self.direction is None else "direction"
-
-    def features(self, images: Images) -> Tensor:
-        """Unit CLIP features [n, D] of pictures that are reduced with a low-pass filter first."""
-        side = self.clip.preprocess.image_size
-        if images.shape[-1] != side:
-            # The method's own resize is bicubic without low-pass, which aliases strongly at 1024 px (Q29).
-            images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
-        return self.clip.encode_images(images)
-
-    def distance(self, images: Images, before: Images) -> Tensor:
-        """Loss per picture [n], given the pictures before the edit."""
-        features = self.features(images)
-        if self.direction is None:
-            # StyleCLIP's 1 - logit / 100: CLIP's logits are 100 times the cosine.
-            return 1 - features @ self.text.to(features)
-        with torch.no_grad():
-            old = self.features(before)
-        return direction_distance(features, old, self.direction.to(features), SOFTNESS)
+def _joined(
+    bundle: GeneratorBundle, start: Latent, chunks: list[_Finished], text: str, config: EditConfig
+) -> tuple[Latent, LatentEdit, Images, Images]:
+    """The edited latent, what was added, the pictures and those before, of all chunks."""
+    base, values, images, before = (
+        torch.cat([getattr(one, name) for one in chunks]) for name in ("base", "values", "images", "before")
+    )
+    changed = {key: torch.cat([one.change[key] for one in chunks]) for key in chunks[0].change}
+    widths = edit_widths(bundle.generator, config.space)
+    change = LatentEdit(config.space, changed, widths, 1.0, text[:MAX_NAME])
+    family = bundle.family if start.space == "z" else start.family or bundle.family  # z fits any mapping
+    if config.space == W_PLUS:
+        return Latent("w+", values, family, edits=start.style_edits), change, images, before
+    return Latent("w+", base, family, edits=(*start.style_edits, change)), change, images, before
 
 
 class _Chunk:
     """Codes that are edited at once, each as if it were alone."""
 
-    def __init__(
-        self, generator: Generator, goal: _Goal, config: EditConfig, start: Latents, first: int
-    ) -> None:
-        self.generator, self.goal, self.config, self.start = generator, goal, config, start
+    def __init__(self, work: _Work, latent: Latent, first: int) -> None:
+        self.work, self.config, self.goal = work, work.config, work.goal
         self.first = first  # its position in the batch
         # Fixed, as in the original: only the text may change the picture.
-        self.noise = generator.constant_noise()
-        self.draws = SeededDraws(config.seed)
-        self.optimiser = LatentOptimiser(
-            start, lambda step: learning_rate_at(step, config.steps, config.learning_rate)
-        )
+        self.noise = work.generator.constant_noise()
+        self.variable = Variable.of(work.generator, self.config.space, latent)
+        config = self.config
+        rate = partial(
+            learning_rate_at, steps=config.steps, highest=config.learning_rate,
+            ramp_up=config.ramp_up, ramp_down=config.ramp_down,
+        )  # fmt: skip
+        self.optimiser = LatentOptimiser(self.variable.start, rate)
         with torch.no_grad():
-            self.before = generator.synthesize(start, self.noise)
+            self.before = self.variable.render(self.variable.start, self.noise)
+            self.who = None if work.identity is None else work.identity(self.before)
 
     def update(self, step: int) -> tuple[Images, dict[str, Tensor]]:
         """Do step 0, 1, ...; return the pictures [n, 3, S, S] before it and each term's values [n]."""
-        images = self.generator.synthesize(self.optimiser.codes, self.noise)
-        losses = {self.goal.name: self._distance(images, step)}
+        images = self.variable.render(self.optimiser.codes, self.noise)
+        losses = {self.goal.name: self.goal.distance(images, self.before, step)}
         total = losses[self.goal.name].sum()
-        if self.config.l2_weight:
-            losses["deviation"] = (self.optimiser.codes - self.start).square().sum(dim=(1, 2))
-            total = total + self.config.l2_weight * losses["deviation"].sum()
+        if self.config.deviation_weight:
+            moved = (self.optimiser.codes - self.variable.start).square()
+            losses["deviation"] = moved.flatten(1).sum(dim=1)
+            total = total + self.config.deviation_weight * losses["deviation"].sum()
+        if self.work.identity is not None and self.who is not None:
+            losses["identity"] = identity_distance(self.work.identity(images), self.who)
+            total = total + self.config.identity_weight * losses["identity"].sum()
         for name, values in losses.items():
             self._check(f"term {name!r}", values[:, None], step)
 
@@ -321,28 +407,11 @@ class _Chunk:
             f"{self.config.seed}); lower the learning rate, change the seed, or leave that code out"
         )
 
-    def _distance(self, images: Images, step: int) -> Tensor:
-        """Loss per picture [n], the mean over its views; the views are the same for every code."""
-        indices = range(self.config.views)
-        views = [self._view(images, step, index) for index in indices] or [images]
-        # Cut like the new ones: a direction from one crop to another would show the crop, not the edit.
-        old = [self._view(self.before, step, index) for index in indices] or [self.before]
-        pairs = zip(views, old, strict=True)
-        return torch.stack([self.goal.distance(view, old) for view, old in pairs]).mean(dim=0)
-
-    def _view(self, images: Images, step: int, index: int) -> Images:
-        """Cut a random square out of the pictures."""
-        share, top, left = self.draws.uniform(step, f"edit.view.{index}", (3,)).tolist()
-        size = images.shape[-1]
-        side = max(1, round(size * (SMALLEST_VIEW + share * (1 - SMALLEST_VIEW))))
-        y, x = (int(place * (size - side + 1)) for place in (top, left))
-        return images[:, :, y : y + side, x : x + side]
-
     def finished(self) -> _Finished:
-        """Codes, their pictures, the pictures before; float32 on the CPU."""
+        """Codes, what was added to them, their pictures, the pictures before."""
         with torch.no_grad():
-            images = self.generator.synthesize(self.optimiser.codes, self.noise)
-        kept = (self.optimiser.codes, images, self.before)
-        codes, images, before = (owned(part).float().cpu() for part in kept)
-        check_drawn(images, range(self.first, self.first + len(codes)))
-        return codes, images, before
+            images = self.variable.render(self.optimiser.codes, self.noise)
+        kept = (self.variable.base, self.optimiser.codes, images, self.before)
+        base, values, images, before = (owned(part).float().cpu() for part in kept)
+        check_drawn(images, range(self.first, self.first + len(images)))
+        return _Finished(base, values, self.variable.change(self.optimiser.codes), images, before)

@@ -101,6 +101,10 @@ class ClipEncoder(nn.Module):
         pixels = pixels.to(self.device, self.dtype).contiguous(memory_format=self.layout)
         return self.model.encode_image(pixels, normalize=False)
 
+    def encode_prepared(self, pixels: Tensor) -> Tensor:
+        """Unit features [N, D] of what was prepared elsewhere: [N, 3, side, side], as the model reads it."""
+        return _unit(self._seen(pixels))
+
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Unit features [M, D] of pictures of any size, seen as CLIP's own code sees files; no gradient."""
         with torch.no_grad():

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder, Encoders, EncodersOnDemand, Perceptual
+from ..features.identity import IdentityNet
 from ..latents import Latents
 from ..networks import Generator
 from ..objective import Aim, Preset
@@ -177,21 +178,33 @@ def search_bytes(bundle: GeneratorBundle, encoders: Encoders, views: int = 8) ->
     return int(OVERHEAD_BYTES + weights + WORKING_SHARE * saved)
 
 
-def editing_bytes(bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0) -> int:
-    """Estimate the peak memory of a text edit, which sees pictures with CLIP alone.
+def editing_bytes(
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    codes: int = 2,
+    views: int = 0,
+    identity: IdentityNet | None = None,
+) -> int:
+    """Estimate the peak memory of a text edit, which sees pictures with CLIP, and with a face recogniser.
 
     Args:
         bundle: who draws.
         clip: the encoder.
         codes: latents that are edited at once.
         views: crops of each picture that CLIP sees; 0: the picture itself.
+        identity: the face recogniser; None where no term asks it.
     """
-    weights = _bytes(bundle.generator) + _bytes(clip)
-    return OVERHEAD_BYTES + weights + editing_step_bytes(bundle, clip, codes, views)
+    weights = _bytes(bundle.generator) + _bytes(clip) + _bytes(identity)
+    return OVERHEAD_BYTES + weights + editing_step_bytes(bundle, clip, codes, views, identity=identity)
 
 
 def editing_step_bytes(
-    bundle: GeneratorBundle, clip: ClipEncoder, codes: int = 2, views: int = 0, max_px: int | None = None
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    codes: int = 2,
+    views: int = 0,
+    max_px: int | None = None,
+    identity: IdentityNet | None = None,
 ) -> int:
     """The part of `editing_bytes` that comes on top of the networks, with every step.
 
@@ -201,13 +214,14 @@ def editing_step_bytes(
         codes: latents that are drawn at once.
         views: crops of each picture that CLIP sees; 0: the picture itself.
         max_px: side up to which pictures are drawn; None: their own.
+        identity: the face recogniser; None where no term asks it.
     """
-    generator, seeing = _on_meta(bundle.generator), _on_meta(clip)
+    generator, seeing, knowing = _on_meta(bundle.generator), _on_meta(clip), _on_meta(identity)
 
     def saved(seen: int) -> int:
         def step() -> Any:
             images = _rendered(generator, codes, max_px)
-            return [seeing.encode_images(images) for _ in range(seen)]
+            return [seeing.encode_images(images) for _ in range(seen)], _seen_by(knowing, images)
 
         return _saved(step)
 
@@ -238,6 +252,10 @@ def inversion_step_bytes(
 
     with gradients():
         return int(WORKING_SHARE * _saved(step))
+
+
+def _seen_by(network: Any, images: Tensor) -> Any:
+    return network(images) if isinstance(network, nn.Module) else None
 
 
 def _rendered(generator: Generator, count: int, max_px: int | None = None, optimised: bool = False) -> Tensor:

@@ -181,6 +181,10 @@ def test_containers_are_named_in_words(data, words, tmp_path):
         (NETWORK, "pickle"),
         (pickle.dumps({"a": 1}, protocol=2), "pickle"),
         (save({"a": torch.ones(2)}), "safetensors"),
+        *(
+            (length.to_bytes(8, "little") + b'{"a": {}}' + b" " * length, "safetensors")
+            for length in (640, 896)
+        ),
         (save({f"layer.{i}": torch.ones(2) for i in range(90)}), "safetensors"),
     ],
 )

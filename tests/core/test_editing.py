@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from stand_ins import StandInClip, tiny_bundle
+from reading_clip import NEUTRAL, SIZE, TEXT, ReadingClip, edit, similarity
+from stand_ins import tiny_bundle
 
 from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.editing import EditConfig, edit_latents
@@ -19,36 +20,6 @@ from oneshot_core.objective.directions import direction_distance
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded
 from oneshot_core.training.memory import editing_bytes, editing_step_bytes
-
-SIZE = 16
-TEXT, NEUTRAL = "a face with a hat", "a face"
-
-
-class ReadingClip(StandInClip):
-    """A stand-in that reads text: each one is a random direction."""
-
-    name = "reading"
-
-    def check_text(self, text: str) -> None:
-        """It knows all words."""
-
-    def text_notes(self, text: str) -> list[str]:
-        """It reads all of them."""
-        return []
-
-    def encode_text(self, texts: list[str]) -> torch.Tensor:
-        drawn = [torch.randn(12, generator=seeded(0, 0, text)) for text in texts]
-        return F.normalize(torch.stack(drawn), dim=1)
-
-
-def edit(latent: Latent | None = None, config: EditConfig | None = None, text: str = TEXT, **settings):
-    bundle = tiny_bundle(SIZE)
-    latent = latent or random_latents(bundle, [0])
-    return edit_latents(bundle, ReadingClip(), latent, text, config or EditConfig(steps=4), **settings)
-
-
-def similarity(images: torch.Tensor, text: str = TEXT) -> torch.Tensor:
-    return ReadingClip().encode_images(images) @ ReadingClip().encode_text([text])[0]
 
 
 def test_an_edit_raises_the_similarity_of_every_picture_to_the_text():

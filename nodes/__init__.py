@@ -20,6 +20,7 @@ from .loaders import (
     OneShotSaveLatent,
 )
 from .looks import OneShotApplyLook, OneShotLoadLook, OneShotSaveLook
+from .mappers import OneShotTrainMapper
 from .methods import OneShotMethod
 from .photos import OneShotAlignFace, OneShotPasteBack
 from .sampling import OneShotBlendGenerators, SampleAdapted
@@ -46,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
     OneShotApplyLook,
     OneShotSaveLook,
     OneShotLoadLook,
+    OneShotTrainMapper,
     OneShotTextDirection,
     OneShotComponentDirection,
     OneShotLatentDirection,

@@ -37,15 +37,15 @@ from .pictures import strip, to_core
 log = logging.getLogger(__name__)
 
 GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
-LOOKS, DIRECTIONS, DICTIONARIES = "oneshot_looks", "oneshot_directions", "oneshot_dictionaries"
+LOOKS, MAPPERS = "oneshot_looks", "oneshot_mappers"
+DIRECTIONS, DICTIONARIES = "oneshot_directions", "oneshot_dictionaries"
 RUNS, CACHE = "oneshot_runs", "oneshot_cache"  # in the output folder
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
     LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
     ENCODERS: {".safetensors", ".pt", ".pth", ".bin"},
-    LOOKS: {".safetensors"},
-    DIRECTIONS: {".safetensors"},
-    DICTIONARIES: {".safetensors"},
+    **dict.fromkeys((LOOKS, DIRECTIONS, DICTIONARIES), {".safetensors"}),
+    MAPPERS: {".safetensors", ".pt", ".pth"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
 

@@ -1,4 +1,4 @@
-"""The node of text editing."""
+"""The node of text edits."""
 
 from __future__ import annotations
 
@@ -7,57 +7,56 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
+from .finding import GRADIENT, found_direction, text_inputs
 from .queue_checks import edit_checks, problem
-from .sockets import Latent, encoders_input, generator_input, schema, seed_input
+from .sockets import Latent, Mapper, advanced, encoders_input, generator_input, schema, seed_input
+from .stamps import stamp
 from .values import checked
 
-OPTIMISATION = "latent optimisation"
+DIRECTION, OPTIMISATION, MAPPER = "text direction", "latent optimisation", "latent mapper"
+NONE = "none"
+LOWER, KEPT = "views, the number of latents or the generator's size", "Nothing is kept"
 
 
 class StyleCLIPEdit(io.ComfyNode):
-    """Latents changed by a text."""
+    """Latents changed until their pictures show what a text says."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The settings hang on the chosen method; any number of codes, and pictures before and after."""
+        """Every method brings its own inputs."""
         return schema(
             node_id="StyleCLIPEdit",
-            aliases=("text edit", "edit latent", "styleclip", "prompt"),
+            aliases=("text edit", "prompt", "latent edit", "smile", "semantic edit"),
             shows=True,
             display_name="StyleCLIP Edit",
-            description="Changes latents until CLIP sees the text in their pictures. The edited latents can "
-            "be drawn by the source and by every generator adapted from it.",
+            description="Changes latents until CLIP sees a text in their pictures: by a direction that fits "
+            "all, by a search for each, or by a trained mapper. All generators of the family draw the edit.",
             inputs=[
                 generator_input(
-                    "Who draws while editing; usually the source, whose pictures CLIP knows best."
+                    "Who draws while editing: usually the source, as CLIP knows its pictures best."
                 ),
                 encoders_input(),
-                Latent.Input(
-                    "latent", tooltip="What to edit: any number of codes; each is edited by itself."
-                ),
-                io.String.Input(
-                    "text",
-                    default="",
-                    placeholder="a smiling person",
-                    multiline=True,
-                    tooltip="What the pictures should show, such as: a smiling person. The demo's CLIP "
-                    "knows the words of portraits only.",
-                ),
-                io.String.Input(
-                    "neutral_text",
-                    default="",
-                    placeholder="a person",
-                    tooltip="What they show now, in the same words, such as: a person. Then only the "
-                    "difference counts. Empty: plain StyleCLIP.",
-                ),
+                Latent.Input("latent", tooltip="What to edit: any number of codes, each by itself."),
+                *text_inputs(),
                 io.DynamicCombo.Input(
                     "method",
-                    options=[io.DynamicCombo.Option(OPTIMISATION, _optimisation_inputs())],
-                    tooltip="latent optimisation: a search per latent, any text, slowest.",
+                    options=[
+                        io.DynamicCombo.Option(DIRECTION, _direction_inputs()),
+                        io.DynamicCombo.Option(OPTIMISATION, _optimisation_inputs()),
+                        io.DynamicCombo.Option(MAPPER, _mapper_inputs()),
+                    ],
+                    tooltip="text direction: found once in seconds, the same for all latents, any strength. "
+                    "latent optimisation: a search per latent, any text, slowest. latent mapper: trained for "
+                    "one text before (its own, not the one above).",
+                ),
+                Mapper.Input(
+                    "mapper",
+                    optional=True,
+                    tooltip="Of Train Latent Mapper, for the method latent mapper, instead of a file.",
                 ),
             ],
             outputs=[
-                Latent.Output("edited", display_name="latent", tooltip="The edited latents (w+)."),
+                Latent.Output("edited", display_name="latent", tooltip="The edited latents."),
                 io.Image.Output("images", display_name="edited", tooltip="Their pictures."),
                 io.Image.Output("before", display_name="before", tooltip="The pictures before the edit."),
             ],
@@ -72,28 +71,97 @@ class StyleCLIPEdit(io.ComfyNode):
         return problem(cls, {"text": text, "neutral_text": neutral_text}, *checks)
 
     @classmethod
+    def fingerprint_inputs(cls, method: Any = None, **_: Any) -> str:
+        """Run again when a file that is read changed."""
+        chosen = method if isinstance(method, dict) else {}
+        files = [(bridge.MAPPERS, "mapper_name"), (bridge.ENCODERS, "identity_file")]
+        named = [(key, chosen[name], name) for key, name in files if chosen.get(name, NONE) != NONE]
+        return " ".join(stamp(bridge.file_path(*one)) for one in named)
+
+    @classmethod
     @checked
     def execute(
-        cls, generator: Any, encoders: Any, latent: Any, text: str, neutral_text: str, method: dict[str, Any]
-    ) -> io.NodeOutput:
+        cls, generator: Any, encoders: Any, latent: Any, text: str, neutral_text: str, method: dict[str, Any],
+        mapper: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
         """Edit."""
-        config = _config(method)
-        core.check_edit(generator, latent, text, config)  # before CLIP is fetched
-        notes = _notes(generator, encoders, text, neutral_text)
-        run = bridge.NodeProgress(config.steps * core.count_of(latent))
-        with bridge.working("views, the number of latents or the generator's size", "Nothing is kept"):
-            needed = core.editing_bytes(generator, encoders.clip, config.batch_size, config.views)
-            device = bridge.make_room(needed)
-            with core.gradients():
-                result = core.edit_latents(
-                    generator.to(device), encoders.to(device).clip, latent, text, config,
-                    neutral_text=neutral_text, callbacks=[run.report],
-                )  # fmt: skip
-        images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
-        notes = [*notes, *bridge.said(run.notes)]
-        curves = {"losses": [core.plot_points(result.losses)], "text": notes, "notes": notes}
-        shown = bridge.compared(("before", before), ("edited", images))
-        return io.NodeOutput(result.latent, images, before, ui={**curves, **shown})
+        given = (generator, encoders, latent, text, neutral_text, method)
+        if method["method"] == MAPPER:
+            edited, losses, notes = _mapped(generator, latent, method, mapper)
+        elif method["method"] == DIRECTION:
+            edited, losses, notes = _directed(*given)
+        else:
+            return _optimised(*given)
+        before, images = _drawn(generator, latent), _drawn(generator, edited)
+        return _shown(edited, images, before, losses, notes)
+
+
+def _directed(
+    generator: Any, encoders: Any, latent: Any, text: str, neutral_text: str, method: dict[str, Any]
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Edit by the direction of the texts."""
+    if not neutral_text.strip():
+        raise ValueError("neutral_text is empty; a text direction leads from it to text, such as: a person")
+    notes = _notes(generator, encoders, text, neutral_text)
+    settings = {**method, "method": GRADIENT}
+    found = found_direction(generator, encoders, text, neutral_text, settings)
+    edited = core.apply_direction(latent, found.direction, method["strength"])
+    return edited, {}, [*notes, *bridge.said(found.notes)]
+
+
+def _mapped(
+    generator: Any, latent: Any, method: dict[str, Any], given: Any
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Edit by a mapper that is connected, or of a file."""
+    mapper = given
+    if mapper is None:
+        name = method["mapper_name"]
+        if name == NONE:
+            raise ValueError("mapper_name is none; choose a file, or connect Train Latent Mapper to mapper")
+        path = bridge.file_path(bridge.MAPPERS, name, "mapper_name")
+        with bridge.by_name(path, name):
+            mapper = core.load_mapper(path)
+    bridge.place([generator.generator], 0)
+    edited = core.apply_mapper(generator, mapper, latent, method["mapper_strength"])
+    return edited, {}, bridge.said([mapper.summary(), *mapper.notes])
+
+
+def _optimised(
+    generator: Any, encoders: Any, latent: Any, text: str, neutral_text: str, method: dict[str, Any]
+) -> io.NodeOutput:
+    """Edit by a search for every latent."""
+    config = _config(method)
+    identity = _identity(method["identity_file"])
+    core.check_edit(generator, latent, text, config)  # before CLIP is fetched
+    notes = _notes(generator, encoders, text, neutral_text)
+    run = bridge.NodeProgress(config.steps * core.count_of(latent))
+    with bridge.working(LOWER, KEPT):
+        needed = core.editing_bytes(generator, encoders.clip, config.batch_size, config.views)
+        device = bridge.make_room(needed)
+        with core.gradients():
+            known = None if identity is None else identity.to(device)
+            result = core.edit_latents(
+                generator.to(device), encoders.to(device).clip, latent, text, config,
+                neutral_text=neutral_text, identity=known, callbacks=[run.report],
+            )  # fmt: skip
+    images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
+    return _shown(result.latent, images, before, result.losses, [*notes, *bridge.said(run.notes)])
+
+
+def _drawn(generator: Any, latent: Any) -> Any:
+    """Pictures of latents as they are."""
+    config, run = core.SampleConfig(keep_codes=True), bridge.NodeProgress(core.count_of(latent))
+    with bridge.working(LOWER, KEPT):
+        bridge.place([generator.generator], core.sampling_bytes(generator, config.batch_size))
+        return bridge.to_comfy(
+            core.sample(generator, latent, config, progress=lambda done, _: run.step(done))
+        )
+
+
+def _shown(latent: Any, images: Any, before: Any, losses: dict[str, Any], notes: list[str]) -> io.NodeOutput:
+    curves = {"losses": [core.plot_points(losses)]} if losses else {}
+    shown = bridge.compared(("before", before), ("edited", images))
+    return io.NodeOutput(latent, images, before, ui={**curves, "text": notes, "notes": notes, **shown})
 
 
 def _notes(generator: Any, encoders: Any, text: str, neutral_text: str) -> list[str]:
@@ -105,8 +173,56 @@ def _notes(generator: Any, encoders: Any, text: str, neutral_text: str) -> list[
 
 def _config(method: dict[str, Any]) -> Any:
     """Settings of the edit, from the inputs of the chosen method."""
-    names = ("steps", "learning_rate", "l2_weight", "views", "seed")
+    names = ("steps", "learning_rate", "l2_weight", "views", "seed", "space", "identity_weight")
     return core.EditConfig(**{name: method[name] for name in names})
+
+
+def _identity(name: str) -> Any:
+    """The face recogniser of a file; None for none."""
+    if name == NONE:
+        return None
+    path = bridge.file_path(bridge.ENCODERS, name, "identity_file")
+    with bridge.by_name(path, name):
+        return core.load_arcface(path)
+
+
+def _direction_inputs() -> list[io.Input]:
+    return [
+        _strength(
+            5.0,
+            "How far, in standard deviations of the channel that changes most; negative: the opposite.",
+        ),
+        io.Int.Input(
+            "channels",
+            default=50,
+            min=1,
+            max=10_000,
+            tooltip="How many channels change: colours need 10 to 20, large shapes 100 to 200.",
+        ),
+        seed_input(SEED),
+    ]
+
+
+SEED = "Decides the random pictures of a text direction, and the random crops of a latent optimisation."
+
+
+def _strength(default: float, tooltip: str) -> io.Input:
+    return io.Float.Input("strength", default=default, min=-100.0, max=100.0, step=0.1, tooltip=tooltip)
+
+
+def _mapper_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "mapper_name",
+            options=[NONE, *bridge.names(bridge.MAPPERS)],
+            default=NONE,
+            tooltip="A mapper of Train Latent Mapper, or StyleCLIP's own file, in models/oneshot_mappers or "
+            "output/oneshot_mappers.",
+        ),
+        io.Float.Input(
+            "mapper_strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="1: as it was trained."
+        ),
+    ]
 
 
 def _optimisation_inputs() -> list[io.Input]:
@@ -123,7 +239,8 @@ def _optimisation_inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.0001,
-            tooltip="How strongly the latent is held near where it was: lower edits more, higher keeps more.",
+            tooltip="How strongly the latent is held near where it was: lower edits more, higher keeps more. "
+            "In style space a quarter of that of w+.",
         ),
         io.Int.Input(
             "views",
@@ -133,5 +250,28 @@ def _optimisation_inputs() -> list[io.Input]:
             tooltip="Random crops that CLIP sees per step instead of the whole picture, against edits that "
             "please CLIP but show nothing; 0: the whole picture, as StyleCLIP.",
         ),
-        seed_input("Decides the random crops; without views nothing is random."),
+        seed_input(SEED),
+        advanced(
+            io.Combo,
+            "space",
+            options=["w+", "style"],
+            default="w+",
+            tooltip="What moves: the code (w+), or the styles of the convolutions, which change less.",
+        ),
+        advanced(
+            io.Float,
+            "identity_weight",
+            default=0.0,
+            min=0.0,
+            max=10.0,
+            step=0.001,
+            tooltip="How strongly a face recogniser holds who it is (StyleCLIP: 0.005); needs identity_file.",
+        ),
+        advanced(
+            io.Combo,
+            "identity_file",
+            options=[NONE, *bridge.names(bridge.ENCODERS)],
+            default=NONE,
+            tooltip="The face recogniser's file in models/oneshot_encoders, such as model_ir_se50.pth.",
+        ),
     ]

@@ -45,7 +45,7 @@ class OneShotInvertImage(io.ComfyNode):
                         io.DynamicCombo.Option(E4E, [_e4e_file(), _refinement(), _seed()]),
                     ],
                     tooltip="ii2s: held among likely latents, so that edits work. projector: NVIDIA's and "
-                    "rosinality's programs, nearest in w+. e4e: an encoder, at once, where its file is there.",
+                    "rosinality's programs, nearest in w+. e4e: an encoder, at once, if you have its file.",
                 ),
                 Alignment.Input(
                     "alignment",

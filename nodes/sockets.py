@@ -16,6 +16,7 @@ Generator = io.Custom("ONESHOT_GENERATOR")  # carries oneshot_core.GeneratorBund
 Latent = io.Custom("ONESHOT_LATENT")  # carries oneshot_core.Latent
 Direction = io.Custom("ONESHOT_DIRECTION")  # carries oneshot_core.Direction
 Alignment = io.Custom("ONESHOT_ALIGNMENT")  # carries oneshot_core.Alignment
+Mapper = io.Custom("ONESHOT_MAPPER")  # carries oneshot_core.LatentMapper
 Look = io.Custom("ONESHOT_LOOK")  # carries oneshot_core.Look
 Encoders = io.Custom("ONESHOT_ENCODERS")  # carries oneshot_core.EncodersOnDemand
 Method = io.Custom("ONESHOT_METHOD")  # carries oneshot_core.Recipe, of which method and texts count

@@ -109,6 +109,7 @@ KINDS = {  # what of this pack travels, in the user's words
     "Recipe": "a method",
     "Look": "a look",
     "Direction": "a direction",
+    "LatentMapper": "a latent mapper",
     "Alignment": "an alignment",
 }
 # Sockets of this pack: class that travels, and which nodes give it.
@@ -117,9 +118,16 @@ SOCKETS: dict[str, tuple[tuple[str, ...], str]] = {
         ("GeneratorBundle",),
         "Load StyleGAN2, One-Shot Adapt, Blend Generators or Apply Look",
     ),
+    "ONESHOT_MAPPER": (("LatentMapper",), "Train Latent Mapper"),
     "ONESHOT_ALIGNMENT": (("Alignment",), "Align Face"),
-    "ONESHOT_DIRECTION": (("Direction",), "Text Direction, Component Direction or Load Direction"),
-    "ONESHOT_LATENT": (("Latent",), "CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent"),
+    "ONESHOT_DIRECTION": (
+        ("Direction",),
+        "Text Direction, Component Direction or Load Direction",
+    ),
+    "ONESHOT_LATENT": (
+        ("Latent",),
+        "Random StyleGAN Latents, Invert Image or Load StyleGAN Latent",
+    ),
     "ONESHOT_LOOK": (("Look",), "Load Look or Save Look"),
     "ONESHOT_ENCODERS": (("EncodersOnDemand",), "Load Encoders (CLIP, LPIPS)"),
     "ONESHOT_METHOD": (("Recipe",), "One-Shot Method"),

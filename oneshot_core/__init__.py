@@ -97,7 +97,9 @@ if TYPE_CHECKING:
         global_direction,
         text_change,
     )
+    from .editing.gradient_directions import GradientConfig, TextDirection
     from .editing.mapper import LatentMapper, apply_mapper
+    from .editing.mapper_cache import cached_mapper
     from .editing.mapper_config import MapperConfig
     from .editing.mapper_files import load_mapper, save_mapper
     from .editing.mapper_training import MapperResult, train_mapper
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
         style_statistics,
     )
     from .editing.style_layout import style_title
+    from .editing.text_methods import TextRequest, find_text_direction
     from .encoder_choice import EncoderChoice, encoder_notes, further_clips
     from .evaluation import (
         Comparison,
@@ -129,6 +132,7 @@ if TYPE_CHECKING:
         snapshot_scores,
     )
     from .features import EncoderError, Encoders, EncodersOnDemand, load_clip, load_perceptual
+    from .features.identity import load_arcface
     from .frames import Frame
     from .inputs import Inputs, open_inputs, prepared
     from .interpolation import interpolate, join_latents
@@ -239,10 +243,13 @@ _MODULES = {
     "editing.finite_differences": "DictionaryConfig measure_dictionary",
     "editing.foreign_directions": "load_boundary load_components",
     "editing.global_directions": "GlobalDirection Selection find_direction global_direction text_change",
+    "editing.gradient_directions": "GradientConfig TextDirection",
+    "editing.text_methods": "TextRequest find_text_direction",
     "editing.statistics": (
         "DriftReport LatentMoments StyleStatistics drift_report latent_moments style_statistics"
     ),
     "editing.style_layout": "style_title",
+    "editing.mapper_cache": "cached_mapper",
     "editing.mapper": "LatentMapper apply_mapper",
     "editing.mapper_config": "MapperConfig",
     "editing.mapper_files": "load_mapper save_mapper",
@@ -254,6 +261,7 @@ _MODULES = {
         "kept_snapshots load_faces load_inception snapshot_rows snapshot_scores"
     ),
     "frames": "Frame",
+    "features.identity": "load_arcface",
     "features": "EncoderError Encoders EncodersOnDemand load_clip load_perceptual",
     "interpolation": "interpolate join_latents",
     "inversion": (
@@ -328,18 +336,19 @@ __all__ = [
     "Frame",
     "GeneratorBundle",
     "GlobalDirection",
+    "GradientConfig",
     "Inputs",
     "InversionConfig",
     "InversionResult",
     "Judges",
     "Latent",
+    "LatentMapper",
     "LatentMoments",
     "LiveSheet",
     "Look",
-    "NoFaceError",
-    "LatentMapper",
     "MapperConfig",
     "MapperResult",
+    "NoFaceError",
     "PictureError",
     "Poll",
     "Preset",
@@ -362,6 +371,8 @@ __all__ = [
     "StopSignal",
     "StoredResult",
     "StyleStatistics",
+    "TextDirection",
+    "TextRequest",
     "TrainConfig",
     "UnsafePickleError",
     "adapt",
@@ -376,6 +387,7 @@ __all__ = [
     "best_step",
     "blend_generators",
     "cached_dictionary",
+    "cached_mapper",
     "check_adaptable",
     "check_count",
     "check_demo_text",
@@ -411,6 +423,7 @@ __all__ = [
     "ffhq_quad",
     "find_direction",
     "find_faces",
+    "find_text_direction",
     "first_free",
     "followed_face",
     "frame",
@@ -437,6 +450,7 @@ __all__ = [
     "latent_notes",
     "likelihood_notes",
     "load",
+    "load_arcface",
     "load_boundary",
     "load_clip",
     "load_components",

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO as DEMO
-from ..oneshot_core.choices import TARGET_LOOKS
+from ..oneshot_core.choices import DEMO_PICTURES
 from . import graphs, routes
 from .board import CANCELLED, DONE, FAILED, Board, Place, Stops, finite, ui_of, workflow_of
 from .pictures import strip, to_core
@@ -48,7 +48,6 @@ EXTENSIONS = {
     MAPPERS: {".safetensors", ".pt", ".pth"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
-
 RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
 RUNS_LIMIT_GB = 20.0
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
@@ -482,7 +481,7 @@ def register_routes(own: Mapping[str, type]) -> None:
 
     server.add_on_prompt_handler(graphs.remember)
     allowed = comfy.cli_args.args.enable_cors_header
-    targets = {look: core.target_path(look) for look in TARGET_LOOKS}
+    targets = {name: core.picture_path(name) for name in DEMO_PICTURES}
     routes.Routes(web, allowed, own, nodes.NODE_CLASS_MAPPINGS, STOPS, BOARD, targets).add_to(server)
 
 

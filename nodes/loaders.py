@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
-from ..oneshot_core.choices import PERCEPTUAL_NETS, TARGET_LOOKS
+from ..oneshot_core.choices import DEMO_PHOTO, DEMO_PICTURES, PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io
 from .queue_checks import problem
@@ -209,19 +209,24 @@ class OneShotDemoTarget(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "look",
-                    options=list(TARGET_LOOKS),
+                    options=list(DEMO_PICTURES),
                     default=TARGET_LOOKS[0],
-                    tooltip="The look of the picture.",
+                    tooltip="The look of the picture; or a drawn photo of three people, for Align Face.",
                 )
             ],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The picture, 128 px.")],
+            outputs=[
+                io.Image.Output(
+                    "image", display_name="image", tooltip="The picture, 128 px; the photo has 640 x 400."
+                )
+            ],
         )
 
     @classmethod
     @checked
     def execute(cls, look: str) -> io.NodeOutput:
         """Load the picture."""
-        return io.NodeOutput(bridge.to_comfy(core.demo_target(look)))
+        picture = core.demo_photo() if look == DEMO_PHOTO else core.demo_target(look)
+        return io.NodeOutput(bridge.to_comfy(picture))
 
 
 class OneShotSaveGenerator(io.ComfyNode):

@@ -55,8 +55,10 @@ if TYPE_CHECKING:
         check_demo_text,
         demo_encoders,
         demo_generator,
+        demo_photo,
         demo_recipe,
         demo_target,
+        picture_path,
         target_path,
     )
     from .editing import (
@@ -226,7 +228,8 @@ _MODULES = {
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
     "demo.world": (
-        "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_recipe demo_target target_path"
+        "TARGET_LOOKS check_demo_text demo_encoders demo_generator demo_photo demo_recipe demo_target "
+        "picture_path target_path"
     ),
     "editing": (
         "EDIT_COPIES Direction EditConfig EditResult apply_direction check_direction check_edit check_texts "
@@ -404,6 +407,7 @@ __all__ = [
     "cover_of",
     "demo_encoders",
     "demo_generator",
+    "demo_photo",
     "demo_recipe",
     "demo_target",
     "detect",
@@ -487,6 +491,7 @@ __all__ = [
     "parse_strengths",
     "paste_back",
     "paste_batch",
+    "picture_path",
     "plot_points",
     "prepared",
     "random_latents",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from .alignment import (
 from .choices import FEATHER, SMOOTH_FRAMES
 from .pictures import to_pillow, to_tensor
 from .quads import Quad
+from .ranges import check_number
 from .tensors import Images, owned
 
 Poll = Callable[[int, int], None]
@@ -45,6 +46,13 @@ class Alignment:
         first = self.quads[0]
         for quad in self.quads:
             quad.check(first.width, first.height)
+
+    def scaled(self, margin: float) -> Alignment:
+        """With more around the faces: quads whose sides are `margin` times as long, 0.5 to 4."""
+        check_number(margin, "margin", low=0.5, high=4)
+        if margin == 1:
+            return self
+        return replace(self, quads=tuple(quad.scaled(margin) for quad in self.quads))
 
     def of(self, index: int, count: int) -> Quad:
         """The quad of one of `count` pictures: of as many quads its own, of one quad that one."""

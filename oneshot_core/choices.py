@@ -25,6 +25,8 @@ TARGET_LOOKS = (
     "comic", "oil painting", "line art", "cel shading", "pencil sketch", "watercolour", "stained glass",
     "blueprint",
 )  # fmt: skip
+DEMO_PHOTO = "photo of three people"
+DEMO_PICTURES = (*TARGET_LOOKS, DEMO_PHOTO)  # that the demo ships
 # What is done where nothing is said. The method trains 2000 steps and shows pictures of step 700.
 STEPS, SEARCH_STEPS, SEARCH_RATE = 1000, 1000, 0.01
 METHOD_STEPS = {"oneshot_clip": STEPS, "stylegan_nada": 300, "mind_the_gap": 600, "few_shot": 1000}

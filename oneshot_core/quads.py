@@ -104,6 +104,16 @@ class Quad:
         x, y = left - 0.5, top - 0.5  # a pixel reaches half a pixel to each side of its middle
         return cls.at(((x, y), (x, y + side), (x + side, y + side), (x + side, y)), width, height)
 
+    def scaled(self, factor: float) -> Quad:
+        """Return the quad with its sides times `factor`, around the same centre.
+
+        Raises:
+            ValueError: it would be too small, or reach too far beyond the photo.
+        """
+        x, y = self.centre
+        corners = [(x + factor * (a - x), y + factor * (b - y)) for a, b in self.corners]
+        return Quad.at(corners, self.width, self.height)
+
     def values(self) -> dict[str, Any]:
         """All of it as JSON values."""
         return {

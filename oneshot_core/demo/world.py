@@ -7,14 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..checkpoints import GeneratorBundle, load
-from ..choices import DEMO, DEMO_TARGET
+from ..choices import DEMO, DEMO_PHOTO, DEMO_TARGET
 from ..choices import TARGET_LOOKS as TARGET_LOOKS
 from ..features import Encoders, WordTokenizer, load_clip, load_perceptual
 from ..json_values import read
-from ..pictures import load_picture
+from ..pictures import load_picture, to_tensor
+from ..pictures.files import open_picture
 from ..recipe import Recipe
 from ..tensors import Images, gradients
 
+PHOTO_FILE = "photo.png"
 ASSETS = Path(__file__).parent / "assets"
 CLIP_FORMAT = "oneshot-demo-clip"
 
@@ -86,6 +88,20 @@ def demo_target(look: str = TARGET_LOOKS[0], size_px: int = 128) -> Images:
         [1, 3, size_px, size_px] in [-1, 1].
     """
     return load_picture(target_path(look), size_px)
+
+
+def picture_path(name: str) -> Path:
+    """Return the path of a shipped picture, one of `choices.DEMO_PICTURES`; ValueError for another."""
+    return ASSETS / PHOTO_FILE if name == DEMO_PHOTO else target_path(name)
+
+
+def demo_photo() -> Images:
+    """Load the shipped photo of three drawn people: [1, 3, 400, 640] in [-1, 1].
+
+    Its faces are aligned by three points each, see `making.photo`, with a margin of 1.4: the demo's portraits
+    show more around a face than FFHQ's pictures do.
+    """
+    return to_tensor(open_picture(ASSETS / PHOTO_FILE))
 
 
 def demo_recipe(look: str = TARGET_LOOKS[0]) -> Recipe:

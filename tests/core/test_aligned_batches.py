@@ -94,3 +94,11 @@ def test_points_and_masks_are_read():
     assert square_masks(torch.full((2, 1, 4, 4), 2.0)).tolist() == torch.ones(2, 4, 4).tolist()
     with pytest.raises(ValueError, match="mask must be square"):
         square_masks(torch.ones(2, 4, 5))
+
+
+def test_a_margin_shows_more_around_the_face():
+    (quad,) = Alignment((three_point_quad((34, 24), (44, 24), (39, 34), 80, 60),)).scaled(1.4).quads
+    plain = three_point_quad((34, 24), (44, 24), (39, 34), 80, 60)
+    assert quad.side == pytest.approx(1.4 * plain.side) and quad.centre == pytest.approx(plain.centre)
+    with pytest.raises(ValueError, match="margin"):
+        Alignment((plain,)).scaled(9)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from oneshot_core.alignment import three_point_quad
 from oneshot_core.demo.making.faces import (
     FACTORS,
     HELD_OUT_LOOKS,
@@ -13,6 +14,7 @@ from oneshot_core.demo.making.faces import (
     draw,
     factors_from_latents,
 )
+from oneshot_core.demo.making.photo import MOUTH, PEOPLE, photo, points_of
 from oneshot_core.demo.making.pretrain_encoders import CLIP_LOOKS, look_prompts
 from oneshot_core.demo.making.truth import demo_judge, target_factors
 from oneshot_core.demo.world import (
@@ -20,6 +22,7 @@ from oneshot_core.demo.world import (
     TARGET_LOOKS,
     demo_encoders,
     demo_generator,
+    demo_photo,
     demo_target,
     target_path,
 )
@@ -156,3 +159,15 @@ def test_targets_cover_known_and_held_out_looks():
     assert set(TARGET_LOOKS) & set(TRAINING_LOOKS) and set(TARGET_LOOKS) & set(HELD_OUT_LOOKS)
     with pytest.raises(ValueError, match="no target picture"):
         target_path("cubism")
+
+
+def test_the_photo_is_what_its_script_draws_and_its_faces_align_to_portraits():
+    shipped, drawn = demo_photo(), photo()
+    assert float((shipped - drawn).abs().mean()) < 1 / 127
+    (height, width), margin = shipped.shape[-2:], 1.4
+    for person in PEOPLE:
+        quad = three_point_quad(*points_of(person), width, height).scaled(margin)
+        assert quad.side == pytest.approx(person.side, rel=0.01)
+        assert quad.centre == pytest.approx((person.x, person.y), abs=1)
+        left, right, mouth = points_of(person)
+        assert mouth == pytest.approx(person.place(MOUTH)) and left[0] < right[0]

@@ -23,7 +23,7 @@ from .choices import (
     PROFILES,
     SEED_DRAWS,
 )
-from .commands import alignment_options, evaluation_options
+from .commands import alignment_options, direction_options, evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
@@ -60,6 +60,7 @@ VERBS = {
     "evaluate": "evaluate:evaluate_command",
     "batch": "batch:batch",
     "recipe": "recipes:recipe_command",
+    "directions": "directions:directions_command",
     "align": "align:align_command",
     "paste": "align:paste_command",
 }
@@ -344,6 +345,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(parse=lambda words: build_parser().parse_args(words), debug=False)
 
 
+def _add_directions(parser: argparse.ArgumentParser) -> None:
+    direction_options.add_directions(parser, _encoders, _common)
+
+
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
     "info": ("say what a file is and holds, and what was left out; nothing in it is run", _add_info),
@@ -355,6 +360,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
     "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
+    "directions": ("find what to add to latents so that their pictures change as wanted", _add_directions),
     "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),
     "paste": ("put an aligned picture that was edited back into its photo", _add_paste),
 }

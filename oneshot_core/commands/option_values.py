@@ -9,6 +9,8 @@ from ..choices import LOOK_STRENGTHS
 from ..frames import MOST_ZOOM
 from ..ranges import MOST_RATE, allowed, check_number
 
+MOST_FACTOR, MOST_LAYERS = 1000.0, 64
+
 
 def number(
     low: float | None = None, high: float | None = None, above: float | None = None
@@ -81,6 +83,26 @@ def numbers(text: str) -> list[float]:
 
 def look(text: str) -> tuple[str, float]:
     """Read FILE or FILE:STRENGTH; a colon before anything but a number belongs to the file's name."""
+    return _file_and_number(text, "STRENGTH", LOOK_STRENGTHS)
+
+
+def factor(text: str) -> tuple[str, float]:
+    """Read FILE or FILE:FACTOR, as `look`."""
+    return _file_and_number(text, "FACTOR", (-MOST_FACTOR, MOST_FACTOR))
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Read numbers and ranges such as 0-8,11; ranges include both ends."""
+    found = list[int]()
+    for part in text.split(","):
+        first, end = slots(part)
+        if end - first > MOST_LAYERS:
+            raise argparse.ArgumentTypeError(f"no generator has so many layers, got {text!r}")
+        found += range(first, end)
+    return tuple(found)
+
+
+def _file_and_number(text: str, what: str, ends: tuple[float, float]) -> tuple[str, float]:
     file, colon, last = text.rpartition(":")
     try:
         strength = float(last) if colon else None
@@ -89,11 +111,11 @@ def look(text: str) -> tuple[str, float]:
     if strength is None:
         return filled(text), 1.0
     try:
-        return filled(file), check_number(strength, "it", *LOOK_STRENGTHS)
+        return filled(file), check_number(strength, "it", *ends)
     except ValueError:
-        wanted = allowed(*LOOK_STRENGTHS, None)
+        wanted = allowed(*ends, None)
         raise argparse.ArgumentTypeError(
-            f"write FILE or FILE:STRENGTH, the strength {wanted}; got {text!r}"
+            f"write FILE or FILE:{what}, the {what.lower()} {wanted}; got {text!r}"
         ) from None
 
 

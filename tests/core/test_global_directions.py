@@ -110,9 +110,15 @@ def test_automatic_thresholds():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"channels": 3, "beta": 0.1}, "only one of"), ({"channels": 0}, "channels"),
-     ({"per_layer": 0}, "per_layer"), ({"beta": -0.1}, "beta"), ({"beta": float("nan")}, "beta"), ({"auto_channels": -1}, "auto_channels")],
-)  # fmt: skip
+    [
+        ({"channels": 3, "beta": 0.1}, "only one of"),
+        ({"channels": 0}, "channels"),
+        ({"per_layer": 0}, "per_layer"),
+        ({"beta": -0.1}, "beta"),
+        ({"beta": float("nan")}, "beta"),
+        ({"auto_channels": -1}, "auto_channels"),
+    ],
+)
 def test_selections_are_checked(settings, said):
     with pytest.raises(ValueError, match=said):
         Selection(**settings)

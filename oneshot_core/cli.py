@@ -22,6 +22,7 @@ from .choices import (
     PERCEPTUAL_NETS,
     PROFILES,
     SEED_DRAWS,
+    SEARCH_METHODS,
 )
 from .commands import alignment_options, evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
@@ -208,11 +209,12 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     of_search: dict[str, Any] = {"metavar": "N", "type": positive, "dest": "search_steps"}
     option(parser, "--steps", "optimiser rounds (1000)", **of_search)
+    _search_method(parser, "--method")
     option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, metavar="X", dest="search_learning_rate")
     option(
         parser,
         "--weight",
-        "weight of a term: clip, deviation, lpips or pixel; 0 leaves it out; repeatable",
+        "weight of a term: clip, deviation, lpips or pixel, of ii2s prior; 0 leaves it out; repeatable",
         type=weight,
         action="append",
         metavar="NAME=V",
@@ -225,12 +227,18 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _search_method(parser: Any, name: str) -> None:
+    told = "how it is searched: by clip, as published (default); by ii2s, Mind the Gap's inversion"
+    option(parser, name, told, choices=SEARCH_METHODS, dest="search_method")
+
+
 def _add_adapt(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     aims(parser)
     method(parser)
     reference = parser.add_argument_group("reference latent")
     option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")
+    _search_method(reference, "--search-method")
     option(
         reference,
         "--search-weight",

@@ -21,8 +21,8 @@ from .choices import (
     OWN_DRAW,
     PERCEPTUAL_NETS,
     PROFILES,
-    SEED_DRAWS,
     SEARCH_METHODS,
+    SEED_DRAWS,
 )
 from .commands import alignment_options, evaluation_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note

@@ -24,7 +24,7 @@ from .choices import (
     SEARCH_METHODS,
     SEED_DRAWS,
 )
-from .commands import alignment_options, evaluation_options
+from .commands import alignment_options, evaluation_options, inversion_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
@@ -63,6 +63,7 @@ VERBS = {
     "recipe": "recipes:recipe_command",
     "align": "align:align_command",
     "paste": "align:paste_command",
+    "invert": "invert:invert_command",
 }
 
 DESCRIPTION = """\
@@ -174,6 +175,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
     option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
+    encoder = "IN's encoder instead of its generator: of an e4e file, or of ArcFace's model_ir_se50.pth"
+    option(parser, "--encoder", encoder, action="store_true")
     _looks(parser)
     option(parser, "--force", "replace OUT when it exists", action="store_true")
     _common(parser, device=False)
@@ -344,6 +347,11 @@ def _add_paste(parser: argparse.ArgumentParser) -> None:
     _common(parser, device=False)
 
 
+def _add_invert(parser: argparse.ArgumentParser) -> None:
+    inversion_options.add_invert(parser)
+    _common(parser)
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     more: dict[str, Any] = {"nargs": argparse.REMAINDER, "metavar": "WHAT"}
     parser.add_argument(
@@ -365,6 +373,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
     "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),
     "paste": ("put an aligned picture that was edited back into its photo", _add_paste),
+    "invert": ("find the latents whose pictures are given pictures", _add_invert),
 }
 
 

@@ -21,9 +21,10 @@ from .choices import (
     OWN_DRAW,
     PERCEPTUAL_NETS,
     PROFILES,
+    SEARCH_METHODS,
     SEED_DRAWS,
 )
-from .commands import alignment_options, direction_options, evaluation_options
+from .commands import alignment_options, direction_options, evaluation_options, inversion_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
@@ -63,6 +64,7 @@ VERBS = {
     "directions": "directions:directions_command",
     "align": "align:align_command",
     "paste": "align:paste_command",
+    "invert": "invert:invert_command",
 }
 
 DESCRIPTION = """\
@@ -174,6 +176,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     option(parser, "--dtype", "of the weights", choices=("float32", "float16"), default="float32")
     option(parser, "--without-discriminator", "leave the discriminator out", action="store_true")
+    encoder = "IN's encoder instead of its generator: of an e4e file, or of ArcFace's model_ir_se50.pth"
+    option(parser, "--encoder", encoder, action="store_true")
     _looks(parser)
     option(parser, "--force", "replace OUT when it exists", action="store_true")
     _common(parser, device=False)
@@ -209,11 +213,12 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     of_search: dict[str, Any] = {"metavar": "N", "type": positive, "dest": "search_steps"}
     option(parser, "--steps", "optimiser rounds (1000)", **of_search)
+    _search_method(parser, "--method")
     option(parser, "--learning-rate", "of Adam (0.01)", type=RATE, metavar="X", dest="search_learning_rate")
     option(
         parser,
         "--weight",
-        "weight of a term: clip, deviation, lpips or pixel; 0 leaves it out; repeatable",
+        "weight of a term: clip, deviation, lpips or pixel, of ii2s prior; 0 leaves it out; repeatable",
         type=weight,
         action="append",
         metavar="NAME=V",
@@ -226,12 +231,18 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _search_method(parser: Any, name: str) -> None:
+    told = "how it is searched: by clip, as published (default); by ii2s, Mind the Gap's inversion"
+    option(parser, name, told, choices=SEARCH_METHODS, dest="search_method")
+
+
 def _add_adapt(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     aims(parser)
     method(parser)
     reference = parser.add_argument_group("reference latent")
     option(reference, "--search-steps", "rounds of the search (1000)", type=positive, metavar="N")
+    _search_method(reference, "--search-method")
     option(
         reference,
         "--search-weight",
@@ -337,6 +348,11 @@ def _add_paste(parser: argparse.ArgumentParser) -> None:
     _common(parser, device=False)
 
 
+def _add_invert(parser: argparse.ArgumentParser) -> None:
+    inversion_options.add_invert(parser)
+    _common(parser)
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     more: dict[str, Any] = {"nargs": argparse.REMAINDER, "metavar": "WHAT"}
     parser.add_argument(
@@ -363,6 +379,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "directions": ("find what to add to latents so that their pictures change as wanted", _add_directions),
     "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),
     "paste": ("put an aligned picture that was edited back into its photo", _add_paste),
+    "invert": ("find the latents whose pictures are given pictures", _add_invert),
 }
 
 

@@ -23,6 +23,7 @@ from .choices import (
     PRECISIONS,
     PRESETS,
     PROFILES,
+    SEARCH_METHODS,
     SEARCH_RATE,
     SEARCH_STEPS,
     STEPS,
@@ -134,6 +135,7 @@ class SearchRecipe:
         seed: None: that of the training.
         weights: of the terms that get another weight than the method's, by name; 0 leaves one out.
         views: compare random views of the picture in CLIP; False: the picture itself.
+        method: "clip", or "ii2s", which sees pixels and the perceptual net alone and finds a code per slot.
     """
 
     steps: int = SEARCH_STEPS
@@ -141,6 +143,7 @@ class SearchRecipe:
     seed: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     views: bool = True
+    method: str = SEARCH_METHODS[0]
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ class Recipe:
             ("preset", self.method.preset, PRESETS),
             ("profile", self.method.profile, PROFILES),
             ("precision", self.training.precision, PRECISIONS),
+            ("search method", self.search.method, SEARCH_METHODS),
         ):
             if value not in allowed:
                 raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
@@ -319,6 +323,7 @@ class Recipe:
             seed=self.training.seed if search.seed is None else search.seed,
             weights=search.weights,
             augment=search.views,
+            method=search.method,
             precision=self._precision(),
             profile=TABLE[self.method.profile],
         )

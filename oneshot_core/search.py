@@ -1,6 +1,9 @@
-"""CLIP-guided latent search: the code of the source generator whose picture is closest to the target.
+"""Latent search: the code of the source generator whose picture is closest to the target.
 
-Source: paper section 3.1; cyclomon/OneshotCLIP train_oneshot.py, step 1 (methods.md A).
+By CLIP as the method has it, or by II2S, the inversion of Mind the Gap and the paper's ablation baseline.
+
+Source: paper section 3.1; cyclomon/OneshotCLIP train_oneshot.py, step 1 (methods.md A). II2S: arXiv
+2012.09036, ZPdesu/MindTheGap models/II2S.py (editing.md 4.2).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from torch import Tensor
 from .augmentation import ViewAugmentation
 from .checkpoints import GeneratorBundle
 from .checkpoints.bundle import estimate_mean_latent
-from .choices import SEARCH_RATE, SEARCH_STEPS
+from .choices import SEARCH_METHODS, SEARCH_RATE, SEARCH_STEPS
 from .copies import fast_layout, private_copy
 from .counterpart import Counterpart
 from .draws import Draws, SeededDraws
@@ -29,8 +32,8 @@ from .fingerprints import determining, inputs_of
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .latents import Latent, drawn_noise
 from .networks import Generator
-from .objective import DEFAULT, MAIN, Aim, AimFeatures, Profile, StepContext, StepDraws, View
-from .objective.presets import AUGMENTED, clip_search
+from .objective import DEFAULT, MAIN, Aim, AimFeatures, Objective, Profile, StepContext, StepDraws, View
+from .objective.presets import AUGMENTED, clip_search, ii2s_search
 from .pace import Pace
 from .pictures import check_mask
 from .precision import PRECISIONS, check_precision, forward_pass, precision_setting
@@ -38,6 +41,7 @@ from .ranges import MOST_RATE, check_number
 from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
 from .threads import ThreadWatch
+from .whitening import whitening_of
 from .writing import remove_stale_temporaries
 
 log = logging.getLogger(__name__)
@@ -53,21 +57,32 @@ class SearchConfig:
     steps: int = SEARCH_STEPS  # optimiser rounds; the published run makes 1001
     learning_rate: float = SEARCH_RATE  # Adam, on w directly
     seed: int = 0
-    weights: Mapping[str, float] = field(default_factory=dict)  # of clip, deviation, lpips, pixel; 0: without
+    # Of clip, deviation, lpips, pixel; of ii2s pixel, lpips, prior. 0: without. Those of the other method
+    # are passed over.
+    weights: Mapping[str, float] = field(default_factory=dict)
     augment: bool = True  # compare augmented views with the target; False: the image itself
     profile: Profile = DEFAULT
     precision: str = "float32"  # of forward passes
+    method: str = SEARCH_METHODS[0]
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; to skip the search pass a latent")
         check_number(self.learning_rate, "learning_rate", above=0, high=MOST_RATE)
         check_precision(self.precision)
-        unknown = sorted(set(self.weights) - set(clip_search().names))
-        if unknown:
-            raise ValueError(f"the search has no term {unknown}; its terms: {', '.join(clip_search().names)}")
-        if not clip_search().reweighted(self.weights).active:
+        if self.method not in SEARCH_METHODS:
+            raise ValueError(f"method must be one of {', '.join(SEARCH_METHODS)}, got {self.method!r}")
+        known = {name for table in (clip_search(), ii2s_search()) for name in table.names}
+        if unknown := sorted(set(self.weights) - known):
+            names = ", ".join(self._table().names)
+            raise ValueError(f"the search has no term {unknown}; its terms: {names}")
+        if not self._table().active:
             raise ValueError("every term of the search has weight 0; give one of them a weight")
+
+    def _table(self) -> Objective:
+        """Names and weights of the terms."""
+        table = clip_search() if self.method == SEARCH_METHODS[0] else ii2s_search()
+        return table.reweighted(self.weights)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -75,12 +90,12 @@ class SearchConfig:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
-            "weights": {
-                item.name: float(item.weight) for item in clip_search().reweighted(self.weights).terms
-            },
+            "weights": {item.name: float(item.weight) for item in self._table().terms},
             "augment": self.augment,
             "profile": asdict(self.profile),
             **precision_setting(self.precision),
+            # The method that was there first goes without saying: so kept searches keep their keys.
+            **({} if self.method == SEARCH_METHODS[0] else {"method": self.method}),
         }
 
 
@@ -89,7 +104,7 @@ class SearchResult:
     """The reference latent and what it looks like.
 
     Args:
-        latent: space "w", [1, W].
+        latent: space "w", [1, W]; of ii2s "w+", [1, L, W].
         reconstruction: [1, 3, S, S] with the generator's stored noise.
         losses: per term one value per step.
         counterpart: how good it is; None where that was not asked.
@@ -118,7 +133,10 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
     state_file: Path | str | None = None,
 ) -> SearchResult:
-    """Find the w whose image is closest to the target in CLIP's and LPIPS's eyes, near the mean latent.
+    """Find the code whose image is closest to the target, near where the generator's codes lie.
+
+    The method "clip" finds one w for all slots, in CLIP's and LPIPS's eyes; "ii2s" a code per slot, by pixels
+    and LPIPS, held by its prior.
 
     Args:
         bundle: the source generator.
@@ -231,8 +249,15 @@ class _Search:
         self.mean = owned(start).to(like)
         # One w for all slots, at a constant rate, as published (methods.md A): free slots would follow the
         # target further, to codes from which editing and adaptation go worse (editing.md 4.1).
-        self.optimiser = LatentOptimiser(self.mean[None], lambda step: config.learning_rate)
-        self.objective = clip_search(config.profile, config.augment).reweighted(config.weights)
+        codes = self.mean[None]
+        if config.method == "ii2s":  # whose slots are free, and held by the prior instead
+            codes = self.generator.broadcast(codes)
+            searched = bundle if raw is None else replace(bundle, generator=raw)
+            objective = ii2s_search(whitening_of(searched).to(like))
+        else:
+            objective = clip_search(config.profile, config.augment)
+        self.optimiser = LatentOptimiser(codes, lambda step: config.learning_rate)
+        self.objective = objective.reweighted(config.weights)
         self.step = 0
         self.saved_step = -1
         self.history: dict[str, list[float]] = {name: [] for name in self.objective.names}
@@ -372,8 +397,10 @@ class _Search:
 
     def _result(self, history: dict[str, list[float]]) -> SearchResult:
         settings = self.config.describe()
-        origin = {"method": "clip_search", "generator": self.bundle.title, "settings": settings}
-        latent = Latent("w", owned(self.optimiser.codes).cpu(), self.bundle.family, origin)
+        method, codes = f"{self.config.method}_search", self.optimiser.codes
+        origin = {"method": method, "generator": self.bundle.title, "settings": settings}
+        space = "w" if codes.ndim == 2 else "w+"
+        latent = Latent(space, owned(codes).cpu(), self.bundle.family, origin)
         with torch.no_grad():
             # Stored noise, so that sampling the latent shows this very picture.
             image = self.generator.synthesize(self.optimiser.codes, self.generator.constant_noise())

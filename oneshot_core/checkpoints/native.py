@@ -48,6 +48,7 @@ OTHER_FILES = {  # format in the header: what it is, and who reads it
     "oneshot-run": "the state of an unfinished training; `adapt` with the same --out goes on from it",
     "oneshot-perceptual": "weights of the perceptual loss; --lpips reads them",
     "oneshot-e4e": "an e4e encoder; `invert --e4e` reads it",
+    "oneshot-identity": "a face recogniser, for the identity term of edits",
     "oneshot-demo-clip": "the demo's CLIP; the word demo stands for it",
     "oneshot-demo-judge": "the demo's judge of faces; `demo` reads it",
 }

@@ -28,6 +28,8 @@ OUT_OF_MEMORY = {
     "command goes on from the last saved step",
     "sample": "lower --batch, or use a smaller generator or another --device; the pictures so far are kept",
     "evaluate": "lower --batch, use a smaller --clip or another --device; nothing was kept",
+    "invert": "lower --batch, or use a smaller generator, a smaller --lpips or another --device; nothing was "
+    "kept",
     "batch": "lower the jobs' batch, or use a smaller generator or another --device; what is done is kept",
 }
 

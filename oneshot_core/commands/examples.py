@@ -15,7 +15,8 @@ EXAMPLES = {
   oneshot convert ffhq.pkl ffhq.safetensors
   oneshot convert ffhq.pkl ffhq.pt      for programs that read rosinality's format
   oneshot convert run.safetensors small.safetensors --dtype float16 --without-discriminator
-  oneshot convert ffhq.pt pencil.safetensors --look pencil_look.safetensors:0.8""",
+  oneshot convert ffhq.pt pencil.safetensors --look pencil_look.safetensors:0.8
+  oneshot convert e4e_ffhq_encode.pt e4e.safetensors --encoder --dtype float16""",
     "look": """\
   oneshot adapt --generator ffhq.pt --target pencil.png --out pencil --trained-parts "style offsets"
   oneshot look ffhq.pt pencil/adapted.safetensors pencil_look.safetensors
@@ -74,6 +75,11 @@ docs/batch.md in the repository explains plans, workflows, checks and what is wr
   oneshot align frames --out aligned --smooth 2            the frames of a video
   oneshot align car.jpg --out aligned --square --size 512  no face
   oneshot search --generator ffhq.pt --target me.jpg --quad aligned/me.json --out found""",
+    "invert": """\
+  oneshot invert aligned/me.png --generator ffhq.pt --out inverted
+  oneshot invert aligned/me.png --generator ffhq.pt --out inverted --method nvidia --space w+
+  oneshot invert aligned/*.png --generator ffhq.pt --out inverted --e4e e4e_ffhq_encode.pt --steps 200
+  oneshot sample --generator sketch/adapted.safetensors --latent inverted/latents.safetensors --out new""",
     "paste": """\
   oneshot paste edited.png --photo me.jpg --quad aligned/me.json --out me_edited.png
   oneshot paste edited.png --photo me.jpg --quad aligned/me.json --mask hair.png --out me_edited.png

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoints import CheckpointError, UnsafePickleError, inspect, load, save
+from ..features import EncoderError
+from ..features.identity import load_arcface, save_arcface
+from ..inversion import load_e4e, save_e4e
 from .console import BadInput, say, say_json
 from .identify import identified
 from .resources import checkpoint_path, with_looks
@@ -85,6 +88,32 @@ def _looks(history: dict[str, Any]) -> Iterator[str]:
             yield f"{look.get('name')}, strength {look.get('strength')}"
 
 
+def _convert_encoder(options: Namespace, out: Path) -> None:
+    """Write the encoder of an e4e file, or a face recogniser, as safetensors."""
+    if out.suffix.lower() != ".safetensors":
+        raise BadInput(f"OUT must end in .safetensors where an encoder is kept, got {out.name!r}")
+    if options.looks or options.without_discriminator:
+        raise BadInput(
+            "--look and --without-discriminator belong to generators; leave out --encoder, or them"
+        )
+    try:
+        encoder = load_e4e(options.input)
+        kind = "e4e encoder"
+        save_e4e(encoder, out, options.dtype)
+    except EncoderError as error:
+        try:
+            network = load_arcface(options.input)
+        except EncoderError:
+            raise error from None
+        kind = network.name
+        save_arcface(network, out, options.dtype)
+    result = {"file": str(out), "bytes": out.stat().st_size, "kind": kind, "dtype": options.dtype}
+    if options.json:
+        say_json(result)
+        return
+    say(f"{out}: {kind}, {options.dtype}, {out.stat().st_size / 1e6:,.1f} MB")
+
+
 def convert(options: Namespace) -> None:
     """`convert IN OUT`: rewrite a checkpoint; the format follows from OUT's suffix."""
     out = Path(options.output)
@@ -93,6 +122,9 @@ def convert(options: Namespace) -> None:
         raise BadInput(f"OUT must end in .safetensors (own format) or .pt (rosinality's), got {out.name!r}")
     if out.exists() and not options.force:
         raise BadInput(f"{out} exists; choose another name, or add --force to replace it")
+    if options.encoder:
+        _convert_encoder(options, out)
+        return
     bundle = with_looks(load(checkpoint_path(options.input)), options.looks)
     keep = not options.without_discriminator
     save(bundle, out, format=chosen, dtype=options.dtype, with_discriminator=keep)

@@ -40,6 +40,7 @@ ENTRIES = {
     "search_learning_rate": "search.learning_rate",
     "search_weight": "search.weights",
     "views": "search.views",
+    "search_method": "search.method",
     "preset": "method.preset",
     "profile": "method.profile",
     "weight": "method.weights",

@@ -324,8 +324,9 @@ def _run(
                 means = {name: float(values.mean()) for name, values in losses.items()}
                 preview, codes = partial(torch.clone, images), chunk.optimiser.codes
                 now = StepProgress(
-                    done, steps, means, pace.left(done), preview, owned(codes), codes.grad, first, watch.notes
-                )
+                    done, steps, means, pace.left(done), preview, owned(codes), first, watch.notes,
+                    gradient=codes.grad,
+                )  # fmt: skip
                 for callback in callbacks:
                     callback(now)
             finished.append(chunk.finished())

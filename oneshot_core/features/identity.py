@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoints.native import write_tensors
 from ..tensors import Images, check_shape, gradients
 from .irse import WIDTHS, IrSe50
-from .weights import load_strict, read_weights
+from .weights import load_strict, read_weights, stored_weights
 
 # Where the face lies in a picture that is framed as FFHQ's are: first row, first column, side, of 256 px.
 TOP, LEFT, SIDE, WHOLE = 35, 32, 188, 256
 INPUT_PX, FEATURES = 112, 512
+FORMAT, FORMAT_VERSION = "oneshot-identity", 1
 
 
 class IdentityNet(Protocol):
@@ -77,6 +79,21 @@ def identity_distance(features: Tensor, before: Tensor) -> Tensor:
         before: [N, D] or [1, D]; no gradient flows into them.
     """
     return 1 - F.cosine_similarity(features, before.detach(), dim=1)
+
+
+def save_arcface(network: ArcFace, path: Path | str, dtype: str = "float16") -> Path:
+    """Write the identity net as one safetensors file that `load_arcface` reads; atomic.
+
+    Args:
+        network: what to write.
+        path: final name, by custom ending in .safetensors.
+        dtype: "float16" (88 MB) or "float32".
+
+    Raises:
+        ValueError: another dtype, or a weight beyond its range.
+    """
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "dtype": dtype}
+    return write_tensors(path, stored_weights(network, dtype), header)
 
 
 def load_arcface(weights: Path | str) -> ArcFace:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..containers import START_BYTES, recognised, told
+from ..tensors import check_finite
 from . import telling
 from .download import BytesProgress, DownloadError, download, hub_url
 
@@ -175,6 +176,27 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: Path |
     ready = {key: tensors[key].to(dtype=wanted[key].dtype, copy=True).contiguous() for key in wanted}
     _check_finite(ready, source)
     module.load_state_dict(ready, strict=True, assign=True)
+
+
+def stored_weights(module: nn.Module, dtype: str) -> dict[str, Tensor]:
+    """A module's weights by name, its floats in a type, as a file keeps them.
+
+    Args:
+        module: any device.
+        dtype: "float16" or "float32".
+
+    Raises:
+        ValueError: another dtype, or a weight beyond its range.
+    """
+    from ..checkpoints.native import DTYPES
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    tensors = {}
+    for name, value in module.state_dict().items():
+        tensors[name] = value.to(DTYPES[dtype]) if value.is_floating_point() else value
+        check_finite(tensors[name], f"{name} as {dtype}", "write it as float32")
+    return tensors
 
 
 def _listed(what: str, keys: Sequence[str]) -> str:

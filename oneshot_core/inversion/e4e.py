@@ -27,7 +27,7 @@ from ..checkpoints.restricted import container, read_contents
 from ..checkpoints.stored import Source, naming, opened
 from ..features import EncoderError
 from ..features.irse import BLOCKS, WIDTHS, IrSe50
-from ..features.weights import load_strict
+from ..features.weights import load_strict, stored_weights
 from ..latents import Latent
 from ..tensors import Images, Latents, check_finite, check_shape, gradients, owned
 
@@ -39,7 +39,6 @@ COARSE, MIDDLE = 3, 7  # rows below are read from the map of 16 px, then from th
 SLOPE = 0.01  # of the heads' leaky ReLU
 _SIGN = "styles.0.convs.0.weight"
 _KIND = "Encoder4Editing"  # opts.encoder_type of e4e's files; pSp's have the same names and other codes
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class _Linear(nn.Module):
@@ -273,12 +272,7 @@ def save_e4e(encoder: E4eEncoder, path: Path | str, dtype: str = "float16") -> P
     Raises:
         ValueError: another dtype, or a weight beyond its range.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    tensors = {}
-    for name, value in encoder.state_dict().items():
-        tensors[f"encoder.{name}"] = value.to(DTYPES[dtype]) if value.is_floating_point() else value
-        check_finite(tensors[f"encoder.{name}"], f"{name} as {dtype}", "write it as float32")
+    tensors = {f"encoder.{name}": value for name, value in stored_weights(encoder, dtype).items()}
     tensors["latent_avg"] = encoder.mean_latent
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "dtype": dtype, "rows": encoder.rows}
     return write_tensors(path, tensors, header)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..whitening import Whitening
 from .adversarial import Fool
 from .batches import Batch, Origin, Prior, Reference
 from .contract import MAIN, Objective, WeightedTerm
@@ -12,7 +13,15 @@ from .directions import Directional
 from .plans import DiscriminatorPlan, OptimiserPlan, Preset, RealPlan, SamplingPolicy, StepKind
 from .profile import DEFAULT, Profile
 from .rivals import few_shot, mind_the_gap, stylegan_nada
-from .terms import ClipSimilarity, LatentDeviation, Lpips, PatchConsistency, PixelMse, SemanticConsistency
+from .terms import (
+    ClipSimilarity,
+    LatentDeviation,
+    Lpips,
+    PatchConsistency,
+    PixelMse,
+    Plausibility,
+    SemanticConsistency,
+)
 
 REFERENCE, RANDOM = "reference", "random"  # kinds of step
 AUGMENTED = "augmented"  # batch of a search
@@ -98,6 +107,22 @@ def clip_search(profile: Profile = DEFAULT, augment: bool = True) -> Objective:
             WeightedTerm("deviation", LatentDeviation(), 0.01),
             WeightedTerm("lpips", Lpips(dropout=profile.lpips_dropout), 1.0),
             WeightedTerm("pixel", PixelMse(), 1.0),
+        )
+    )
+
+
+def ii2s_search(whitening: Whitening | None = None) -> Objective:
+    """Objective of II2S as Mind the Gap inverts its style reference with it (editing.md 4.2).
+
+    Args:
+        whitening: of the generator's codes; None: for the names and weights alone.
+    """
+    return Objective(
+        (
+            WeightedTerm("pixel", PixelMse(), 1.0),
+            WeightedTerm("lpips", Lpips(down=0), 1.0),
+            # Ten times what is taken for photos: a picture of another look lies farther out.
+            WeightedTerm("prior", Plausibility(whitening), 0.01),
         )
     )
 

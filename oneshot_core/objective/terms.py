@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ranges import check_number
 from ..resampling import downsample
 from ..tensors import Images
+from ..whitening import Whitening
 from .contract import MAIN, Needs, StepContext, Term
 
 NEGATIVES = ("image", "crop_major", "all")
@@ -295,6 +296,28 @@ class ClipSimilarity(Term):
         view = step.view(self.view)
         # Both sides have unit length.
         return step.over_clips(lambda i: (1 - (view.clip(i) * step.target_clip(i)).sum(dim=1)).mean())
+
+
+@dataclass(frozen=True)
+class Plausibility(Term):
+    """II2S's prior: mean square of the latent in PN space, about 1 for random codes.
+
+    Args:
+        whitening: of the generator's codes, on the device of the work; None: in tables that are only read.
+    """
+
+    whitening: Whitening | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        return Needs(latent=True)
+
+    def __call__(self, step: StepContext) -> Tensor:
+        """Scalar, mean over latents, slots and dimensions."""
+        if step.latent is None or self.whitening is None:
+            raise ValueError("the plausibility term belongs to a latent search; this step has no latent")
+        return self.whitening.unlikeliness(step.latent).mean()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_every_option_reaches_the_recipe(tmp_path):
         "snapshot_every": "9", "trained_parts": "rgb,affine", "zoom": "2",
         "offset_x": "-1", "offset_y": "0.5", "more_targets": "u.png", "target_weights": "1,0.5",
         "source_text": "photo", "target_text": "sketch", "more_texts": "ink", "text_weights": "1,2",
-        "layers": "3", "quad": str(quad),
+        "layers": "3", "quad": str(quad), "search_method": "ii2s",
     }  # fmt: skip
     needed = ["adapt", "--generator", "g.pt", "--target", "t.png", "--out", "x"]
     plain = recipe_of(cli.build_parser().parse_args(needed)).values()

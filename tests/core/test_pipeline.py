@@ -18,7 +18,7 @@ from tiny_networks import TinyChoice, tiny_bundle
 from oneshot_core import cli
 from oneshot_core import inputs as opening
 from oneshot_core.checkpoints import load, read_tensors, save
-from oneshot_core.choices import GO_ON, TRAIN_AGAIN
+from oneshot_core.choices import GO_ON, SEARCH_METHODS, TRAIN_AGAIN
 from oneshot_core.demo.world import demo_encoders, demo_generator, demo_target
 from oneshot_core.inputs import Inputs, open_inputs, prepared
 from oneshot_core.pipeline import adapt_recipe, run_recipe, search_recipe
@@ -268,8 +268,10 @@ def test_a_mask_belongs_to_the_run_and_its_filled_target_is_drawn_once(tmp_path:
     assert run(tmp_path, world, mask=mask)[1] == 0
 
 
-def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs) -> None:
-    recipe, inputs = prepared(Recipe.of({"search": {"steps": 4}}), replace(world, reference=None), "search")
+@pytest.mark.parametrize("method", SEARCH_METHODS)
+def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs, method: str) -> None:
+    values = {"search": {"steps": 4, "method": method}}
+    recipe, inputs = prepared(Recipe.of(values), replace(world, reference=None), "search")
     seen: list[int] = []
 
     def search(stop_at: int = 0) -> Any:
@@ -292,6 +294,27 @@ def test_a_search_is_kept_and_resumed(tmp_path: Path, world: Inputs) -> None:
     assert torch.equal(search().latent.values, found.latent.values)
     assert seen == [1, 2, 3, 4, 3, 4]  # from the state before it
     assert path.with_name("search.damaged.safetensors").is_file()
+
+
+def test_the_method_of_the_search_is_part_of_what_determines_a_result(world: Inputs) -> None:
+    def key(half: str, **search: Any) -> str:
+        given = replace(world, reference=None)
+        return prepared(Recipe.of({"search": {"steps": 4, **search}}), given, half)[0].key(half)
+
+    for half in ("search", ""):
+        assert key(half) == key(half, method="clip") != key(half, method="ii2s")
+    assert "method" not in prepared(Recipe(), world, "search")[0].settings("search")["search"]
+
+
+@pytest.mark.parametrize("preset", ["oneshot_clip", "mind_the_gap"])
+def test_ii2s_finds_the_reference_of_an_adaptation(tmp_path: Path, world: Inputs, preset: str) -> None:
+    values = recipe_of(1, method={"preset": preset}, search={"steps": 3, "method": "ii2s"}).values()
+    given = prepared(Recipe.of({**values, "inputs": {}}), replace(world, reference=None))
+    made = run_recipe(*given, FolderStore(tmp_path / "one"))
+    assert made.reference is not None and made.reference.space == "w+"
+    assert set(made.search_losses) == {"pixel", "lpips", "prior"} and made.adapted.step == 1
+    found = search_recipe(*prepared(given[0].bound({}), given[1], "search"), RunStore(tmp_path / "store"))
+    assert torch.equal(found.latent.values, made.reference.values)
 
 
 # One result, whichever way ---------------------------------------------------------------------------

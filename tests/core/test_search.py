@@ -11,10 +11,13 @@ from stand_ins import NotedDraws, StandInPerceptual, picture, stand_in_encoders,
 from oneshot_core.augmentation import ViewAugmentation
 from oneshot_core.checkpoints.bundle import estimate_mean_latent
 from oneshot_core.checkpoints.native import read_tensors, write_tensors
+from oneshot_core.choices import SEARCH_METHODS
 from oneshot_core.draws import RecordedDraws, SeededDraws
 from oneshot_core.features import Encoders
+from oneshot_core.inversion import Given, inversion_config, invert_pictures
 from oneshot_core.objective import OFFICIAL
 from oneshot_core.search import SearchConfig, search_latent
+from oneshot_core.whitening import whitening_of
 
 SIZE = 16
 
@@ -244,6 +247,64 @@ def test_weights_and_rates_are_finite_and_not_negative(value):
         SearchConfig(learning_rate=value)
 
 
+def test_ii2s_finds_a_code_per_slot():
+    bundle, seen = tiny_bundle(SIZE), []
+    config = SearchConfig(steps=40, learning_rate=0.05, method="ii2s", weights={"deviation": 3.0})
+    result = search_latent(
+        bundle, stand_in_encoders(), reachable_target(bundle), config, callbacks=[seen.append]
+    )
+    latent = result.latent
+    assert (latent.space, tuple(latent.values.shape)) == ("w+", (1, bundle.num_layers, 7))
+    assert latent.origin["method"] == "ii2s_search" and latent.origin["settings"]["method"] == "ii2s"
+    assert len({tuple(row) for row in latent.values[0].tolist()}) == bundle.num_layers
+    assert set(result.losses) == {"pixel", "lpips", "prior"}  # the other method's weight is passed over
+    assert sum(result.losses["pixel"][-5:]) < 0.6 * sum(result.losses["pixel"][:5])
+    image = bundle.generator.synthesize(latent.values, bundle.generator.constant_noise())
+    assert torch.allclose(result.reconstruction, image, atol=1e-5)
+    assert torch.equal(seen[-1].codes, latent.values)
+
+
+def test_ii2s_is_the_inversion_of_that_name():
+    """The same steps from the same draws, though each has its own loop around the one optimiser."""
+    noted, bundle = NotedDraws(seed=6), tiny_bundle(SIZE)
+    config = SearchConfig(steps=6, method="ii2s")
+    found = search_latent(bundle, stand_in_encoders(), picture(SIZE), config, draws=noted)
+    table = {
+        (step, purpose.replace("search.", "invert.")): one for (step, purpose), one in noted.table.items()
+    }
+    inverted = invert_pictures(
+        bundle, picture(SIZE), StandInPerceptual(), inversion_config("ii2s", steps=6, prior=0.01),
+        given=Given(RecordedDraws(table)),
+    )  # fmt: skip
+    torch.testing.assert_close(found.latent.values, inverted.latent.values, atol=1e-6, rtol=1e-6)
+    for ours, theirs in (("lpips", "perceptual"), ("pixel", "pixel"), ("prior", "prior")):
+        assert found.losses[ours] == pytest.approx(inverted.losses[theirs], rel=1e-5)
+
+
+def test_the_prior_holds_the_code():
+    def unlikely(weight: float) -> float:
+        config = SearchConfig(steps=30, learning_rate=0.05, method="ii2s", weights={"prior": weight})
+        found = search_latent(tiny_bundle(SIZE), stand_in_encoders(), picture(SIZE), config)
+        return float(whitening_of(tiny_bundle(SIZE)).unlikeliness(found.latent.values.double()))
+
+    assert unlikely(10.0) < unlikely(0.0001)
+
+
+def test_a_method_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="method must be one of clip, ii2s, got 'e4e'"):
+        SearchConfig(method="e4e")
+    with pytest.raises(ValueError, match="no term .*; its terms: pixel, lpips, prior"):
+        SearchConfig(method="ii2s", weights={"clap": 1.0})
+    with pytest.raises(ValueError, match="every term of the search has weight 0"):
+        SearchConfig(method="ii2s", weights={"pixel": 0, "lpips": 0, "prior": 0, "clip": 1.0})
+
+
+def test_the_first_method_goes_without_saying():
+    """Kept searches keep their keys."""
+    assert "method" not in SearchConfig().describe()
+    assert SearchConfig(method="ii2s").describe()["method"] == "ii2s"
+
+
 def test_settings_describe_themselves():
     config = SearchConfig(steps=7, weights={"clip": 0.5})
     assert config.describe()["weights"] == {"clip": 0.5, "deviation": 0.01, "lpips": 1.0, "pixel": 1.0}
@@ -254,13 +315,14 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.parametrize("method", SEARCH_METHODS)
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_stopped_search_resumes_exactly(tmp_path, stop):
+def test_a_stopped_search_resumes_exactly(tmp_path, stop, method):
     def interrupt(progress):
         if progress.step == stop:
             raise Stop
 
-    config, file = SearchConfig(steps=7), tmp_path / "search.safetensors"
+    config, file = SearchConfig(steps=7, method=method), tmp_path / "search.safetensors"
     whole = search(config)
     with pytest.raises(Stop):
         search(config, callbacks=[interrupt], state_file=file)

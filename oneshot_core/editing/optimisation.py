@@ -188,7 +188,7 @@ def _started(bundle: GeneratorBundle, latent: Latent | None, config: EditConfig)
     return Latent("w", owned(w).float(), bundle.family, origin)
 
 
-def direction_of(result: EditResult, bundle: GeneratorBundle) -> Direction:
+def direction_of_edit(result: EditResult, bundle: GeneratorBundle) -> Direction:
     """Make a direction of what an edit changed, the mean over its codes, to be kept and added to others.
 
     Args:
@@ -324,7 +324,7 @@ def _run(
                 means = {name: float(values.mean()) for name, values in losses.items()}
                 preview, codes = partial(torch.clone, images), chunk.optimiser.codes
                 now = StepProgress(
-                    done, steps, means, pace.left(done), preview, owned(codes), codes.grad, first, watch.notes
+                    done, steps, means, pace.left(done), preview, owned(codes), first, watch.notes, codes.grad
                 )
                 for callback in callbacks:
                     callback(now)

@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from .editing.mapper_config import MapperConfig
     from .editing.mapper_files import load_mapper, save_mapper
     from .editing.mapper_training import MapperResult, train_mapper
-    from .editing.optimisation import direction_of
+    from .editing.optimisation import direction_of_edit
     from .editing.statistics import (
         DriftReport,
         LatentMoments,
@@ -257,7 +257,7 @@ _MODULES = {
     "editing.mapper_config": "MapperConfig",
     "editing.mapper_files": "load_mapper save_mapper",
     "editing.mapper_training": "MapperResult train_mapper",
-    "editing.optimisation": "direction_of",
+    "editing.optimisation": "direction_of_edit",
     "encoder_choice": "EncoderChoice encoder_notes further_clips",
     "evaluation": (
         "Comparison Evaluation EvaluationConfig Judges Referee best_step compare evaluate evaluation_bytes "
@@ -412,7 +412,7 @@ __all__ = [
     "demo_target",
     "detect",
     "detect_alignment",
-    "direction_of",
+    "direction_of_edit",
     "draw_cover",
     "drift_report",
     "edit_latents",

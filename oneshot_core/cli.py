@@ -24,7 +24,13 @@ from .choices import (
     SEARCH_METHODS,
     SEED_DRAWS,
 )
-from .commands import alignment_options, direction_options, evaluation_options, inversion_options
+from .commands import (
+    alignment_options,
+    direction_options,
+    edit_options,
+    evaluation_options,
+    inversion_options,
+)
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
@@ -58,6 +64,7 @@ VERBS = {
     "search": "search:search_command",
     "adapt": "adapt:adapt_command",
     "sample": "sample:sample",
+    "edit": "edit:edit_command",
     "evaluate": "evaluate:evaluate_command",
     "batch": "batch:batch",
     "recipe": "recipes:recipe_command",
@@ -312,6 +319,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 
+def _add_edit(parser: argparse.ArgumentParser) -> None:
+    edit_options.add_edit(parser)
+    _common(parser)
+
+
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     evaluation_options.add_evaluation(parser)
     _common(parser)
@@ -373,6 +385,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("find the latent whose picture is the target's counterpart", _add_search),
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),
+    "edit": ("change latents by a text or by directions, with pictures before and after", _add_edit),
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
     "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),

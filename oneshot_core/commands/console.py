@@ -27,6 +27,8 @@ OUT_OF_MEMORY = {
     "adapt": "lower --batch, use --precision bfloat16, a smaller generator or another --device; the same "
     "command goes on from the last saved step",
     "sample": "lower --batch, or use a smaller generator or another --device; the pictures so far are kept",
+    "edit": "lower --batch or --views, or use a smaller generator, a smaller --clip or another --device; a "
+    "mapper's training goes on from the last saved step",
     "evaluate": "lower --batch, use a smaller --clip or another --device; nothing was kept",
     "invert": "lower --batch, or use a smaller generator, a smaller --lpips or another --device; nothing was "
     "kept",

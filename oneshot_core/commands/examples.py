@@ -38,6 +38,16 @@ Run it twice: the second time it resumes where it was stopped, or says that it i
   oneshot sample --generator demo --seeds 0-7 --out mixed --mix-seeds 42 --mix-slots 4-7
   oneshot sample --generator demo --seeds 1,5,9 --out walk --interpolate 30 --loop
   oneshot sample --generator demo --seeds 0-4 --out sweep --sweep 0,0.3,0.6,1""",
+    "edit": """\
+  oneshot edit --generator ffhq.pt --seeds 0-3 --text "a person with a hat" --out hat
+  oneshot edit --generator demo --seeds 0-3 --text "a person with a hat" --space style --out hat
+  oneshot edit --generator ffhq.pt --latent me.npz --text "a face" --identity model_ir_se50.pth --out me
+  oneshot edit --generator demo --seeds 0-7 --method mapper --text "a person with a hat" --out mapper
+  oneshot edit --generator demo --seeds 8-15 --method mapper --mapper mapper/mapper.safetensors --out more
+  oneshot edit --generator ffhq.pt --adapted sketch.pt --seeds 0-7 --method direction \\
+    --direction smile.safetensors:2 --direction age.safetensors:-3 --out both
+
+Without --mapper the method mapper trains one; the same command goes on where it was stopped.""",
     "evaluate": """\
   oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out judged
   oneshot evaluate sketch --generator ffhq.pt --target sketch.png --out judged --clip ViT-L-14 --strict

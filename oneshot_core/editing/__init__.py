@@ -12,7 +12,7 @@ from .optimisation import (
     EditResult,
     check_edit,
     check_texts,
-    direction_of,
+    direction_of_edit,
     edit_latents,
     learning_rate_at,
 )
@@ -32,7 +32,7 @@ __all__ = [
     "check_edit",
     "check_texts",
     "combine",
-    "direction_of",
+    "direction_of_edit",
     "edit_latents",
     "edit_sheet",
     "edit_table",

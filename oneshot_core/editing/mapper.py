@@ -22,7 +22,8 @@ from ..networks import NORM_EPS, Linear
 from ..ranges import check_number
 from ..tensors import owned
 from ..texts import printable
-from .spaces import Variable, conv_styles, edit_widths
+from .spaces import Variable, edit_widths
+from .style_layout import convolution_styles
 
 LAYERS, MULTIPLIER = 4, 0.01  # of one MLP; learning-rate multiplier of its layers
 STEP = 0.1  # by which what a mapper gives is multiplied before it is added, in training and use alike
@@ -156,7 +157,7 @@ def single_groups(slots: int) -> dict[str, tuple[int, ...]]:
 
 def style_groups(count: int) -> dict[str, tuple[int, ...]]:
     """Groups of the mapper in style space: each style of a convolution by itself, those of colours not."""
-    return {f"{STYLE_PREFIX}{index}": (index,) for index in conv_styles(count)}
+    return {f"{STYLE_PREFIX}{index}": (index,) for index in convolution_styles(count)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..ranges import MOST_RATE, check_number
 from ..tensors import Images
 from .goal import TextGoal, check_preprocessing
 from .mapper import STEP, levels_groups, single_groups, style_groups
-from .spaces import style_widths
+from .style_layout import style_widths
 
 KINDS, OPTIMISERS = ("levels", "single"), ("ranger", "adam")
 IDENTITY_WEIGHT = 0.1  # StyleCLIP's, where there is an identity network

@@ -114,7 +114,8 @@ def _own(sources: Mapping[str, Source], fields: Fields) -> LatentMapper:
         groups[name] = tuple(keys)
     net = _filled(fields.text("space", choices=EDIT_SPACES), widths, groups, sources)
     step = fields.number("step", -MOST_STRENGTH, MOST_STRENGTH)
-    return LatentMapper(net, step, **{name: short_text(fields, name) for name in TEXTS})
+    texts: dict[str, Any] = {name: short_text(fields, name) for name in TEXTS}
+    return LatentMapper(net, step, **texts)
 
 
 def _filled(

@@ -104,13 +104,18 @@ def train_mapper(  # noqa: PLR0913 - what to train for on what, and how to follo
         training = _Training(bundle, loss, config, latents, {"text": text, "neutral_text": neutral_text})
         if state_file is None:
             return training.run(callbacks)
-        states = StateFile(Path(state_file), STATE_FORMAT, STATE_VERSION, "a mapper's training")
+        states = training_states(state_file)
         remove_stale_temporaries(states.path.parent)
         states.load(lambda path: training.restore(states, path))
         try:
             return training.run([*callbacks, _Saver(training, states)])
         finally:
             training.save(states)
+
+
+def training_states(path: Path | str) -> StateFile:
+    """The state of a training at a path, and the one before it."""
+    return StateFile(Path(path), STATE_FORMAT, STATE_VERSION, "a mapper's training")
 
 
 def check_mapper_training(
@@ -147,7 +152,7 @@ def check_mapper_training(
     check_chunk(bundle, config.batch_size)
     if bundle.generator.const.device.type == "cpu" and isinstance(clip, torch.nn.Module):
         asked = identity if weights["identity"] else None
-        needed = editing_step_bytes(bundle, clip, config.batch_size, config.views, asked)
+        needed = editing_step_bytes(bundle, clip, config.batch_size, config.views, identity=asked)
         what = f"a step of the mapper's training on {config.batch_size} latents"
         check_memory(needed + MOMENTS * _net_bytes(bundle, config), what, "lower batch_size")
 

@@ -188,7 +188,7 @@ def _started(bundle: GeneratorBundle, latent: Latent | None, config: EditConfig)
     return Latent("w", owned(w).float(), bundle.family, origin)
 
 
-def direction_of(result: EditResult, bundle: GeneratorBundle) -> Direction:
+def direction_of_edit(result: EditResult, bundle: GeneratorBundle) -> Direction:
     """Make a direction of what an edit changed, the mean over its codes, to be kept and added to others.
 
     Args:

@@ -16,18 +16,7 @@ from ..edits import MAX_EDITS, STYLE, W_PLUS, LatentEdit, edited_codes, edited_s
 from ..latents import Latent
 from ..networks import Generator
 from ..tensors import Latents, Styles, owned
-
-COLOURS_EVERY, FIRST_COLOURS = 3, 1  # styles in forward order: conv, rgb, then conv, conv, rgb per level
-
-
-def conv_styles(count: int) -> tuple[int, ...]:
-    """Which of a generator's styles are convolutions', not colours': all but numbers 1, 4, 7, ..."""
-    return tuple(index for index in range(count) if index % COLOURS_EVERY != FIRST_COLOURS)
-
-
-def style_widths(generator: Generator) -> tuple[int, ...]:
-    """Channels of each style, in the order of `Generator.affine`."""
-    return tuple(len(layer.bias) for layer in generator.affine_layers())
+from .style_layout import convolution_styles, style_widths
 
 
 def slot_widths(generator: Generator) -> tuple[int, ...]:
@@ -84,7 +73,7 @@ class Variable:
         Returns:
             Values like `start`; and what was added, [n, L, W] in one tensor or [n, C] per style.
         """
-        keys = range(self.base.shape[1]) if self.space == W_PLUS else conv_styles(len(self._fixed))
+        keys = range(self.base.shape[1]) if self.space == W_PLUS else convolution_styles(len(self._fixed))
         added = [changes.get(key, torch.zeros_like(self.parts[key])) for key in keys]
         if self.space == W_PLUS:
             added = [torch.stack(added, dim=1)]
@@ -95,7 +84,7 @@ class Variable:
         if self.space == W_PLUS:
             return edited_styles(self.generator.affine(values), self.edits)
         styles, own = list(self._fixed), iter(self.split(values))
-        for index in conv_styles(len(styles)):
+        for index in convolution_styles(len(styles)):
             styles[index] = next(own)
         return tuple(styles)
 
@@ -103,13 +92,13 @@ class Variable:
         """Values [n, ...] by slot or by style of a convolution, [n, C] each."""
         if self.space == W_PLUS:
             return values.unbind(dim=1)
-        widths = [self._fixed[index].shape[1] for index in conv_styles(len(self._fixed))]
+        widths = [self._fixed[index].shape[1] for index in convolution_styles(len(self._fixed))]
         return values.split(widths, dim=1)
 
     def change(self, values: Latents) -> dict[int, Tensor]:
         """What was added to the start, by slot or style, [n, C] each, float32 on the CPU."""
         moved = [owned(part).float().cpu() for part in self.split(values.detach() - self.start)]
-        keys = range(len(moved)) if self.space == W_PLUS else conv_styles(len(self._fixed))
+        keys = range(len(moved)) if self.space == W_PLUS else convolution_styles(len(self._fixed))
         return dict(zip(keys, moved, strict=True))
 
     def render(self, values: Latents, noise: Sequence[Tensor]) -> Tensor:
@@ -118,7 +107,7 @@ class Variable:
 
 
 def _beside(styles: Styles) -> Latents:
-    return torch.cat([styles[index] for index in conv_styles(len(styles))], dim=1)
+    return torch.cat([styles[index] for index in convolution_styles(len(styles))], dim=1)
 
 
 def check_room(latent: Latent, space: str) -> None:

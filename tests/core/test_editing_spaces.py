@@ -17,11 +17,11 @@ from oneshot_core.editing import (
     apply_direction,
     check_direction,
     check_edit,
-    direction_of,
+    direction_of_edit,
     edit_latents,
 )
 from oneshot_core.editing.goal import TextGoal, check_legacy, legacy_pixels
-from oneshot_core.editing.spaces import conv_styles, style_widths
+from oneshot_core.editing.style_layout import convolution_styles, style_widths
 from oneshot_core.edits import LatentEdit
 from oneshot_core.features import ClipEncoder, build_clip
 from oneshot_core.latent_files import load_latent, save_latent
@@ -48,13 +48,13 @@ def test_styles_of_convolutions_move_and_those_of_colours_stay():
     bundle = tiny_bundle(SIZE)
     names = [name for name, _ in bundle.generator.named_modules() if name.endswith(".affine")]
     assert len(style_widths(bundle.generator)) == len(names)
-    assert conv_styles(8) == (0, 2, 3, 5, 6)
+    assert convolution_styles(8) == (0, 2, 3, 5, 6)
     latent = random_latents(bundle, [0, 1, 2])
     result = edit(latent, dataclasses.replace(STYLE, steps=20))
     assert (similarity(result.images) > similarity(result.before) + 0.1).all()
     (own,) = result.latent.edits
     assert own is result.change and own.space == "style" and own.count == 3 and own.name == TEXT
-    assert set(own.vectors) == set(conv_styles(8))
+    assert set(own.vectors) == set(convolution_styles(8))
     torch.testing.assert_close(result.latent.values, latent.codes(bundle.generator))
 
 
@@ -121,7 +121,7 @@ def test_the_loss_in_style_space_sums_over_all_styles_that_move():
 def test_what_an_edit_changed_becomes_a_direction(space):
     bundle = tiny_bundle(SIZE)
     result = edit(random_latents(bundle, [0, 1]), EditConfig(steps=8, space=space), neutral_text=NEUTRAL)
-    direction = direction_of(result, bundle)
+    direction = direction_of_edit(result, bundle)
     check_direction(direction, bundle)
     assert (direction.kind, direction.name, direction.text) == (space, TEXT, TEXT)
     assert (direction.neutral_text, direction.clip, direction.measured) == (NEUTRAL, "reading", "tiny")

@@ -21,7 +21,7 @@ from torch import Tensor
 from oneshot_core import EditConfig, StepProgress, edit_latents
 from oneshot_core.editing import learning_rate_at
 from oneshot_core.editing.goal import legacy_pixels
-from oneshot_core.editing.spaces import conv_styles
+from oneshot_core.editing.style_layout import convolution_styles
 from oneshot_core.features.identity import ArcFace
 from oneshot_core.latents import Latent
 
@@ -158,7 +158,7 @@ class Replay:
         if not self.styles:
             return [("", values)]
         styles = self.bundle.generator.affine(self.tensors["in.w0"].double())
-        assert list(conv_styles(len(styles))) == self.styles
+        assert list(convolution_styles(len(styles))) == self.styles
         for index, style in enumerate(styles):  # the optimised ones may hold their final values
             recorded = self.tensors.get(f"in.style0.{index}.f64")
             if index not in self.styles and recorded is not None:

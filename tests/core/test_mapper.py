@@ -17,7 +17,8 @@ from oneshot_core.editing.mapper import (
     single_groups,
     style_groups,
 )
-from oneshot_core.editing.spaces import edit_widths, style_widths
+from oneshot_core.editing.spaces import edit_widths
+from oneshot_core.editing.style_layout import style_widths
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded

@@ -14,7 +14,7 @@ from stand_ins import tiny_bundle
 from oneshot_core.checkpoints import CheckpointError, UnsafePickleError, read_tensors, save, write_tensors
 from oneshot_core.editing import LatentMapper, apply_mapper, load_mapper, save_mapper
 from oneshot_core.editing.mapper import fresh_net, levels_groups, style_groups
-from oneshot_core.editing.spaces import style_widths
+from oneshot_core.editing.style_layout import style_widths
 from oneshot_core.sampling import random_latents
 
 BUNDLE = tiny_bundle(16)

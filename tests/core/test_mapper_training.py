@@ -13,7 +13,7 @@ from stand_ins import tiny_bundle
 
 from oneshot_core.checkpoints import read_tensors, write_tensors
 from oneshot_core.editing import MapperConfig, MapperResult, apply_mapper, train_mapper
-from oneshot_core.editing.spaces import conv_styles
+from oneshot_core.editing.style_layout import convolution_styles
 from oneshot_core.latents import Latent
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.saved_states import StateError
@@ -52,7 +52,7 @@ def test_a_mapper_brings_unseen_codes_to_the_text(space):
     assert (mapper.text, mapper.clip, mapper.measured, mapper.step) == (TEXT, "reading", "tiny", 0.1)
     assert mapper.family == bundle.family and len(mapper.fingerprint) == 64
     keys = [key for keys in mapper.net.groups.values() for key in keys]
-    assert keys == list(conv_styles(8) if space == "style" else range(6))
+    assert keys == list(convolution_styles(8) if space == "style" else range(6))
 
 
 def test_losses_and_the_best_validation():

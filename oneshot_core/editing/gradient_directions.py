@@ -43,7 +43,7 @@ class GradientConfig:
     samples: int = 64  # of the first look; doubled until two halves agree
     most_samples: int = 256  # that are looked at, whether they agree by then or not
     agreement: float = 0.9  # rank correlation of two halves that is enough
-    score: str = "consistency"  # one of `SCORES`, by which channels are ranked
+    score: str = "consistency x effect"  # one of `SCORES`, by which channels are ranked
     selection: Selection = field(default_factory=Selection)  # how many; a threshold is one of the score
     probes: int = 0  # random directions per sample that measure lengths; the score "cosine" needs some
     rounds: int = 0  # times that the gradient is also taken half-way along the direction found so far
@@ -250,7 +250,7 @@ def _along_path(
 
 
 def shortlist(found: StyleGradients, count: int, selection: Selection | None = None) -> list[tuple[int, int]]:
-    """(style, channel) of the channels whose consistency times effect is highest, in convolutions.
+    """(style, channel) of the channels whose consistency times effect is highest.
 
     Args:
         found: the gradients.

@@ -38,7 +38,9 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -51,13 +53,16 @@ from editing_methods import BLIND, ENCODERS, METHODS, Ask, encoder, statistics
 from editing_validation import validation_table
 
 from oneshot_core.checkpoints import GeneratorBundle, load, save
+from oneshot_core.checkpoints.native import read_tensors, write_tensors
 from oneshot_core.demo.world import ASSETS, demo_encoders, demo_generator, demo_recipe, demo_target
 from oneshot_core.editing.gradient_directions import GradientConfig
+from oneshot_core.edits import LatentEdit
 from oneshot_core.objective import Aim
 from oneshot_core.search import search_latent
 from oneshot_core.training import adapt
 
 LENGTH, IMAGES = 8.0, 16
+SOURCE, ADAPTED = "source", "adapted"
 LOOK = "watercolour"
 GATE_READABILITY, GATE_SELECTIVITY = 0.5, 3.0
 # On these settings were chosen, with seeds 20,000 to 30,199 and the demo's CLIP alone.
@@ -81,6 +86,7 @@ class Work:
 
     method: str
     encoder: str
+    where: str
     factors: tuple[str, ...]
     length: float
     images: int
@@ -88,21 +94,32 @@ class Work:
     adapted: Path
 
 
-def assets_print(adapted: Path) -> str:
+@lru_cache(maxsize=1)
+def assets_print() -> str:
     """Fingerprint of everything that is not a setting."""
     digest = hashlib.sha256()
-    for path in sorted([*ASSETS.glob("*.safetensors"), READER, adapted]):
+    for path in sorted([*ASSETS.glob("*.safetensors"), READER]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def key_of(work: Work, factor: str) -> str:
-    """Name what determines a row."""
+    """Name what determines an edit."""
     settings = GradientConfig().describe() if work.method in ("gradient", "hybrid") else {}
     images = work.images if "differences" in work.method else 0
-    parts = [
-        assets_print(work.adapted), work.method, work.encoder, factor, work.length, images, PEOPLE, settings
-    ]  # fmt: skip
+    name = "" if work.method in BLIND else work.encoder
+    return _named(assets_print(), work.method, name, factor, work.length, images, settings)
+
+
+def row_key(work: Work, factor: str) -> str:
+    """Name what determines a row: the edit, who is edited, and by which generator."""
+    print_of = ""
+    if work.where != SOURCE:
+        print_of = hashlib.sha256(work.adapted.read_bytes()).hexdigest()
+    return _named(key_of(work, factor), PEOPLE, work.where, print_of)
+
+
+def _named(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -136,38 +153,60 @@ def adapted_generator(path: Path) -> GeneratorBundle:
     return load(path)
 
 
+def edit_of(work: Work, factor: str) -> tuple[tuple[LatentEdit, ...], dict[str, Any]]:
+    """Find an edit, or take it from before; and what it cost."""
+    path = work.out / "edits" / f"{key_of(work, factor)}.safetensors"
+    if path.is_file():
+        tensors, header = read_tensors(path)
+        edits = tuple(
+            LatentEdit(header["space"], _vectors(tensors, draw), tuple(header["widths"]))
+            for draw in range(header["draws"])
+        )
+        return edits, header["cost"]
+    began = time.process_time()
+    made = METHODS[work.method](Ask(factor, work.encoder, work.length, work.images, work.out))
+    cost = {
+        "forwards": made.forwards, "backwards": made.backwards, "seconds": time.process_time() - began,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **made.more,
+    }  # fmt: skip
+    header = {
+        "format": "oneshot-benchmark-edit", "format_version": 1, "space": made.edits[0].space,
+        "widths": list(made.edits[0].widths), "draws": len(made.edits), "cost": cost,
+    }  # fmt: skip
+    named = {
+        f"{draw}.{key}": vector for draw, one in enumerate(made.edits) for key, vector in one.vectors.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, named, header)
+    return made.edits, cost
+
+
+def _vectors(tensors: Mapping[str, torch.Tensor], draw: int) -> dict[int, torch.Tensor]:
+    return {int(name.split(".")[1]): value for name, value in tensors.items() if name.startswith(f"{draw}.")}
+
+
 def run(work: Work) -> None:
-    """Find, measure and append the rows of a work."""
+    """Find, measure and append the rows of a work; all edits come first, so that their peak is theirs."""
     torch.set_num_threads(1)
-    method, stages = METHODS[work.method], dict[str, Stage]()
     statistics(), encoder(work.encoder)
+    stage = None
     for factor in work.factors:
-        began = time.process_time()
-        ask = Ask(factor, work.encoder, work.length, work.images, work.out)
-        made = method(ask)
-        cost = {
-            "forwards": made.forwards, "backwards": made.backwards, "seconds": time.process_time() - began,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **made.more,
+        edits, cost = edit_of(work, factor)
+        bundle = demo_generator() if work.where == SOURCE else adapted_generator(work.adapted)
+        stage = stage or Stage(bundle, statistics())
+        effects = [stage.effect(edit, work.length) for edit in edits]
+        row = {
+            "method": work.method, "encoder": work.encoder, "factor": factor, "where": work.where, **cost,
+            "change": median(one.changes[factor] for one in effects),
+            "selectivity": median(one.selectivity(factor) for one in effects),
+            "rank": median(one.rank(factor) for one in effects),
+            "changes": effects[0].changes,
+            "key": row_key(work, factor),
         }  # fmt: skip
-        if not stages:  # after the first measurement of the peak
-            adapted = adapted_generator(work.adapted)
-            bundles = {"source": demo_generator(), "adapted": adapted}
-            stages = {name: Stage(bundle, statistics()) for name, bundle in bundles.items()}
-        row: dict[str, Any] = {"method": work.method, "encoder": work.encoder, "factor": factor, **cost}
-        for name, stage in stages.items():
-            effects = [stage.effect(edit, work.length) for edit in made.edits]
-            row[name] = {
-                "change": median(one.changes[factor] for one in effects),
-                "selectivity": median(one.selectivity(factor) for one in effects),
-                "rank": median(one.rank(factor) for one in effects),
-                "changes": effects[0].changes,
-            }
-        append(work.out, {**row, "key": key_of(work, factor)})
-        found = row["source"]
+        append(work.out, row)
         print(
-            f"{work.encoder:7} {work.method:22} {factor:12} change {found['change']:+.2f} selectivity "
-            f"{found['selectivity']:.1f} rank {found['rank']:g} | adapted {row['adapted']['change']:+.2f} "
-            f"{row['adapted']['selectivity']:.1f} ({row['seconds']:.0f} s)",
+            f"{work.encoder:7} {work.method:22} {work.where:7} {factor:12} change {row['change']:+.2f} "
+            f"selectivity {row['selectivity']:.1f} rank {row['rank']:g} ({cost['seconds']:.0f} s)",
             flush=True,
         )  # fmt: skip
 
@@ -175,15 +214,16 @@ def run(work: Work) -> None:
 def missing(options: argparse.Namespace) -> list[Work]:
     """What is asked for and not there."""
     known, works = read_rows(options.out), []
-    for method in options.methods:
-        for name in options.encoders[:1] if method in BLIND else options.encoders:
-            work = Work(
-                method, name, tuple(options.factors), options.length, options.images, options.out,
-                options.adapted,
-            )  # fmt: skip
-            lacking = tuple(factor for factor in work.factors if key_of(work, factor) not in known)
-            if lacking:
-                works.append(Work(**{**vars(work), "factors": lacking}))
+    for where, method, name in product(options.generators, options.methods, options.encoders):
+        if method in BLIND and name != options.encoders[0]:
+            continue
+        told = method, name, where
+        work = Work(
+            *told, tuple(options.factors), options.length, options.images, options.out, options.adapted
+        )
+        lacking = tuple(factor for factor in work.factors if row_key(work, factor) not in known)
+        if lacking:
+            works.append(replace(work, factors=lacking))
     return works
 
 
@@ -203,7 +243,7 @@ def report(rows: Sequence[Mapping[str, Any]], readings: Mapping[str, Mapping[str
     for name in readings:
         own = [row for row in rows if row["encoder"] == name or row["method"] in BLIND]
         methods = [method for method in METHODS if any(row["method"] == method for row in own)]
-        for where in ("source", "adapted"):
+        for where in (SOURCE, ADAPTED):
             text += [
                 f"\n{name}, {where}: change / selectivity / rank\n",
                 f"| factor | readability | {' | '.join(methods)} |",
@@ -212,21 +252,24 @@ def report(rows: Sequence[Mapping[str, Any]], readings: Mapping[str, Mapping[str
             for factor in FIT:
                 cells = []
                 for method in methods:
-                    found = _of(own, method, factor)
-                    cells.append(_cell(found[where]) if found else "–")
+                    found = _of(own, method, factor, where)
+                    cells.append(_cell(found) if found else "–")
                 text.append(f"| {factor} | {readings[name][factor]:.2f} | {' | '.join(cells)} |")
         text += [
             f"\n{name}: gates and costs\n",
-            "| method | factors | passed, source | passed, adapted | median selectivity | forwards / "
-            "backwards | CPU seconds | peak MB |",
-            "|---" * 8 + "|",
+            "| method | passed, source | passed, adapted | median selectivity | forwards / backwards | CPU "
+            "seconds | peak MB |",
+            "|---" * 7 + "|",
         ]
         text += [_summary(own, method, readings[name]) for method in methods]
     return "\n".join(text)
 
 
-def _of(rows: Sequence[Mapping[str, Any]], method: str, factor: str) -> Mapping[str, Any] | None:
-    found = [row for row in rows if (row["method"], row["factor"]) == (method, factor)]
+def _of(
+    rows: Sequence[Mapping[str, Any]], method: str, factor: str, where: str = SOURCE
+) -> Mapping[str, Any] | None:
+    wanted = method, factor, where
+    found = [row for row in rows if (row["method"], row["factor"], row["where"]) == wanted]
     return found[-1] if found else None
 
 
@@ -236,17 +279,16 @@ def _cell(found: Mapping[str, Any]) -> str:
 
 def _summary(rows: Sequence[Mapping[str, Any]], method: str, readings: Mapping[str, float]) -> str:
     own = [one for factor in FIT if (one := _of(rows, method, factor))]
-    counted = [row for row in own if readings[row["factor"]] >= GATE_READABILITY]
-    passed = {
-        where: sum(
-            row[where]["rank"] == 1 and row[where]["selectivity"] >= GATE_SELECTIVITY for row in counted
-        )
-        for where in ("source", "adapted")
-    }
-    middle = median(row["source"]["selectivity"] for row in own)
+    counted = [factor for factor in FIT if readings[factor] >= GATE_READABILITY]
+    passed = {}
+    for where in (SOURCE, ADAPTED):
+        there = [one for factor in counted if (one := _of(rows, method, factor, where))]
+        good = [row for row in there if row["rank"] == 1 and row["selectivity"] >= GATE_SELECTIVITY]
+        passed[where] = f"{len(good)} of {len(there)}"
+    middle = median(row["selectivity"] for row in own)
     forwards, backwards = (median(row[name] for row in own) for name in ("forwards", "backwards"))
     return (
-        f"| {method} | {len(counted)} | {passed['source']} | {passed['adapted']} | {middle:.1f} | "
+        f"| {method} | {passed[SOURCE]} | {passed[ADAPTED]} | {middle:.1f} | "
         f"{forwards:g} / {backwards:g} | {median(row['seconds'] for row in own):.1f} | "
         f"{max(row['peak_mb'] for row in own)} |"
     )
@@ -261,6 +303,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--factors", nargs="+", choices=FIT, default=list(FIT))
+    parser.add_argument("--generators", nargs="+", choices=(SOURCE, ADAPTED), default=[SOURCE, ADAPTED])
     parser.add_argument("--length", type=float, default=LENGTH, help="of all edits, in sigmas")
     parser.add_argument("--images", type=int, default=IMAGES, help="of a dictionary by finite differences")
     parser.add_argument(
@@ -276,7 +319,8 @@ def main() -> None:
         return
     if not options.report:
         options.adapted = options.adapted or options.out / "adapted.safetensors"
-        adapted_generator(options.adapted)
+        if ADAPTED in options.generators:
+            adapted_generator(options.adapted)
         os.environ["OMP_NUM_THREADS"] = "1"
         for work in missing(options):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -24,7 +24,7 @@ from oneshot_core.editing.gradient_directions import SCORES, FoundGradients, Gra
 from oneshot_core.editing.style_gradients import StyleView, rank_correlation
 from oneshot_core.editing.style_layout import is_colours
 
-PROBED = GradientConfig(samples=64, most_samples=64, agreement=-1.0, probes=16)
+PROBED = GradientConfig(samples=64, most_samples=64, agreement=-1.0, probes=16, reach=0.0)
 
 
 def overlap(one: Tensor, two: Tensor, count: int, among: int | None = None) -> float:

@@ -24,7 +24,13 @@ from .direction import Direction
 from .finite_differences import MAX_IMAGES
 from .global_directions import Selection, select, style_direction, text_change
 from .statistics import Progress, StyleStatistics, style_statistics
-from .style_gradients import StyleGradients, StyleView, counted, measured_gradients
+from .style_gradients import (
+    StyleGradients,
+    StyleView,
+    counted,
+    measured_gradients,
+    rank_correlation,
+)
 
 METHOD = "gradient"
 # What decides which channels are taken; how far each moves is always its mean effect.
@@ -38,16 +44,19 @@ SCORES: Mapping[str, Callable[[StyleGradients], Tensor]] = {
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """Settings of a text direction by gradients."""
+    """Settings of a text direction by gradients.
 
-    samples: int = 64  # of the first look; doubled until two halves agree
-    most_samples: int = 256  # that are looked at, whether they agree by then or not
+    A first look at the samples gives a direction; with `reach` the gradients that count are then taken
+    half-way along it, where what comes and goes, such as a beard, is about to come in more of the samples.
+    """
+
+    samples: int = 64  # of each first look; doubled until two halves agree
+    most_samples: int = 192  # that are looked at, whether they agree by then or not
     agreement: float = 0.9  # rank correlation of two halves that is enough
-    score: str = "consistency"  # one of `SCORES`, by which channels are ranked
+    score: str = "consistency x effect"  # one of `SCORES`, by which channels are ranked
     selection: Selection = field(default_factory=Selection)  # how many; a threshold is one of the score
     probes: int = 0  # random directions per sample that measure lengths; the score "cosine" needs some
-    rounds: int = 0  # times that the gradient is also taken half-way along the direction found so far
-    reach: float = 4.0  # strength whose half is meant there, in sigmas of the strongest channel
+    reach: float = 4.0  # strength, in sigmas of the strongest channel, whose half is meant; 0: no second look
     seed: int = 0  # of the first sample; the others follow
     batch_size: int = 8  # samples at once; needs memory
 
@@ -58,15 +67,14 @@ class GradientConfig:
                 f"{self.most_samples}"
             )
         check_number(self.agreement, "agreement", low=-1, high=1)
-        check_number(self.reach, "reach", above=0, high=100)
+        check_number(self.reach, "reach", low=0, high=100)
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
         if self.score == "cosine" and self.probes < 1:
             raise ValueError("the score cosine needs probes, 16 for a fifth of error; got 0")
-        if min(self.probes, self.rounds) < 0 or self.batch_size < 1:
+        if self.probes < 0 or self.batch_size < 1:
             raise ValueError(
-                f"probes and rounds must be 0 or more and batch_size at least 1, got {self.probes}, "
-                f"{self.rounds} and {self.batch_size}"
+                f"probes must be 0 or more and batch_size at least 1, got {self.probes} and {self.batch_size}"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -149,7 +157,7 @@ def text_direction(
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)
         found = find_gradients(view, change, config, progress)
-        taken, found = _along_path(view, change, config, found, progress)
+        taken = chosen_channels(found.gradients, config.score, config.selection)
         texts = {"name": name or text, "text": text, "neutral_text": neutral_text, "method": METHOD}
         direction = style_direction(found.gradients, taken, {**texts, "clip": clip.name})
     return TextDirection(
@@ -182,17 +190,41 @@ def find_gradients(
         config: settings.
         progress: see `text_direction`.
     """
+    if not config.reach:
+        return _looked(view, change, config, None, 0, progress)
+    first = replace(config, reach=0.0, most_samples=config.samples, probes=0)
+    if config.score == "cosine":
+        first = replace(first, score="effect")
+    begun = _looked(view, change, first, None, 0, progress)
+    shift = chosen_channels(begun.gradients, first.score, config.selection) * config.reach / 2
+    found = _looked(view, change, config, shift, config.samples, progress)
+    return replace(
+        found, forwards=begun.forwards + found.forwards, backwards=begun.backwards + found.backwards
+    )
+
+
+def _looked(
+    view: StyleView,
+    change: Tensor,
+    config: GradientConfig,
+    shift: Tensor | None,
+    before: int,
+    progress: Progress | None,
+) -> FoundGradients:
+    """Gradients at samples, each moved by `shift` [K]; `before` samples were looked at already."""
     draws = torch.randn(config.probes, len(change), generator=seeded(config.seed, 0, "gradient.probes"))
     directions = torch.cat([change[None], draws.to(change)])
     parts, done, total = list[Tensor](), 0, config.samples
     while True:
         seeds = range(config.seed + done, config.seed + total)
-        told = counted(progress, done, total)
-        parts.append(measured_gradients(view, directions, seeds, config.batch_size, told=told))
+        told = counted(progress, before + done, before + total)
+        parts.append(measured_gradients(view, directions, seeds, config.batch_size, shift=shift, told=told))
         values = torch.cat(parts, dim=1)
         lengths = values[1:].square().mean(dim=0).sqrt() if config.probes else None
         found = StyleGradients(values[0], *view.places, view.statistics, lengths)
-        agreement, done = found.agreement(), total
+        score = SCORES[config.score]
+        agreement = rank_correlation(score(found.half(0)), score(found.half(1)))
+        done = total
         if agreement >= config.agreement or done == config.most_samples:
             return FoundGradients(found, agreement, done, done * len(directions))
         total = min(2 * done, config.most_samples)
@@ -226,31 +258,8 @@ def chosen_channels(found: StyleGradients, score: str, selection: Selection | No
     return amplitudes / amplitudes.abs().max()
 
 
-def _along_path(
-    view: StyleView,
-    change: Tensor,
-    config: GradientConfig,
-    found: FoundGradients,
-    progress: Progress | None,
-) -> tuple[Tensor, FoundGradients]:
-    """Average the gradient with that half-way along the direction; returns amplitudes and gradients."""
-    first = found.gradients
-    taken = chosen_channels(first, config.score, config.selection)
-    count = len(first.values)
-    for number in range(config.rounds):
-        told = counted(progress, (number + 1) * count, (config.rounds + 1) * count)
-        shift = taken * config.reach / 2
-        seeds = range(config.seed, config.seed + count)
-        (there,) = measured_gradients(view, change[None], seeds, config.batch_size, shift=shift, told=told)
-        # The lengths stay those at the samples: they only scale what channels are ranked by.
-        both = replace(first, values=(first.values + there) / 2)
-        found = FoundGradients(both, both.agreement(), found.forwards + count, found.backwards + count)
-        taken = chosen_channels(both, config.score, config.selection)
-    return taken, found
-
-
 def shortlist(found: StyleGradients, count: int, selection: Selection | None = None) -> list[tuple[int, int]]:
-    """(style, channel) of the channels whose consistency times effect is highest, in convolutions.
+    """(style, channel) of the channels whose consistency times effect is highest.
 
     Args:
         found: the gradients.

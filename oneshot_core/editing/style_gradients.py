@@ -85,10 +85,6 @@ class StyleGradients:
         lengths = None if self.lengths is None else self.lengths[which::2]
         return StyleGradients(self.values[which::2], self.styles, self.channels, self.statistics, lengths)
 
-    def agreement(self) -> float:
-        """Rank correlation over the channels of two halves' consistency: how sure the ranking is, -1 to 1."""
-        return rank_correlation(self.half(0).consistency, self.half(1).consistency)
-
 
 def rank_correlation(one: Tensor, two: Tensor) -> float:
     """Spearman's rank correlation of two lists of numbers, [K] each; equal numbers share the mean rank."""

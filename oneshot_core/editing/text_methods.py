@@ -28,7 +28,7 @@ from .gradient_directions import (
 )
 from .statistics import Progress, StyleStatistics
 
-SHORTLIST, DIFFERENCE_IMAGES = 200, 16  # channels that the hybrid looks at again, and samples it has for that
+SHORTLIST, DIFFERENCE_IMAGES = 100, 8  # channels that the hybrid looks at again, and samples it has for that
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from oneshot_core.tensors import seeded
 
 SIZE = 32
 TEXT, NEUTRAL = "a face with a hat", "a face"
-FEW = GradientConfig(samples=8, most_samples=8, agreement=-1.0, batch_size=3)
+FEW = GradientConfig(samples=8, most_samples=8, agreement=-1.0, reach=0.0, batch_size=3)
 
 
 class ReadingClip(StandInClip):
@@ -188,7 +188,7 @@ def test_rank_correlation():
 
 def test_samples_are_doubled_until_halves_agree(bundle, statistics):
     told = []
-    config = GradientConfig(samples=4, most_samples=12, agreement=1.0, batch_size=4)
+    config = GradientConfig(samples=4, most_samples=12, agreement=1.0, reach=0.0, batch_size=4)
     found = find(bundle, statistics, config, progress=lambda *now: told.append(now))
     assert told == [(4, 4), (8, 8), (12, 12)] and found.samples == 12
     assert found.agreement < 1
@@ -219,22 +219,23 @@ def test_a_callback_stops_it(bundle, statistics):
         find(bundle, statistics, progress=stop)
 
 
-def test_the_gradient_half_way_is_averaged_in(bundle, statistics):
-    config = dataclasses.replace(FEW, rounds=1, reach=3.0, selection=Selection(channels=20))
+def test_the_gradients_that_count_are_those_half_way(bundle, statistics):
+    told = []
+    config = GradientConfig(8, 16, agreement=1.0, reach=3.0, batch_size=8, selection=Selection(channels=20))
     view, change = StyleView(bundle, ReadingClip(), statistics), change_of_texts()
-    first = find_gradients(view, change, config).gradients
-    taken = chosen_channels(first, config.score, config.selection)
-    (there,) = measured_gradients(view, change[None], range(8), 3, shift=1.5 * taken)
-    both = dataclasses.replace(first, values=(first.values + there) / 2)
-    wanted = chosen_channels(both, config.score, config.selection)
-    found = text_direction(bundle, ReadingClip(), TEXT, NEUTRAL, config, statistics)
-    assert (found.forwards, found.backwards) == (16, 16)
+    first = find_gradients(view, change, FEW).gradients
+    shift = 1.5 * chosen_channels(first, config.score, config.selection)
+    (there,) = measured_gradients(view, change[None], range(16), 8, shift=shift)
+    wanted = chosen_channels(dataclasses.replace(first, values=there), config.score, config.selection)
+    found = find(bundle, statistics, config, progress=lambda *now: told.append(now))
+    assert told == [(8, 8), (16, 16), (24, 24)]
+    assert (found.samples, found.forwards, found.backwards) == (16, 24, 24)
     for style, vector in found.direction.vectors.items():
         own = wanted[view.places[0] == style] * statistics.sigma[style]
-        torch.testing.assert_close(vector, own.float())
-    plain = find(bundle, statistics, dataclasses.replace(config, rounds=0)).direction
-    assert any(
-        not torch.equal(plain.vectors[k], v) for k, v in found.direction.vectors.items() if k in plain.vectors
+        torch.testing.assert_close(vector, own.float(), atol=1e-4, rtol=1e-3)
+    plain = find(bundle, statistics, dataclasses.replace(config, reach=0.0)).direction
+    assert plain.vectors.keys() != found.direction.vectors.keys() or any(
+        not torch.equal(plain.vectors[style], vector) for style, vector in found.direction.vectors.items()
     )
 
 
@@ -245,7 +246,7 @@ def test_layers_limit_a_direction_and_a_shortlist(bundle, statistics):
     found = find_gradients(view, change_of_texts(), FEW).gradients
     places = shortlist(found, 9, config.selection)
     assert len(places) == 9 and {style for style, _ in places} <= {2, 3}
-    assert all(style % 3 != 1 for style, _ in shortlist(found, 1000))
+    assert len(set(places)) == 9
 
 
 def test_a_dictionary_by_gradients_holds_the_tangents(bundle, statistics):
@@ -290,14 +291,14 @@ def test_pictures_are_drawn_no_larger_than_clip_reads(bundle):
     ("settings", "told"),
     [
         ({"samples": 1}, "samples must be 2 to most_samples"),
-        ({"samples": 300}, "samples must be 2 to most_samples"),
+        ({"samples": 200}, "samples must be 2 to most_samples"),
         ({"most_samples": 5000}, "at most 4096"),
         ({"agreement": 1.5}, "agreement must be a number from -1 to 1"),
         ({"score": "size"}, "score must be one of consistency"),
         ({"score": "cosine"}, "needs probes"),
-        ({"rounds": -1}, "rounds"),
+        ({"probes": -1}, "probes"),
         ({"batch_size": 0}, "batch_size"),
-        ({"reach": 0.0}, "reach must be"),
+        ({"reach": -1.0}, "reach must be"),
     ],
 )
 def test_settings_are_checked(settings, told):

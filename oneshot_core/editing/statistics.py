@@ -312,8 +312,8 @@ class DriftReport:
             (
                 [one for one in self.layers if one.shift > MOST_SHIFT or one.most_shift > MOST_OF_ONE],
                 lambda layer: f"{layer.shift:.1f}, at most {layer.most_shift:.1f}",
-                f"means moved by more than {MOST_SHIFT:g} sigma (root mean square), or {MOST_OF_ONE:g} in one "
-                "channel: offsets still fit, but never give this generator the source's styles themselves",
+                f"means moved by more than {MOST_SHIFT:g} sigma (root mean square; or {MOST_OF_ONE:g} of one "
+                "channel): offsets still fit, but never give this generator the source's styles themselves",
             ),
             (
                 [layer for layer in self.layers if not RATIOS[0] <= layer.ratio <= RATIOS[1]],

@@ -16,6 +16,7 @@ from oneshot_core.checkpoints import native, write_tensors
 from oneshot_core.commands.identify import identified
 from oneshot_core.demo import world
 from oneshot_core.demo.making import judge
+from oneshot_core.editing import dictionary_files, direction_files, finite_differences
 from oneshot_core.features import perceptual
 from oneshot_core.latent_files import FORMAT as LATENT_FORMAT
 from oneshot_core.latent_files import save_latent
@@ -27,6 +28,8 @@ from oneshot_core.training import state
 WRITTEN = {
     LATENT_FORMAT, search.STATE_FORMAT, state.STATE_FORMAT, perceptual.FORMAT, world.CLIP_FORMAT,
     judge.FORMAT, LOOK_FORMAT,
+    dictionary_files.DICTIONARY_FORMAT, dictionary_files.STATISTICS_FORMAT, finite_differences.STATE_FORMAT,
+    direction_files.FORMAT,
 }  # fmt: skip
 
 

@@ -121,10 +121,11 @@ def measure_gradient_dictionary(
             if progress is not None:
                 progress(last, config.samples)
         mean = total / config.samples
+        seen_by = encoder_fingerprint(clip)
         told = {
             "method": METHOD,
             "generator": network_fingerprint(bundle.generator),
-            "clip": encoder_fingerprint(clip),
+            "clip": seen_by,
             "statistics": statistics.digest,
             "basis": "" if basis is None else fingerprint({"basis": basis}),
             "config": config.describe(),
@@ -133,7 +134,7 @@ def measure_gradient_dictionary(
             (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
             view.places[0][kept], view.places[1][kept], statistics,
             rho=mean.norm(dim=1).float(), effect=(lengths / config.samples).float(),
-            clip=clip.name, clip_fingerprint=told["clip"], method=METHOD, settings=told,
+            clip=clip.name, clip_fingerprint=seen_by, method=METHOD, settings=told,
         )  # fmt: skip
 
 

@@ -374,7 +374,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_directions(parser: argparse.ArgumentParser) -> None:
-    direction_options.add_directions(parser, _encoders, _common)
+    direction_options.add_directions(parser, _common)
 
 
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {

@@ -17,6 +17,8 @@ TITLES = {  # of the templates, as ComfyUI lists them, by the name of their API 
     "text_to_style": "5 Text to style",
     "method_comparison": "6 Compare methods",
     "look_mixer": "7 Mix looks",
+    "text_directions": "8 Text directions",
+    "photo_round_trip": "9 Photo in a new look",
 }
 CORE = {"LoadImage", "PreviewImage", "SaveImage"}
 

@@ -19,16 +19,15 @@ ACTIONS = {
     "convert": "rewrite another program's directions, or StyleCLIP's fs3.npy, as files of this one",
     "show": "say what a file holds, or how far an adapted generator's style space has moved",
 }
-BY = ("differences", "gradients")
+BY, TEXT_WAYS = ("differences", "gradients"), ("gradient", "hybrid")
 Adder = Callable[[argparse.ArgumentParser], None]
 
 
-def add_directions(parser: argparse.ArgumentParser, encoders: Adder, common: Callable[..., None]) -> None:
+def add_directions(parser: argparse.ArgumentParser, common: Callable[..., None]) -> None:
     """Add the actions.
 
     Args:
         parser: of the verb.
-        encoders: adds the options that name CLIP.
         common: adds what every verb has; takes `device`.
     """
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -36,8 +35,6 @@ def add_directions(parser: argparse.ArgumentParser, encoders: Adder, common: Cal
         text = f"{summary[0].upper()}{summary[1:]}."
         sub = actions.add_parser(name, help=summary, description=text, allow_abbrev=False)
         _ADDERS[name](sub)
-        if name in ("text", "dictionary"):
-            encoders(sub)
         common(sub, device=name in ("text", "dictionary", "ganspace", "difference"))
 
 
@@ -52,6 +49,15 @@ def _out(parser: Any, what: str) -> None:
 
 def _folder(parser: Any) -> None:
     option(parser, "--out", "folder for one file per direction", metavar="DIR", required=True)
+
+
+def _clip(parser: Any) -> None:
+    group = parser.add_argument_group("CLIP (default: the demo's for the demo generator, else OpenAI's)")
+    option(
+        group, "--clip", "open_clip model (ViT-B-32-quickgelu), a weights file for it, MODEL=FILE, or demo",
+        metavar="NAME|FILE",
+    )  # fmt: skip
+    option(group, "--offline", "never download weights", action="store_true")
 
 
 def _statistics(parser: Any) -> None:
@@ -74,7 +80,16 @@ def _text(parser: argparse.ArgumentParser) -> None:
     )
     _out(parser, "the direction")
     option(parser, "--name", "what it is called (the text)", default="", metavar="NAME")
-    option(parser, "--dictionary", "read it from this file; default: from gradients", metavar="FILE")
+    how = parser.add_mutually_exclusive_group()
+    option(how, "--dictionary", "read it from this file, at once", metavar="FILE")
+    option(
+        how,
+        "--by",
+        "without a dictionary: gradient, or hybrid, which then looks at the first channels in pictures "
+        f"({TEXT_WAYS[0]})",
+        choices=TEXT_WAYS,
+        default=TEXT_WAYS[0],
+    )
     which = parser.add_argument_group("which channels change (50)")
     one = which.add_mutually_exclusive_group()
     option(
@@ -92,6 +107,7 @@ def _text(parser: argparse.ArgumentParser) -> None:
     option(which, "--per-layer", "at most so many of each style", type=positive, metavar="N")
     option(parser, "--seed", "of the samples of gradients (0)", type=int, default=0, metavar="N")
     _statistics(parser)
+    _clip(parser)
 
 
 def _sefa(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +179,7 @@ def _dictionary(parser: argparse.ArgumentParser) -> None:
     option(parser, "--seed", "of samples and statistics (0)", type=int, default=0, metavar="N")
     option(parser, "--fresh", "throw away what was measured before it was stopped", action="store_true")
     _statistics(parser)
+    _clip(parser)
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from ..editing.finite_differences import DictionaryConfig, measure_dictionary, s
 from ..editing.foreign_directions import load_boundary, load_components
 from ..editing.global_directions import Selection, find_direction
 from ..editing.gradient_dictionary import GradientDictionaryConfig, measure_gradient_dictionary
-from ..editing.gradient_directions import GradientConfig, text_direction
+from ..editing.gradient_directions import GradientConfig
 from ..editing.statistics import (
     COUNT,
     DriftReport,
@@ -36,6 +36,7 @@ from ..editing.statistics import (
     drift_report,
     style_statistics,
 )
+from ..editing.text_methods import TextRequest, find_text_direction
 from ..encoder_choice import EncoderChoice, encoder_notes
 from ..features import ClipEncoder
 from .console import BadInput, ProgressBar, note, say, say_json
@@ -58,9 +59,9 @@ def _text(options: Namespace) -> None:
     device = prepare(options)
     bundle = open_generator(options.generator, device)
     clip = _clip(options, bundle, device)
-    for line in clip.text_notes(options.to) + clip.text_notes(options.neutral):
-        note(line)
     if options.dictionary:
+        for line in clip.text_notes(options.to):
+            note(line)
         dictionary = load_dictionary(options.dictionary)
         dictionary.check_fits(bundle)
         found = find_direction(dictionary, clip, options.to, options.neutral, selection, options.name)
@@ -71,12 +72,12 @@ def _text(options: Namespace) -> None:
         }
         _write(options, found.direction, out, told, found.summary())
         return
-    config = GradientConfig(selection=selection, seed=options.seed)
-    with _bar(options, "gradients") as show:
-        made = text_direction(
-            bundle, clip, options.to, options.neutral, config, _measured_statistics(options, bundle),
-            name=options.name, progress=show,
-        )  # fmt: skip
+    request = TextRequest(
+        options.to, options.neutral, GradientConfig(selection=selection, seed=options.seed),
+        _measured_statistics(options, bundle), name=options.name,
+    )  # fmt: skip
+    with _bar(options, options.by) as show:
+        made = find_text_direction(options.by, bundle, clip, request, show)
     for line in made.notes:
         note(line)
     told = {"samples": made.samples, "agreement": made.agreement, "channels": made.direction.channels}

@@ -71,11 +71,11 @@ docs/batch.md in the repository explains plans, workflows, checks and what is wr
   oneshot adapt --recipe sketch/adapted.safetensors --generator ffhq.pt --target sketch.png --out again""",
     "directions": """\
   oneshot directions text --generator ffhq.pt --from "a face" --to "a smiling face" --out smile.safetensors
-  oneshot directions dictionary --generator ffhq.pt --out ffhq_dictionary.safetensors   once; then every text:
-  oneshot directions text --generator ffhq.pt --dictionary ffhq_dictionary.safetensors --from "hair" \
-      --to "red hair" --channels 15 --out red_hair.safetensors
+  oneshot directions dictionary --generator ffhq.pt --out words.safetensors     once; then every text:
+  oneshot directions text --generator ffhq.pt --dictionary words.safetensors --from hair --to "red hair" \\
+      --out red.safetensors
   oneshot directions ganspace --generator ffhq.pt --count 20 --out components
-  oneshot directions combine smile.safetensors red_hair.safetensors:-0.5 --out both.safetensors
+  oneshot directions combine smile.safetensors red.safetensors:-0.5 --out both.safetensors
   oneshot directions convert fs3.npy --statistics S_mean_std --generator ffhq.pt --out styleclip.safetensors
   oneshot directions show --generator ffhq.pt --adapted sketch/adapted.safetensors   how far styles moved""",
     "align": """\

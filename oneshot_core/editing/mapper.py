@@ -48,7 +48,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, rows, W] or [N, C] -> the same.
 
-        Dimension 1 is that of the rows in W+, as in the published network, whose weights depend on it.
+        Dimension 1 is that of the rows in W+, as in the published network, whose weights depend on it. So of
+        a code with the same w in all rows no more than signs come through.
         """
         x = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
         for layer in self.mapping.values():

@@ -82,7 +82,8 @@ def train_mapper(  # noqa: PLR0913 - what to train for on what, and how to follo
         text: what pictures are to show.
         config: settings; default `MapperConfig()`.
         latents: codes to train on, such as inverted pictures; the last ones are held back for validation.
-            None: latents are drawn and truncated.
+            None: latents are drawn and truncated, the same w in all slots. Train on the kind of codes that
+            the mapper is for: it sees those of inversions, whose slots differ, otherwise (see `Mlp`).
         neutral_text: see `edit_latents`.
         identity: recognises faces, on that device.
         callbacks: called after every step; one that raises stops the training.

@@ -238,6 +238,7 @@ def _deviation(weight: Tensor, covariance: Tensor) -> Tensor:
 
 LEAST_CORRELATION = 0.9  # of a channel between source and adapted generator
 MOST_SHIFT = 1.0  # of the mean, in deviations of the source: root mean square over a layer's channels
+MOST_OF_ONE = 3.0  # the same of a single channel
 RATIOS = (0.5, 2.0)  # of the deviations, median over a layer's channels
 
 
@@ -309,10 +310,10 @@ class DriftReport:
                 "direction of the source may mean something else there",
             ),
             (
-                [layer for layer in self.layers if layer.shift > MOST_SHIFT],
-                lambda layer: f"{layer.shift:.1f}",
-                f"means moved by more than {MOST_SHIFT:g} sigma (root mean square): offsets still fit, but "
-                "never give this generator the source's styles themselves",
+                [one for one in self.layers if one.shift > MOST_SHIFT or one.most_shift > MOST_OF_ONE],
+                lambda layer: f"{layer.shift:.1f}, at most {layer.most_shift:.1f}",
+                f"means moved by more than {MOST_SHIFT:g} sigma (root mean square; or {MOST_OF_ONE:g} of one "
+                "channel): offsets still fit, but never give this generator the source's styles themselves",
             ),
             (
                 [layer for layer in self.layers if not RATIOS[0] <= layer.ratio <= RATIOS[1]],

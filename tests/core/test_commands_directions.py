@@ -15,9 +15,11 @@ from tiny_networks import changed, tiny_bundle
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import directions as verb
 from oneshot_core.commands import resources
+from oneshot_core.commands.direction_options import TEXT_WAYS
 from oneshot_core.commands.option_values import factor, layers
 from oneshot_core.editing.dictionary_files import load_dictionary, load_statistics
 from oneshot_core.editing.direction_files import load_direction
+from oneshot_core.editing.text_methods import METHODS
 from oneshot_core.latent_files import save_latent
 from oneshot_core.sampling import random_latents
 
@@ -126,6 +128,13 @@ def test_dictionaries_and_texts_by_gradients(folder, capsys, tmp_path):
         done(capsys, folder, "text", *TEXTS, "--out", out, "--channels", 4, "--device", "cpu", *FEW, "--json")
     )
     assert told["channels"] == 4 == load_direction(out).channels and told["samples"] >= 2
+    words = ("--by", "hybrid", "--force", "--channels", 3, "--layers", 3, "--device", "cpu", *FEW)
+    assert "by hybrid" in done(capsys, folder, "text", *TEXTS, "--out", out, *words)
+    assert set(load_direction(out).vectors) == {3}
+
+
+def test_the_ways_are_the_engines():
+    assert set(TEXT_WAYS) == {name for name, one in METHODS.items() if not one.needs_dictionary}
 
 
 def test_directions_without_text(folder, capsys, tmp_path):

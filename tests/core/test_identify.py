@@ -16,6 +16,13 @@ from oneshot_core.checkpoints import native, write_tensors
 from oneshot_core.commands.identify import identified
 from oneshot_core.demo import world
 from oneshot_core.demo.making import judge
+from oneshot_core.editing import (
+    dictionary_files,
+    direction_files,
+    finite_differences,
+    mapper_files,
+    mapper_training,
+)
 from oneshot_core.features import perceptual
 from oneshot_core.latent_files import FORMAT as LATENT_FORMAT
 from oneshot_core.latent_files import save_latent
@@ -27,7 +34,10 @@ from oneshot_core.training import state
 WRITTEN = {
     LATENT_FORMAT, search.STATE_FORMAT, state.STATE_FORMAT, perceptual.FORMAT, world.CLIP_FORMAT,
     judge.FORMAT, LOOK_FORMAT,
+    dictionary_files.DICTIONARY_FORMAT, dictionary_files.STATISTICS_FORMAT, finite_differences.STATE_FORMAT,
+    direction_files.FORMAT,
 }  # fmt: skip
+WRITTEN |= {mapper_files.FORMAT, mapper_training.STATE_FORMAT}
 
 
 def info(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> tuple[int, str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from demo_measures import READER
 from editing_measures import at_length, drawn, people
+from torch import Tensor
 
 from oneshot_core.demo.making.entrance import open_encoder
 from oneshot_core.demo.making.faces import FACTORS, factors_from_latents
@@ -155,28 +156,36 @@ def tangents(ask: Ask) -> Made:
     return Made((found.at(1.0),), 16, 16 * dictionary.rows.shape[1])
 
 
-def _best(ask: Ask, directions: list[Direction]) -> Made:
-    """The component and the sign of which CLIP says that pictures follow the texts most."""
-    source, change = demo_generator(), text_change(ask.clip, *ask.texts)
+@lru_cache(maxsize=4)
+def _ways(kind: str, encoder_name: str, length: float) -> list[tuple[Direction, int, Tensor]]:
+    """Components of a kind with both signs, and the mean unit feature [D] of people edited by each."""
+    source = demo_generator()
+    find = {"SeFa": sefa_directions, "GANSpace": ganspace_directions}[kind]
     latent = people(source, SOURCES_SEED, CHOOSERS)
+    ways = []
+    for direction in find(source, count=COMPONENTS):
+        for sign in (-1, 1):
+            edited = at_length(latent, direction.at(float(sign)), length, statistics())
+            features = encoder(encoder_name).encode_images(drawn(source, edited))
+            ways.append((direction, sign, features.mean(dim=0)))
+    return ways
 
-    def agreed(direction: Direction, sign: int) -> float:
-        edited = at_length(latent, direction.at(float(sign)), ask.length, statistics())
-        return float((ask.clip.encode_images(drawn(source, edited)) @ change).mean())
 
-    ways = [(direction, sign) for direction in directions for sign in (-1, 1)]
-    best, sign = max(ways, key=lambda way: agreed(*way))
+def _best(ask: Ask, kind: str) -> Made:
+    """The component and the sign of which CLIP says that pictures follow the texts most."""
+    change, ways = text_change(ask.clip, *ask.texts), _ways(kind, ask.encoder, ask.length)
+    best, sign, _ = max(ways, key=lambda way: float(way[2] @ change))
     return Made((best.at(float(sign)),), len(ways) * CHOOSERS, 0, {"component": best.name})
 
 
 def sefa(ask: Ask) -> Made:
     """The best of eight eigenvectors, as CLIP chooses."""
-    return _best(ask, sefa_directions(demo_generator(), count=COMPONENTS))
+    return _best(ask, "SeFa")
 
 
 def ganspace(ask: Ask) -> Made:
     """The best of eight principal components, as CLIP chooses."""
-    return _best(ask, ganspace_directions(demo_generator(), COMPONENTS))
+    return _best(ask, "GANSpace")
 
 
 def reference(ask: Ask) -> Made:

@@ -244,8 +244,9 @@ def _trained(job: _Job) -> tuple[LatentMapper, dict[str, Path], dict[str, Any]]:
 def _by_gradient(job: _Job) -> _Edited:
     """The direction of style space from the neutral text to the text."""
     options, clip = job.options, _clip(job)
-    config = GradientConfig(**given(options, "seed", "samples"))
-    with ProgressBar("measure", config.samples, quiet=options.quiet) as bar:
+    most = {"most_samples": options.samples} if options.samples is not None else {}
+    config = GradientConfig(**given(options, "seed"), **most)
+    with ProgressBar("measure", config.first_samples, quiet=options.quiet) as bar:
 
         def tell(done: int, total: int) -> None:
             bar.total = total

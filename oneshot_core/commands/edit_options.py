@@ -74,7 +74,9 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
         added, "--strength", "of the mapper or the directions, by which all are multiplied (1; gradient: 4)",
         type=number(-MOST_STRENGTH, MOST_STRENGTH), metavar="X",
     )  # fmt: skip
-    option(added, "--samples", "faces that the gradient is measured on (64)", type=positive, metavar="N")
+    option(
+        added, "--samples", "most faces that the gradient is measured on (256)", type=positive, metavar="N"
+    )
 
 
 def _search(parser: argparse.ArgumentParser) -> None:

@@ -50,8 +50,8 @@ class GradientConfig:
     half-way along it, where what comes and goes, such as a beard, is about to come in more of the samples.
     """
 
-    samples: int = 64  # of each first look; doubled until two halves agree
-    most_samples: int = 192  # that are looked at, whether they agree by then or not
+    samples: int = 64  # of each first look, not more than `most_samples`; doubled until two halves agree
+    most_samples: int = 256  # that are looked at, whether they agree by then or not
     agreement: float = 0.9  # rank correlation of two halves that is enough
     score: str = "consistency x effect"  # one of `SCORES`, by which channels are ranked
     selection: Selection = field(default_factory=Selection)  # how many; a threshold is one of the score
@@ -61,9 +61,9 @@ class GradientConfig:
     batch_size: int = 8  # samples at once; needs memory
 
     def __post_init__(self) -> None:
-        if not 2 <= self.samples <= self.most_samples <= MAX_IMAGES:
+        if self.samples < 2 or not 2 <= self.most_samples <= MAX_IMAGES:
             raise ValueError(
-                f"samples must be 2 to most_samples, and that at most {MAX_IMAGES}; got {self.samples} and "
+                f"samples must be at least 2 and most_samples 2 to {MAX_IMAGES}, got {self.samples} and "
                 f"{self.most_samples}"
             )
         check_number(self.agreement, "agreement", low=-1, high=1)
@@ -76,6 +76,11 @@ class GradientConfig:
             raise ValueError(
                 f"probes must be 0 or more and batch_size at least 1, got {self.probes} and {self.batch_size}"
             )
+
+    @property
+    def first_samples(self) -> int:
+        """Samples of each first look."""
+        return min(self.samples, self.most_samples)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -103,6 +108,12 @@ class TextDirection:
     backwards: int
     agreement: float | None = None
     notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Say in one line what was found and how."""
+        looked = f"; {self.samples} samples" if self.samples else ""
+        agreed = "" if self.agreement is None else f", whose halves agree to {self.agreement:.2f}"
+        return f"{self.direction.summary()}{looked}{agreed}"
 
 
 @dataclass(frozen=True)
@@ -192,12 +203,12 @@ def find_gradients(
     """
     if not config.reach:
         return _looked(view, change, config, None, 0, progress)
-    first = replace(config, reach=0.0, most_samples=config.samples, probes=0)
+    first = replace(config, reach=0.0, most_samples=config.first_samples, probes=0)
     if config.score == "cosine":
         first = replace(first, score="effect")
     begun = _looked(view, change, first, None, 0, progress)
     shift = chosen_channels(begun.gradients, first.score, config.selection) * config.reach / 2
-    found = _looked(view, change, config, shift, config.samples, progress)
+    found = _looked(view, change, config, shift, config.first_samples, progress)
     return replace(
         found, forwards=begun.forwards + found.forwards, backwards=begun.backwards + found.backwards
     )
@@ -214,7 +225,7 @@ def _looked(
     """Gradients at samples, each moved by `shift` [K]; `before` samples were looked at already."""
     draws = torch.randn(config.probes, len(change), generator=seeded(config.seed, 0, "gradient.probes"))
     directions = torch.cat([change[None], draws.to(change)])
-    parts, done, total = list[Tensor](), 0, config.samples
+    parts, done, total = list[Tensor](), 0, config.first_samples
     while True:
         seeds = range(config.seed + done, config.seed + total)
         told = counted(progress, before + done, before + total)

@@ -293,12 +293,20 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
-    option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
+    parser.add_argument("plan", help="the jobs, as JSON or JSON lines", metavar="PLAN.json")
+    option(parser, "--out", "folder for the results and manifest.jsonl (out/PLAN)", metavar="DIR")
     option(parser, "--check", "read everything, list the jobs, ask the server, and stop", action="store_true")
     option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
-    group = parser.add_argument_group("on a ComfyUI server")
-    option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")
+    group = parser.add_argument_group("on ComfyUI servers")
+    option(
+        group,
+        "--server",
+        "its address; repeatable: work goes to the one that is idle; default: run the jobs in this process",
+        action="append",
+        default=[],
+        dest="servers",
+        metavar="URL",
+    )
     option(
         group,
         "--patience",

@@ -60,7 +60,10 @@ class Pool:
         self._reserved = {server: deque[Taken]() for server in servers}
         self._returned: deque[Taken] = deque()
         self._alive: set[str] = set()
-        self._blame: Counter[str] = Counter()
+        self._blame: Counter[str] = Counter()  # by server: jobs in a row that went well elsewhere
+        self._doubted: Counter[str] = (
+            Counter()
+        )  # by server: jobs that it failed and others have not tried yet
         self._out = 0  # jobs that servers have
         self._changed = threading.Condition(threading.RLock())
         self.stopped = False
@@ -92,6 +95,8 @@ class Pool:
     def _found(self, server: str) -> Taken | None:
         if self._reserved[server]:
             return self._reserved[server].popleft()
+        if self._doubted[server] >= MAX_BLAME and self._others(server):
+            return None  # until others have tried what it failed
         for one in self._returned:
             if one.tried != server or not self._others(server):
                 self._returned.remove(one)
@@ -116,6 +121,8 @@ class Pool:
         """Note that a job has ended for good."""
         with self._changed:
             self._out -= 1
+            if one.tried is not None:
+                self._doubted[one.tried] -= 1
             self.statuses[one.job.name] = status
             self._changed.notify_all()
 
@@ -181,6 +188,7 @@ class Pool:
         with self._changed:
             if one.tried is None and self._others(server):
                 one.tried = server
+                self._doubted[server] += 1
                 return True
             if one.tried not in (None, server):
                 self._blame[str(one.tried)] = 0  # it fails everywhere

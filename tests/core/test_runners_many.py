@@ -15,7 +15,7 @@ from manifests import lines_of, manifest_of
 
 from oneshot_core import cli
 from oneshot_core.runners import comfy as comfy_runner
-from oneshot_core.runners import many
+from oneshot_core.runners import many, sharing
 from oneshot_core.runners.comfy import ServerRun
 from oneshot_core.runners.comfy_client import ComfyClient
 from oneshot_core.runners.jobs import Plan
@@ -253,7 +253,7 @@ def test_a_server_that_fails_what_others_can_do_gets_no_more(servers, tmp_path):
     watcher = Watcher()
     assert make_run(make_plan(tmp_path, 40), servers, watcher).run() == all_done(40)
     done_once(tmp_path, 40)
-    assert len(broken.submitted) < 15 and sorted(names_of(sound)) == sorted(all_done(40))
+    assert len(broken.submitted) < 3 * sharing.MAX_BLAME and sorted(names_of(sound)) == sorted(all_done(40))
     assert any("fails jobs that other servers do" in text for text in watcher.messages)
 
 

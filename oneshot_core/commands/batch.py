@@ -7,12 +7,13 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..inputs import OpenNetworks
 from ..recipe import Recipe
-from ..run_folder import kept_record
 from ..runners.comfy import ServerRun, withdraw
 from ..runners.comfy_client import ComfyClient
 from ..runners.jobs import Plan
@@ -20,11 +21,13 @@ from ..runners.local import run_here
 from ..runners.manifest import DONE, Manifest, held
 from ..runners.many import ManyServers
 from ..runners.plan import read_plan
+from ..runners.results import Results, make
 from ..runners.server_check import check_server
 from ..runners.sharing import BatchWatcher
 from ..sampling import parse_seeds
-from .adapt import Results, make
+from ..store import FolderStore
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
+from .following import followed
 from .resources import open_all, out_folder, out_path, prepare, report
 
 SHOWN_FAILURES = 3
@@ -110,14 +113,13 @@ def _complain(manifest: Manifest, statuses: Mapping[str, str]) -> None:
 
 def _here(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
     """Run the jobs in this process."""
-    device, seeds = prepare(options), parse_seeds(options.seeds)
-    results = Results(
-        seeds, with_discriminator=not options.without_discriminator, quiet=options.quiet, fresh=options.fresh
-    )
+    device, networks = prepare(options), OpenNetworks()
+    results = Results(parse_seeds(options.seeds), with_discriminator=not options.without_discriminator)
 
     def work(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        made = make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
-        return {"seconds": kept_record(folder)["seconds"], **made}  # also of one that was done already
+        inputs = open_all(recipe, device, options, networks=networks)
+        store = FolderStore(out_folder(str(folder)), options.fresh)
+        return make(recipe, inputs, store, results, partial(followed, quiet=options.quiet), note)
 
     return run_here(plan, manifest, work, note, quiet=options.quiet)
 

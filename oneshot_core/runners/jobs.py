@@ -143,7 +143,7 @@ class Plan:
             values.pop("set", None)
             recipe = self.recipe(job)
             aim = replace(recipe.aim, target="")  # its content is in the key already
-            values["recipe"] = replace(recipe, aim=aim).values()
+            values["recipe"] = replace(recipe, aim=aim).without_folders().values()  # files' content follows
             clips = [model_and_file(one)[1] for one in models_of(recipe.encoders.clip or "")]
             more = [name for name in recipe.aim.more_targets if not name.startswith(DEMO_TARGET)]
             named = (recipe.aim.mask, recipe.aim.latent, *clips, *more)

@@ -310,12 +310,29 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     option(
         group,
         "--patience",
-        "how long to wait for a server that stopped answering, in seconds (600)",
+        "how long to wait for a server that stopped answering, or a lost cluster, in seconds (600)",
         type=positive,
         default=600,
         metavar="N",
     )
     option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
+    cluster = parser.add_argument_group("on a Ray cluster (extra ray; --threads: CPU cores of each job, 1)")
+    option(
+        cluster,
+        "--ray",
+        "HOST:PORT or ray://HOST:PORT; none: the one that this machine belongs to; local: of this machine, "
+        "for this run",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS|local",
+    )
+    option(
+        cluster,
+        "--gpus",
+        "GPUs of each job, such as 1 or 0.25; 0: CPUs (1 where the cluster has any)",
+        type=number(0, 64),
+        metavar="X",
+    )
     _results(parser)
     option(parser, "--offline", "never download weights", action="store_true")
     _common(parser)

@@ -21,6 +21,7 @@ from ..runners.local import run_here
 from ..runners.manifest import DONE, Manifest, held
 from ..runners.many import ManyServers
 from ..runners.plan import read_plan
+from ..runners.ray import RayRun, RayTask
 from ..runners.results import Results, make
 from ..runners.server_check import check_server
 from ..runners.sharing import BatchWatcher
@@ -28,7 +29,7 @@ from ..sampling import parse_seeds
 from ..store import FolderStore
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
 from .following import followed
-from .resources import open_all, out_folder, out_path, prepare, report
+from .resources import open_all, out_folder, out_path, prepare, report, usable_cores
 
 SHOWN_FAILURES = 3
 
@@ -40,14 +41,17 @@ def batch(options: Namespace) -> None:
         raise BadInput("--cancel takes jobs out of a server's queue; name it with --server")
     if len({client.server for client in servers}) < len(servers):
         raise BadInput("--server names a server twice; name each once")
-    plan = read_plan(options.plan)
+    if options.ray and servers:
+        raise BadInput("--ray and --server are two places to run the jobs; name one")
+    # Nodes of a cluster work in folders of their own.
+    plan = read_plan(Path(options.plan).absolute() if options.ray else options.plan)
     plan.check(on_server=bool(servers))
     folder = Path("out") / plan.name if options.out is None else out_path(options.out)
     if options.check:
         _show(plan, folder, servers, options)
         return
     started = time.monotonic()
-    folder = out_folder(str(folder))
+    folder = out_folder(str(folder.absolute() if options.ray else folder))
     if options.cancel:
         manifest = Manifest(folder, plan.name)
         for client in servers:
@@ -57,6 +61,8 @@ def batch(options: Namespace) -> None:
         manifest = Manifest(folder, plan.name, fresh=options.fresh)
         if servers:
             statuses = _on_servers(plan, servers, manifest, options)
+        elif options.ray:
+            statuses = _on_cluster(plan, manifest, options)
         else:
             statuses = _here(plan, manifest, options)
     report(options, _summary(manifest, statuses, time.monotonic() - started))
@@ -164,7 +170,7 @@ class _Bars(BatchWatcher):
 
 
 class _Overall(BatchWatcher):
-    """One progress line for all jobs of several servers."""
+    """One progress line for all jobs of several servers, or of a cluster."""
 
     def __init__(self, jobs: int, quiet: bool) -> None:
         self._bar, self._jobs, self._ended = ProgressBar("jobs", jobs, quiet=quiet), jobs, 0
@@ -213,3 +219,30 @@ def _on_servers(
         ) from None
     finally:
         bars.close()
+
+
+def _on_cluster(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
+    """Let a Ray cluster run the jobs; Ctrl-C ends them there, and their states stay."""
+    done = sum(status == DONE for status in manifest.statuses().values())
+    if not options.quiet:
+        note(f"{len(plan.jobs)} jobs" + (f"; {done} were done before" if done else ""))
+    task = RayTask(
+        gpus=0.0 if options.device == "cpu" else options.gpus,
+        cpus=options.threads or 1,
+        seeds=parse_seeds(options.seeds),
+        with_discriminator=not options.without_discriminator,
+        fresh=options.fresh,
+        offline=options.offline,
+    )
+    bar = _Overall(len(plan.jobs) - done, options.quiet)
+    try:
+        return RayRun(plan, manifest, bar, options.ray, task, usable_cores(), options.patience).run()
+    except KeyboardInterrupt as stop:
+        bar.close()
+        raise Interrupted(
+            "the tasks were ended, nothing of them is left on the cluster; the same command goes on from "
+            "what they had saved",
+            getattr(stop, "number", signal.SIGINT),
+        ) from None
+    finally:
+        bar.close()

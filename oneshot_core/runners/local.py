@@ -67,11 +67,9 @@ def begin(manifest: Manifest, job: BatchJob, key: str) -> None:
     manifest.record(job.name, {"key": key, "status": OPEN, **_settings(job)})
 
 
-def fail(manifest: Manifest, job: BatchJob, key: str, reason: str, seconds: float | None = None) -> None:
-    """Note that a job has failed, and why."""
-    facts = {} if seconds is None else {"seconds": round(seconds, 1), "versions": versions()}
-    entry = {"key": key, "status": FAILED, **_settings(job), "error": reason, **facts}
-    manifest.record(job.name, entry)
+def fail(manifest: Manifest, job: BatchJob, key: str, reason: str, **facts: Any) -> None:
+    """Note that a job has failed, and why; `facts` are further entries, or another status."""
+    manifest.record(job.name, {"key": key, "status": FAILED, **_settings(job), "error": reason, **facts})
 
 
 def finish(manifest: Manifest, job: BatchJob, key: str, result: Mapping[str, Any]) -> str:
@@ -117,6 +115,7 @@ def _run(
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         logger.debug("job %s", job.name, exc_info=True)
         reason = one_line(error)
-        fail(manifest, job, key, reason, time.monotonic() - started)
+        seconds = round(time.monotonic() - started, 1)
+        fail(manifest, job, key, reason, seconds=seconds, versions=versions())
     if reason:
         say(f"{job.name} failed: {reason}")

@@ -355,7 +355,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "adapt": ("make a generator that draws in the look of one picture", _add_adapt),
     "sample": ("draw pictures", _add_sample),
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
-    "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
+    "batch": ("run many adaptations from a plan, here, on ComfyUI servers or on a Ray cluster", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
 }
 

@@ -24,6 +24,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",  # a token of the user's would lie in the home folder
         "RAY_memory_monitor_refresh_ms": "0",  # a busy machine's memory is not this test's business
         "OMP_NUM_THREADS": "1",
         MARK: uuid.uuid4().hex,
@@ -69,15 +70,15 @@ class Cluster:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> Cluster:
-        """Start the head and wait until it listens."""
+        """Start the head and wait until it runs."""
         words = ["start", "--head", "--block", f"--port={self.port}", "--num-cpus=2", "--num-gpus=0"]
         words += [
             "--include-dashboard=false",
             f"--object-store-memory={100 * 2**20}",
             "--disable-usage-stats",
         ]
-        words += ["--node-ip-address=127.0.0.1", f"--temp-dir={self.folder / uuid.uuid4().hex[:6]}"]
-        with open(self.folder / "log", "ab") as log:
+        words += [f"--temp-dir={self.folder / uuid.uuid4().hex[:6]}"]
+        with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("ray")), *words],
                 cwd=TESTS.parent, env=self.variables, stdout=log, stderr=log, start_new_session=True,
@@ -85,9 +86,8 @@ class Cluster:
         until = time.monotonic() + 120
         while time.monotonic() < until:
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
+            if "Ray runtime started" in (self.folder / "log").read_text():
+                return self
             time.sleep(0.2)
         raise TimeoutError((self.folder / "log").read_text()[-2000:])
 

@@ -250,9 +250,9 @@ class RayRun:
                 event = driver.next(1.0)
                 if event is None and time.monotonic() - self._heard < SILENCE_SECONDS:
                     continue
-                if event is None or event["event"] == "over":
+                if event is None or event["event"] in ("over", "failed"):
                     patiently = False
-                    self._note_loss(driver)
+                    self._note_loss(str((event or {}).get("reason") or driver.last_words()))
                     return
                 self._heard = time.monotonic()
                 self._take(driver, event)
@@ -292,10 +292,9 @@ class RayRun:
             elif event is not None:
                 return event
 
-    def _note_loss(self, driver: _Driver) -> None:
+    def _note_loss(self, words: str) -> None:
         """The cluster is gone: what it had is handed out again; its jobs are not to blame."""
         self._fruitless = 0 if self._ended_since_start else self._fruitless + 1
-        words = driver.last_words()
         if self._fruitless >= MAX_FRUITLESS:
             raise ClusterError(
                 f"{self._fruitless} Ray clusters in a row were lost before a job ended: {words}"

@@ -33,8 +33,9 @@ ROUND_SECONDS = 0.3  # of a wait for tasks that end
 ALIVE_SECONDS = 2.0  # between two signs of life
 PROBE_SECONDS = 180.0  # a cluster may have to start a node first
 STOP_SECONDS = 15.0  # for tasks to end between two steps
-EVENTS_SECONDS = 20.0  # for the actor to answer
-EXIT_REFUSED = 3
+EVENTS_SECONDS = 10.0  # for the actor to answer
+LOST_SECONDS = 30.0  # without any answer: Ray itself would go on waiting for a head that was restarted
+EXIT_REFUSED, EXIT_LOST = 3, 4
 
 
 class Driver:
@@ -59,7 +60,7 @@ class Driver:
         self._follow = ray.remote(**wanted, max_calls=0)(ray_task.follow)
         self._events = ray.remote(num_cpus=0, max_restarts=-1)(ray_task.Events).remote()
         self._tasks: dict[Any, str] = {}  # by reference: the job
-        self._heard = 0.0
+        self._heard, self._answered = 0.0, time.monotonic()
         self._probe = settings["probe"]
         probe = ray.remote(num_cpus=0, max_retries=2)(
             ray_task.probe
@@ -107,8 +108,11 @@ class Driver:
         try:
             for text in self._ray.get(self._events.take.remote(), timeout=EVENTS_SECONDS):
                 self._out.write(text + "\n")
-        except (errors.RayActorError, errors.GetTimeoutError):
+        except (errors.RayActorError, errors.GetTimeoutError) as error:
+            if time.monotonic() - self._answered > LOST_SECONDS:
+                raise ClusterLost(_last_line(error, first=True)) from error
             return  # it was killed and is being restarted
+        self._answered = time.monotonic()
         self._out.flush()
 
     def _end(self, job: str, task: Any) -> None:
@@ -140,6 +144,10 @@ class Driver:
 
 class Refused(Exception):
     """The cluster cannot run the batch; the message says why and what to do."""
+
+
+class ClusterLost(Exception):
+    """The cluster does not answer any more; the message says what Ray said last."""
 
 
 class _Telling:
@@ -198,7 +206,8 @@ def serve(out: TextIO) -> int:
         driver = Driver(ray, out, settings)
     except Exception as error:  # noqa: BLE001 - whatever Ray says, its caller tells it
         kind = "refused" if isinstance(error, (Refused, ImportError)) else "failed"
-        out.write(json.dumps({"event": kind, "reason": _last_line(error, first=True)}) + "\n")
+        causes = dict.fromkeys(_last_line(one, first=True) for one in (error, error.__cause__) if one)
+        out.write(json.dumps({"event": kind, "reason": "; ".join(causes)}) + "\n")
         out.flush()
         if folder is not None:
             _closed(folder)
@@ -212,6 +221,9 @@ def serve(out: TextIO) -> int:
                     return 0
                 driver.start(values)
             driver.look()
+    except ClusterLost as error:
+        driver.say("failed", reason=f"it does not answer: {error}")
+        os._exit(EXIT_LOST)  # to leave it in order, Ray would wait for it
     finally:
         _closed(folder)
 

@@ -306,7 +306,7 @@ def test_forty_recipes_a_killed_worker_and_a_head_that_is_restarted(
     lines = [line["job"] for line in lines_of(out) if line["status"] == "done"]
     assert sorted(lines) == [job["name"] for job in JOBS[:39]]  # each once
     assert "bad.png" in manifest_of(out)["bad"]["error"]
-    sys.stdout.write(f"40 recipes in {time.monotonic() - began:.0f} s\n")
+    sys.stdout.write(f"40 recipes in {time.monotonic() - began:.0f} s\n{errors}\n")
     monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())
     here = tmp_path / "here"
     assert cli.main(["batch", str(plan), "--out", str(here), "--threads", "1", "--quiet"]) == 1

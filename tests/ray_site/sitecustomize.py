@@ -1,4 +1,4 @@
-"""Run first by the processes of a Ray cluster in tests: tiny encoders, and states that are saved all the time.
+"""Run first by a Ray cluster's processes in tests: tiny encoders, and states that are saved all the time.
 
 Nothing is imported now: the engine's modules are changed when a process imports them.
 """

@@ -330,21 +330,46 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", help="the jobs, as JSON", metavar="PLAN.json")
-    option(parser, "--out", "folder for the results and manifest.json (out/PLAN)", metavar="DIR")
+    parser.add_argument("plan", help="the jobs, as JSON or JSON lines", metavar="PLAN.json")
+    option(parser, "--out", "folder for the results and manifest.jsonl (out/PLAN)", metavar="DIR")
     option(parser, "--check", "read everything, list the jobs, ask the server, and stop", action="store_true")
     option(parser, "--fresh", "forget what an earlier batch left in the folder", action="store_true")
-    group = parser.add_argument_group("on a ComfyUI server")
-    option(group, "--server", "its address; default: run the jobs in this process", metavar="URL")
+    group = parser.add_argument_group("on ComfyUI servers")
+    option(
+        group,
+        "--server",
+        "its address; repeatable: work goes to the one that is idle; default: run the jobs in this process",
+        action="append",
+        default=[],
+        dest="servers",
+        metavar="URL",
+    )
     option(
         group,
         "--patience",
-        "how long to wait for a server that stopped answering, in seconds (600)",
+        "how long to wait for a server that stopped answering, or a lost cluster, in seconds (600)",
         type=positive,
         default=600,
         metavar="N",
     )
     option(group, "--cancel", "take the plan's jobs out of the server's queue and stop", action="store_true")
+    cluster = parser.add_argument_group("on a Ray cluster (extra ray; --threads: CPU cores of each job, 1)")
+    option(
+        cluster,
+        "--ray",
+        "HOST:PORT or ray://HOST:PORT; none: the one that this machine belongs to; local: of this machine, "
+        "for this run",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS|local",
+    )
+    option(
+        cluster,
+        "--gpus",
+        "GPUs of each job, such as 1 or 0.25; 0: CPUs (1 where the cluster has any)",
+        type=number(0, 64),
+        metavar="X",
+    )
     _results(parser)
     option(parser, "--offline", "never download weights", action="store_true")
     _common(parser)
@@ -387,7 +412,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "sample": ("draw pictures", _add_sample),
     "edit": ("change latents by a text or by directions, with pictures before and after", _add_edit),
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
-    "batch": ("run many adaptations from a plan, here or on a ComfyUI server", _add_batch),
+    "batch": ("run many adaptations from a plan, here, on ComfyUI servers or on a Ray cluster", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
     "directions": ("find what to add to latents so that their pictures change as wanted", _add_directions),
     "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),

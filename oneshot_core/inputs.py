@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -66,6 +68,69 @@ class Inputs:
         )
 
 
+class OpenNetworks:
+    """Generators and encoders that recipes of this process opened; the last few are kept for the next.
+
+    They serve many recipes, as nothing changes a network that was opened. Files that were written anew are
+    opened anew.
+
+    Args:
+        most: generators, and as many encoders.
+    """
+
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
+        self._kept: dict[str, dict[Any, Any]] = {"source": {}, "encoders": {}}
+        self.opened = 0  # how often something was read from files
+
+    def source(self, name: str, device: torch.device) -> GeneratorBundle:
+        """Open a generator on a device."""
+
+        def opened() -> GeneratorBundle:
+            bundle = demo_generator() if name == DEMO else load(name)
+            return bundle if device.type == "cpu" else bundle.to(device)
+
+        stamp = () if name == DEMO else _stamp(name)
+        return cast(GeneratorBundle, self._found("source", (name, stamp, device), opened))
+
+    def encoders(self, choice: EncoderChoice, device: torch.device, found: EncodersOnDemand) -> Encoders:
+        """Open encoders on a device.
+
+        Args:
+            choice: which.
+            device: where they go.
+            found: reads them.
+        """
+
+        def opened() -> Encoders:
+            encoders = found.load()
+            return encoders if device.type == "cpu" else encoders.to(device)
+
+        more = [file for _, file, _ in choice.more_clips]
+        files = [file for file in (choice.clip_file, choice.perceptual_file, *more) if file]
+        return cast(Encoders, self._found("encoders", (choice, *map(_stamp, files), device), opened))
+
+    def _found(self, kind: str, key: Hashable, opened: Callable[[], Any]) -> Any:
+        kept = self._kept[kind]
+        if key in kept:
+            kept[key] = kept.pop(key)  # the last used
+            return kept[key]
+        while len(kept) >= self._most:
+            del kept[next(iter(kept))]
+        self.opened += 1
+        kept[key] = opened()
+        return kept[key]
+
+
+def _stamp(name: str) -> tuple[int, int]:
+    """What tells a file from another that is written in its place; a missing one is told by its reader."""
+    try:
+        status = Path(name).stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
 def open_inputs(
     recipe: Recipe,
     device: torch.device | str = "cpu",
@@ -73,6 +138,7 @@ def open_inputs(
     *,
     allow_download: bool = False,
     progress: BytesProgress | None = None,
+    networks: OpenNetworks | None = None,
 ) -> Inputs:
     """Open what a recipe names, from files; names start at the working directory.
 
@@ -82,13 +148,14 @@ def open_inputs(
         half: "search" where nothing is to be trained.
         allow_download: whether encoders may be downloaded.
         progress: see `EncoderChoice.open`.
+        networks: those that earlier recipes opened; None: all is opened anew.
 
     Raises:
         RecipeError: it names no target, or needs a latent that it does not name.
         ValueError, EncoderError: a file is missing, damaged, or not what it should be; the recipe does not
             fit the generator.
     """
-    device = torch.device(device)
+    device, networks = torch.device(device), networks or OpenNetworks()
     recipe = recipe.precised(device)
     if not recipe.generator.strip():
         raise RecipeError("the recipe names no generator; give it (--generator)")
@@ -99,7 +166,7 @@ def open_inputs(
     needs = recipe.preset(64)[0].needs  # of any size: what a method needs does not depend on it
     if not recipe.aim.targets and (half == "search" or needs.target or not recipe.aim.texts):
         raise RecipeError("the recipe names no target; give it (--target)")
-    source = demo_generator() if recipe.generator == DEMO else load(recipe.generator)
+    source = networks.source(recipe.generator, device)
     reference, notes = None, list[str]()
     if recipe.aim.latent is not None:
         reference = load_latent(recipe.aim.latent, source.num_layers)
@@ -112,10 +179,9 @@ def open_inputs(
     ]
     if reference is not None:
         check_family(reference, source, "reference")
-    choice = _choice(recipe, source).open(allow_download=allow_download, progress=progress)
-    names, encoders = (choice.clip_name, choice.perceptual_name), choice.load()
-    if device.type != "cpu":
-        source, encoders = source.to(device), encoders.to(device)
+    choice = _choice(recipe, source)
+    found = choice.open(allow_download=allow_download, progress=progress)
+    names, encoders = (found.clip_name, found.perceptual_name), networks.encoders(choice, device, found)
     said = (*(note for one in targets for note in one.notes), *notes)
     pictures, mask = _joined(targets)
     return Inputs(source, encoders, pictures, mask, reference, said, names, recipe.aim)

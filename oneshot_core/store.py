@@ -47,10 +47,14 @@ class FolderStore:
     Args:
         folder: made when it is claimed.
         fresh: throw away what an earlier run left there.
+        patience_seconds: how long another process is waited for that is at work there, or was killed on
+            another machine, whose lock a file server gives up only after a while.
     """
 
-    def __init__(self, folder: Path | str, fresh: bool = False) -> None:
-        self.folder, self.fresh = Path(folder), fresh
+    def __init__(
+        self, folder: Path | str, fresh: bool = False, patience_seconds: float = HOLD_TRIES * HOLD_SECONDS
+    ) -> None:
+        self.folder, self.fresh, self.patience_seconds = Path(folder), fresh, patience_seconds
 
     @contextmanager
     def claim(self, recipe: Recipe, half: str = "", poll: Callable[[], None] | None = None) -> Iterator[Run]:
@@ -61,12 +65,11 @@ class FolderStore:
         """
         run = Run(self.folder, recipe, recipe.settings(half), named=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        held = None
-        for _ in range(HOLD_TRIES):
-            held = claim(self.folder / IN_USE)
-            if held is not None:
-                break
+        until = time.monotonic() + self.patience_seconds
+        while (held := claim(self.folder / IN_USE)) is None and time.monotonic() < until:
             time.sleep(HOLD_SECONDS)
+            if poll is not None:
+                poll()
         if held is None:
             raise RunError(
                 f"another process is at work in {self.folder}; wait until it has ended, or choose another "

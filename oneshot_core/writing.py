@@ -3,7 +3,7 @@
 What is under way has a hidden name with `.oneshot-tmp` before its suffix and is locked by its writer. The
 lock lies in the kernel and ends with the process, however that ends: whoever can take it knows that the
 writer is gone and may remove the file. Where a file system knows no locks, such files count as left behind
-after a day.
+after a day, by the file server's clock. docs/scale.md says what holds on network file systems.
 """
 
 from __future__ import annotations
@@ -128,8 +128,21 @@ def _take(handle: int, path: Path, fresh: bool) -> bool:
     """Lock an open file, or, where that is impossible, tell by its age whether it is still in use."""
     locked = _lock(handle)
     if locked is None:
-        return fresh or time.time() - os.fstat(handle).st_mtime > UNLOCKED_SECONDS
+        return fresh or _time_in(path.parent) - os.fstat(handle).st_mtime > UNLOCKED_SECONDS
     return locked
+
+
+def _time_in(folder: Path) -> float:
+    """The time by the clock that dates a folder's files: a file server's differs from this machine's."""
+    probe = folder / f".{secrets.token_hex(6)}{MARK}"
+    handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.utime(probe)  # now, as the server has it
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _lock(handle: int) -> bool | None:

@@ -82,6 +82,8 @@ class TinyChoice:
     """Stands where the engine chooses encoders: it opens tiny ones, whatever is asked for."""
 
     clip_name = perceptual_name = "tiny"
+    clip_file = perceptual_file = None
+    more_clips = ()
 
     def open(self, **_):
         return self

@@ -1,4 +1,4 @@
-"""The verb batch: the jobs of a plan, one after the other in this process, or on a ComfyUI server."""
+"""The verb batch: the jobs of a plan, one after the other in this process, or on ComfyUI servers."""
 
 from __future__ import annotations
 
@@ -7,66 +7,93 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..inputs import OpenNetworks
 from ..recipe import Recipe
-from ..run_folder import kept_record
-from ..runners.comfy import BatchWatcher, ServerRun, withdraw
+from ..runners.comfy import ServerRun, withdraw
 from ..runners.comfy_client import ComfyClient
+from ..runners.jobs import Plan
 from ..runners.local import run_here
-from ..runners.manifest import DONE, Manifest
-from ..runners.plan import Plan, read_plan
+from ..runners.manifest import DONE, Manifest, held
+from ..runners.many import ManyServers
+from ..runners.plan import read_plan
+from ..runners.ray import RayRun, RayTask
+from ..runners.results import Results, make
 from ..runners.server_check import check_server
+from ..runners.sharing import BatchWatcher
 from ..sampling import parse_seeds
-from .adapt import Results, make
+from ..store import FolderStore
 from .console import BadInput, Failed, Interrupted, ProgressBar, note, say
-from .resources import open_all, out_folder, out_path, prepare, report
+from .following import followed
+from .resources import open_all, out_folder, out_path, prepare, report, usable_cores
 
 SHOWN_FAILURES = 3
 
 
 def batch(options: Namespace) -> None:
     """`batch`: run a plan's jobs, skip those that are done, and write what became of each."""
-    if options.cancel and not options.server:
+    servers = [ComfyClient(address) for address in options.servers]
+    if options.cancel and not servers:
         raise BadInput("--cancel takes jobs out of a server's queue; name it with --server")
-    plan = read_plan(options.plan)
-    plan.check(on_server=bool(options.server))
+    if len({client.server for client in servers}) < len(servers):
+        raise BadInput("--server names a server twice; name each once")
+    if options.ray and servers:
+        raise BadInput("--ray and --server are two places to run the jobs; name one")
+    # Nodes of a cluster work in folders of their own.
+    plan = read_plan(Path(options.plan).absolute() if options.ray else options.plan)
+    plan.check(on_server=bool(servers))
     folder = Path("out") / plan.name if options.out is None else out_path(options.out)
     if options.check:
-        _show(plan, folder, options)
+        _show(plan, folder, servers, options)
         return
     started = time.monotonic()
-    manifest = Manifest(out_folder(str(folder)), plan.name, fresh=options.fresh)
+    folder = out_folder(str(folder.absolute() if options.ray else folder))
     if options.cancel:
-        client = ComfyClient(options.server)
-        note(f"took {len(withdraw(plan, client, manifest))} jobs out of the queue of {client.server}")
+        manifest = Manifest(folder, plan.name)
+        for client in servers:
+            note(f"took {len(withdraw(plan, client, manifest))} jobs out of the queue of {client.server}")
         return
-    statuses = (_on_server if options.server else _here)(plan, manifest, options)
+    with held(folder):
+        manifest = Manifest(folder, plan.name, fresh=options.fresh)
+        if servers:
+            statuses = _on_servers(plan, servers, manifest, options)
+        elif options.ray:
+            statuses = _on_cluster(plan, manifest, options)
+        else:
+            statuses = _here(plan, manifest, options)
     report(options, _summary(manifest, statuses, time.monotonic() - started))
-    _complain(plan, manifest, statuses, bool(options.server))
+    _complain(manifest, statuses)
 
 
-def _show(plan: Plan, folder: Path, options: Namespace) -> None:
-    """List the jobs as they would run, and what a server that is to run them says; raises Failed."""
-    values = {job.name: job.describe() for job in plan.jobs}
-    found = check_server(plan, ComfyClient(options.server)) if options.server else None
-    asked = {} if found is None else {"server": found.values()}
-    report(options, {"files": {"out": str(folder)}, "jobs": values, **asked})
-    if not options.json:
-        for name, fields in values.items():
-            say(f"{name:<24} " + "  ".join(f"{field}={value}" for field, value in fields.items()))
-    if found is None:
-        return
-    for problem in found.problems:
-        note(f"problem: {problem}")
-    if found.problems:
-        count = len(found.problems)
-        raise Failed(f"{count} problem{'s' * (count > 1)} with {found.server}; nothing was sent to it")
-    if not options.json:
+def _show(plan: Plan, folder: Path, servers: list[ComfyClient], options: Namespace) -> None:
+    """List the jobs as they would run, and what servers that are to run them say; raises Failed."""
+    found = [check_server(plan, client) for client in servers]
+    if options.json:
+        asked = {"server": found[0].values()} if len(found) == 1 else {}
+        asked |= {"servers": [one.values() for one in found]} if len(found) > 1 else {}
+        values = {job.name: job.describe() for job in plan.jobs}
+        report(options, {"files": {"out": str(folder)}, "jobs": values, **asked})
+    else:
+        report(options, {"files": {"out": str(folder)}})
+        for job in plan.jobs:
+            fields = job.describe().items()
+            say(f"{job.name:<24} " + "  ".join(f"{field}={value}" for field, value in fields))
+    for one in found:
+        begins = "problem" if len(found) == 1 else f"problem with {one.server}"
+        for problem in one.problems:
+            note(f"{begins}: {problem}")
+    wrong = [one for one in found if one.problems]
+    if wrong:
+        count, names = sum(len(one.problems) for one in wrong), ", ".join(one.server for one in wrong)
+        raise Failed(f"{count} problem{'s' * (count > 1)} with {names}; nothing was sent to it")
+    for one in found if not options.json else ():
         say(
-            f"{'server':<12} {found.server} is ComfyUI {found.versions['comfyui']} and has all "
-            f"{len(found.node_types)} node types and the chosen values; {found.waiting} prompts in its queue"
+            f"{'server':<12} {one.server} is ComfyUI {one.versions['comfyui']} and has all "
+            f"{len(one.node_types)} node types and the chosen values; {one.waiting} prompts in its queue"
         )
 
 
@@ -76,32 +103,29 @@ def _summary(manifest: Manifest, statuses: Mapping[str, str], seconds: float) ->
     return {"files": files, "counts": counts, "jobs": dict(statuses), "seconds": round(seconds, 1)}
 
 
-def _complain(plan: Plan, manifest: Manifest, statuses: Mapping[str, str], on_server: bool) -> None:
+def _complain(manifest: Manifest, statuses: Mapping[str, str]) -> None:
     """Say which jobs are not done; raises Failed when there are any."""
-    wrong = [job for job in plan.jobs if statuses[job.name] != DONE]
-    if not wrong:
+    count = sum(status != DONE for status in statuses.values())
+    if not count:
         return
-    reasons = [
-        f"{job.name}: {manifest.entry(job.name, plan.key(job, on_server)).get('error', statuses[job.name])}"
-        for job in wrong[:SHOWN_FAILURES]
-    ]
-    more = f"; and {len(wrong) - SHOWN_FAILURES} more" if len(wrong) > SHOWN_FAILURES else ""
+    wrong = islice((name for name, status in statuses.items() if status != DONE), SHOWN_FAILURES)
+    reasons = [f"{name}: {manifest.last(name).get('error', statuses[name])}" for name in wrong]
+    more = f"; and {count - SHOWN_FAILURES} more" if count > SHOWN_FAILURES else ""
     raise Failed(
-        f"{len(wrong)} of {len(plan.jobs)} jobs are not done ({'; '.join(reasons)}{more}); the same command "
+        f"{count} of {len(statuses)} jobs are not done ({'; '.join(reasons)}{more}); the same command "
         f"runs them again, {manifest.path} says more"
     )
 
 
 def _here(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
     """Run the jobs in this process."""
-    device, seeds = prepare(options), parse_seeds(options.seeds)
-    results = Results(
-        seeds, with_discriminator=not options.without_discriminator, quiet=options.quiet, fresh=options.fresh
-    )
+    device, networks = prepare(options), OpenNetworks()
+    results = Results(parse_seeds(options.seeds), with_discriminator=not options.without_discriminator)
 
     def work(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        made = make(recipe, open_all(recipe, device, options), out_folder(str(folder)), results)
-        return {"seconds": kept_record(folder)["seconds"], **made}  # also of one that was done already
+        inputs = open_all(recipe, device, options, networks=networks)
+        store = FolderStore(out_folder(str(folder)), options.fresh)
+        return make(recipe, inputs, store, results, partial(followed, quiet=options.quiet), note)
 
     return run_here(plan, manifest, work, note, quiet=options.quiet)
 
@@ -145,19 +169,80 @@ class _Bars(BatchWatcher):
             self._bar = None
 
 
-def _on_server(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
-    """Let a ComfyUI server run the jobs; Ctrl-C leaves them in its queue."""
-    client = ComfyClient(options.server)
-    open_jobs = sum(not manifest.is_done(job.name, plan.key(job, on_server=True)) for job in plan.jobs)
-    bars = _Bars(open_jobs, options.quiet)
+class _Overall(BatchWatcher):
+    """One progress line for all jobs of several servers, or of a cluster."""
+
+    def __init__(self, jobs: int, quiet: bool) -> None:
+        self._bar, self._jobs, self._ended = ProgressBar("jobs", jobs, quiet=quiet), jobs, 0
+        self._quiet = quiet
+
+    def finished(self, job: str, entry: Mapping[str, Any]) -> None:
+        """Count it, and say why where it is not done."""
+        self._ended += 1
+        if entry["status"] != DONE:
+            self.message(f"{job}: {entry['status']}: {entry.get('error', '')}")
+        losses = {name: value for name, value in entry.get("losses", {}).items() if value is not None}
+        self._bar.update(self._ended, losses)
+
+    def message(self, text: str) -> None:
+        """Say it on a line of its own."""
+        self._bar.close()
+        note(text)
+
+    def close(self) -> None:
+        """End the line that is being drawn."""
+        self._bar.close()
+
+
+def _on_servers(
+    plan: Plan, clients: list[ComfyClient], manifest: Manifest, options: Namespace
+) -> dict[str, str]:
+    """Let ComfyUI servers run the jobs; Ctrl-C leaves them in their queues."""
+    names = ", ".join(client.server for client in clients)
+    done = sum(status == DONE for status in manifest.statuses().values())
     if not options.quiet:
-        note(f"{open_jobs} of {len(plan.jobs)} jobs to run on {client.server}")
+        note(f"{len(plan.jobs)} jobs on {names}" + (f"; {done} were done before" if done else ""))
+    bars = (_Bars if len(clients) == 1 else _Overall)(len(plan.jobs) - done, options.quiet)
     try:
-        return ServerRun(plan, client, manifest, bars, options.patience).run()
+        if len(clients) == 1:
+            return ServerRun(plan, clients[0], manifest, bars, options.patience).run()
+        return ManyServers(plan, clients, manifest, bars, options.patience).run()
     except KeyboardInterrupt as stop:
         bars.close()
+        goes = (
+            "go on with what is in their queues" if len(clients) > 1 else "goes on with what is in its queue"
+        )
         raise Interrupted(
-            f"{client.server} goes on with what is in its queue; the same command collects the results, with "
+            f"{names} {goes}; the same command collects the results, with "
             "--cancel it takes the rest out of the queue",
             getattr(stop, "number", signal.SIGINT),
         ) from None
+    finally:
+        bars.close()
+
+
+def _on_cluster(plan: Plan, manifest: Manifest, options: Namespace) -> dict[str, str]:
+    """Let a Ray cluster run the jobs; Ctrl-C ends them there, and their states stay."""
+    done = sum(status == DONE for status in manifest.statuses().values())
+    if not options.quiet:
+        note(f"{len(plan.jobs)} jobs" + (f"; {done} were done before" if done else ""))
+    task = RayTask(
+        gpus=0.0 if options.device == "cpu" else options.gpus,
+        cpus=options.threads or 1,
+        seeds=parse_seeds(options.seeds),
+        with_discriminator=not options.without_discriminator,
+        fresh=options.fresh,
+        offline=options.offline,
+    )
+    bar = _Overall(len(plan.jobs) - done, options.quiet)
+    try:
+        return RayRun(plan, manifest, bar, options.ray, task, usable_cores(), options.patience).run()
+    except KeyboardInterrupt as stop:
+        bar.close()
+        raise Interrupted(
+            "the tasks were ended, nothing of them is left on the cluster; the same command goes on from "
+            "what they had saved",
+            getattr(stop, "number", signal.SIGINT),
+        ) from None
+    finally:
+        bar.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 
 from ..choices import TARGET_LOOKS
-from .adapt import Results, make
+from ..runners.results import Results, make
+from ..store import FolderStore
 from .console import note, say
+from .following import followed
 from .recipes import demo_recipe_of
 from .resources import open_all, out_folder, out_path, prepare, report
 
@@ -22,5 +25,6 @@ def demo(options: Namespace) -> None:
     inputs = open_all(recipe, device, options)
     if not options.quiet:
         note(f"demo: portraits of {inputs.source.size} px, adapted to {options.target!r}, on {device}")
-    results = Results(psi=1.0, quiet=options.quiet, fresh=options.fresh)
-    report(options, make(recipe, inputs, out_folder(str(folder)), results))
+    store = FolderStore(out_folder(str(folder)), options.fresh)
+    follow = partial(followed, quiet=options.quiet)
+    report(options, make(recipe, inputs, store, Results(psi=1.0), follow, note))

@@ -59,12 +59,15 @@ Without --mapper the method mapper trains one; the same command goes on where it
   oneshot batch plan.json --out results     one job after the other, in this process
   oneshot batch plan.json --server http://127.0.0.1:8188   in the queue of a ComfyUI server
   oneshot batch plan.json --server http://127.0.0.1:8188 --check   ask the server, send nothing
+  oneshot batch plan.json --server http://a:8188 --server http://b:8188   work goes to the idle one
+  oneshot batch plan.json --ray local       each job on a GPU of its own; with an address: on a cluster
 
 Run it again and it does what is missing. A small plan, for all pictures in a folder with two seeds:
   {"format": "oneshot-batch", "format_version": 1, "workflow": "demo",
    "defaults": {"generator": "demo", "steps": 300}, "grid": {"targets": "targets/*.png", "seeds": [0, 1]}}
 
-docs/batch.md in the repository explains plans, workflows, checks and what is written.""",
+docs/batch.md in the repository explains plans, workflows, checks and what is written, docs/scale.md clusters,
+several servers and what thousands of targets cost.""",
     "recipe": """\
   oneshot recipe adapt --generator ffhq.pt --target sketch.png --steps 500 > sketch.json
   oneshot recipe sketch/adapted.safetensors       of a result, from its own header

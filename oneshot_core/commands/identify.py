@@ -9,7 +9,7 @@ from typing import Any
 from .. import quad_files, recipe, run_folder
 from ..checkpoints import CheckpointError
 from ..checkpoints.native import OTHER_FILES, opened_file
-from ..json_values import Fields, JsonError, read, told
+from ..json_values import Fields, JsonError, parse, read, told
 from ..latent_files import load_latent
 from ..look_files import FORMAT as LOOK_FORMAT
 from ..look_files import load_look
@@ -26,7 +26,7 @@ _LATENT_READERS = OTHER_FILES["oneshot-latent"].split("; ", 1)[1]
 _FIRST_BYTES = 4_096
 _FOLDERS = {  # a file that a folder of this project holds: what the folder is
     run_folder.RECORD: "a folder of results: adapted.safetensors, and reference.safetensors, its latent",
-    manifest.FILE_NAME: "a folder of results of `batch`; its manifest.json says what became of every job",
+    manifest.FILE_NAME: "a folder of results of `batch`; its manifest.jsonl says what became of every job",
 }
 
 
@@ -101,7 +101,7 @@ def _json_file(path: Path) -> dict[str, Any] | None:
     if not start.startswith((b"{", b"[")):
         return None
     try:
-        values = read(path)
+        values = _first_line(path) if path.suffix.lower() == plan.LINES else read(path)
     except JsonError as error:
         if path.suffix.lower() != ".json":
             return None
@@ -117,6 +117,12 @@ def _json_file(path: Path) -> dict[str, Any] | None:
         counts = {name: len(values[name]) for name in ("jobs",) if isinstance(values.get(name), dict | list)}
         return _described(path, str(values["format"]), known, counts)
     return _described(path, "json", _workflow(values))
+
+
+def _first_line(path: Path) -> Any:
+    """The first of a file's JSON lines, which says what the others are."""
+    with open(path, "rb") as file:
+        return parse(file.readline(plan.MAX_LINE_BYTES), str(path))
 
 
 def _workflow(values: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from ..checkpoints import GeneratorBundle, load
 from ..demo.world import demo_generator
 from ..encoder_choice import DEMO, DEMO_GENERATOR
 from ..features import BytesProgress, Encoders
-from ..inputs import Inputs, open_inputs
+from ..inputs import Inputs, OpenNetworks, open_inputs
 from ..latent_files import latent_notes, load_latent
 from ..latents import Latent
 from ..look_files import load_look
@@ -104,7 +104,13 @@ def placed(loaded: _Placed, device: torch.device) -> _Placed:
     return loaded if device.type == "cpu" else loaded.to(device)
 
 
-def open_all(recipe: Recipe, device: torch.device, options: Namespace, half: str = "") -> Inputs:
+def open_all(
+    recipe: Recipe,
+    device: torch.device,
+    options: Namespace,
+    half: str = "",
+    networks: OpenNetworks | None = None,
+) -> Inputs:
     """Open what a recipe names, with a bar for every download; see `open_inputs`.
 
     Args:
@@ -112,9 +118,13 @@ def open_all(recipe: Recipe, device: torch.device, options: Namespace, half: str
         device: where networks go.
         options: with `offline` and `quiet`.
         half: "search" where nothing is to be trained.
+        networks: those that earlier recipes opened.
     """
+    downloads = not options.offline
     with shown_download(options.quiet) as progress:
-        return open_inputs(recipe, device, half, allow_download=not options.offline, progress=progress)
+        return open_inputs(
+            recipe, device, half, allow_download=downloads, progress=progress, networks=networks
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -13,10 +13,11 @@ from .answers import Event, Outcome, Report, SavedFile
 from .comfy_client import ComfyClient
 from .downloads import is_fetched, is_picture
 from .events import EventStream
+from .jobs import BatchJob, Plan, given
 from .manifest import CANCELLED, DONE, FAILED, OPEN, Manifest
 from .names import local_name
 from .pictures import picture_path
-from .plan import BatchJob, Plan, given
+from .sharing import BatchWatcher, Pool, Taken, is_open_on
 from .transfer import ComfyError, ServerUnreachable, plain
 from .workflow import expected_steps, filled
 
@@ -30,34 +31,29 @@ MAX_NODES = 10_000
 MAX_BREAKS = 5  # connections that broke over one job, or over the queue, while the server answers otherwise
 POLL_SECONDS, SLOW_POLL_SECONDS = 2.0, 10.0  # without and with the websocket
 RETRY_SECONDS = 2.0
+SLICE_SECONDS = 0.5  # of a wait for events, after which it is seen whether the run was stopped
+WINDOW = 1000  # prompts in the queue at once: with them the server goes on alone
 _Result = TypeVar("_Result")
-
-
-class BatchWatcher:
-    """What a run tells about; override what is needed."""
-
-    def progress(self, job: str, done: int, total: int, losses: Mapping[str, float]) -> None:
-        """A job that runs has done so many of its steps; `total` is an estimate until its last node began."""
-
-    def finished(self, job: str, entry: Mapping[str, Any]) -> None:
-        """A job ended; `entry` is its part of the manifest."""
-
-    def message(self, text: str) -> None:
-        """Something that the user should know."""
 
 
 @dataclass
 class _Open:
-    """A job that the server has not finished."""
+    """A job that the server has not finished; its prompt may be there from an earlier client."""
 
-    job: BatchJob
+    taken: Taken
     entry: dict[str, Any]
+    is_sent: bool = False
+    is_new: bool = True  # its prompt's id was made now, so that the server cannot know it
     nodes: dict[str, int] = field(default_factory=dict)  # steps in all by node
     done: dict[str, int] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     began: float | None = None
     runs: bool = False
     breaks: dict[str, int] = field(default_factory=dict)  # connections that broke in a row, by what was done
+
+    @property
+    def job(self) -> BatchJob:
+        return self.taken.job
 
     @property
     def prompt_id(self) -> str:
@@ -80,7 +76,10 @@ class ServerRun:
         watcher: is told what happens.
         patience_seconds: how long a server that stopped answering is waited for.
         poll_seconds: between looks at queue and history; None: as good for the connection.
+        pool: the jobs, shared with other runs; None: all of the plan's.
     """
+
+    window = WINDOW
 
     def __init__(
         self,
@@ -90,9 +89,11 @@ class ServerRun:
         watcher: BatchWatcher,
         patience_seconds: float = 600.0,
         poll_seconds: float | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self._plan, self._client, self._manifest, self._watcher = plan, client, manifest, watcher
         self._patience, self._poll = patience_seconds, poll_seconds
+        self._pool = pool or Pool(plan, manifest, watcher, [client.server])
         self._open: dict[str, _Open] = {}
         self._may_be_lost = True
         self._unread = 0  # looks at the queue in a row that failed
@@ -109,35 +110,37 @@ class ServerRun:
             ComfyError: it is no ComfyUI, or its queue cannot be read; what it has queued stays open.
         """
         self._versions = self._client.versions()
-        keys = {job.name: self._plan.key(job, on_server=True) for job in self._plan.jobs}
-        self._collect(keys)
         with self._client.events() as events:
+            self._fill()
             while self._open:
-                try:
-                    self._look(events)
-                    self._listen(events)
-                except ServerUnreachable as error:
-                    self._wait(error)
-        return {job.name: self._manifest.entry(job.name, keys[job.name])["status"] for job in self._plan.jobs}
+                self._follow(events)
+                self._fill()
+        return self._pool.statuses
 
-    def _collect(self, keys: Mapping[str, str]) -> None:
-        """Open every job that is not done; one that an earlier client sent keeps its prompt id."""
-        for job in self._plan.jobs:
-            key = keys[job.name]
-            if self._manifest.is_done(job.name, key):
-                continue
-            entry = self._manifest.entry(job.name, key)
-            same = _is_open_on(entry, self._client)
+    def _follow(self, events: EventStream) -> None:
+        """Look at the server once, and listen until it is time to look again."""
+        try:
+            self._look(events)
+            self._listen(events)
+        except ServerUnreachable as error:
+            self._wait(error)
+
+    def _fill(self) -> None:
+        """Take jobs; one that an earlier client sent keeps its prompt id."""
+        taken: list[_Open] = []
+        while len(self._open) < self.window and (one := self._pool.take(self._client.server)) is not None:
             entry = {
-                **(entry if same else {}),
-                "key": key,
+                **one.entry,
+                "key": one.key,
                 "status": OPEN,
                 "server": self._client.server,
-                "prompt_id": entry["prompt_id"] if same else str(uuid.uuid4()),
-                "settings": job.describe(),
+                "prompt_id": one.entry.get("prompt_id") or str(uuid.uuid4()),
+                "settings": one.job.describe(),
             }
-            self._open[entry["prompt_id"]] = _Open(job, entry)
-        self._manifest.record_all({one.job.name: one.entry for one in self._open.values()})
+            taken.append(_Open(one, entry, is_new="prompt_id" not in one.entry))
+            self._open[entry["prompt_id"]] = taken[-1]
+        if taken:
+            self._manifest.record_all([(one.job.name, one.entry) for one in taken])
 
     def _look(self, events: EventStream) -> None:
         """Compare with the server: finish what is in its history, send what it does not know."""
@@ -146,14 +149,17 @@ class ServerRun:
         queued = self._queued()
         for one in list(self._open.values()):
             if one.prompt_id in queued:
-                one.runs = one.runs or queued[one.prompt_id]
+                one.runs, one.is_sent = one.runs or queued[one.prompt_id], True
+                continue
+            if one.is_new and not one.is_sent:
+                self._send(one)
                 continue
             outcome = self._tried(one, "look", partial(self._client.history, one.prompt_id))
             if one.prompt_id not in self._open:
                 continue
             if outcome is not None:
                 self._finish(one, outcome)
-            elif self._may_be_lost:
+            elif self._may_be_lost or not one.is_sent:
                 self._send_again(one) if one.runs else self._send(one)
             elif events.was_cut():  # only now: look again at everything
                 self._may_be_lost = True
@@ -195,17 +201,23 @@ class ServerRun:
 
     def _send_again(self, one: _Open) -> None:
         """Queue a job again that was running when the server stopped, but not one that always stops it."""
-        crashes = one.entry.get("crashes", 0) + 1
-        one.entry["crashes"], one.runs = crashes, False
-        if crashes >= MAX_CRASHES:
-            self._close(one, FAILED, error=f"the server stopped {crashes} times while it ran this job")
-        else:
+        if not self._has_crashed(one):
             self._watcher.message(f"{one.job.name}: the server stopped while it ran; queued again")
             self._manifest.record(one.job.name, one.entry)
             self._send(one)
 
+    def _has_crashed(self, one: _Open) -> bool:
+        """Count that a server stopped while it ran a job; True where that makes the job's end."""
+        crashes = one.entry.get("crashes", 0) + 1
+        one.entry["crashes"], one.runs = crashes, False
+        if crashes < MAX_CRASHES:
+            return False
+        self._close(one, FAILED, error=f"the server stopped {crashes} times while it ran this job")
+        return True
+
     def _send(self, one: _Open) -> None:
         """Upload the target and queue the job."""
+        one.is_new = False  # even when the answer is lost
 
         def send() -> tuple[dict[str, int], list[str]]:
             image = None if one.job.target is None else self._client.upload_image(one.job.target)
@@ -216,7 +228,7 @@ class ServerRun:
         sent = self._tried(one, "send", send)
         if sent is None:
             return
-        one.nodes, one.done = sent[0], {}
+        one.nodes, one.done, one.is_sent = sent[0], {}, True
         if sent[1]:
             one.entry["warnings"] = sent[1]
             self._watcher.message(f"{one.job.name}: the server skips outputs: {'; '.join(sent[1])}")
@@ -225,8 +237,8 @@ class ServerRun:
         """Show progress until a prompt ends or the time for the next look has come."""
         seconds = self._poll or (SLOW_POLL_SECONDS if events.live else POLL_SECONDS)
         until = time.monotonic() + seconds
-        while self._open and (left := until - time.monotonic()) > 0:
-            event = events.next(left)
+        while self._open and not self._pool.stopped and (left := until - time.monotonic()) > 0:
+            event = events.next(min(left, SLICE_SECONDS))
             if event is not None and self._told(event):
                 return
 
@@ -314,6 +326,7 @@ class ServerRun:
             values["seconds"] = round(time.monotonic() - one.began, 1)
         one.entry = {**one.entry, "status": status, **values}
         self._manifest.record(one.job.name, one.entry)
+        self._pool.end(one.taken, status)
         self._watcher.finished(one.job.name, one.entry)
 
     def _wait(self, error: ServerUnreachable) -> None:
@@ -335,11 +348,6 @@ class ServerRun:
         raise error
 
 
-def _is_open_on(entry: Mapping[str, Any], client: ComfyClient) -> bool:
-    """Whether a job's part of the manifest says that this server has it in its queue."""
-    return entry.get("status") == OPEN and entry.get("server") == client.server and "prompt_id" in entry
-
-
 def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
     """Take a plan's open jobs out of a server's queue and interrupt the one that runs.
 
@@ -347,11 +355,12 @@ def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
         Names of the jobs that were open on this server.
     """
     found: dict[str, dict[str, Any]] = {}
-    for job in plan.jobs:
-        entry = manifest.entry(job.name, plan.key(job, on_server=True))
-        if _is_open_on(entry, client):
+    known = {name for name, status in manifest.statuses().items() if status == OPEN}
+    for job in plan.jobs if known else ():
+        entry = manifest.entry(job.name, plan.key(job, on_server=True)) if job.name in known else {}
+        if is_open_on(entry, client.server):
             found[job.name] = entry
     if found:
         client.cancel([entry["prompt_id"] for entry in found.values()])
-        manifest.record_all({name: {**entry, "status": CANCELLED} for name, entry in found.items()})
+        manifest.record_all([(name, {**entry, "status": CANCELLED}) for name, entry in found.items()])
     return list(found)

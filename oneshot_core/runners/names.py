@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 MAX_NAME = 100
 MAX_NAME_BYTES = 200  # some file systems take 255, some less
@@ -49,12 +49,23 @@ def local_name(name: str, taken: Collection[str]) -> str:
         A name that no system refuses or takes for a device, and that differs from the taken ones by more
         than case.
     """
+    used = {same(one) for one in taken}
+    return free_name(name, lambda chosen: same(chosen) not in used)
+
+
+def free_name(name: str, take: Callable[[str], bool]) -> str:
+    """Make a name of a file of one's own as `local_name` does.
+
+    Args:
+        name: without a folder; anything else in it is replaced.
+        take: takes a name, or returns False where it is used already.
+    """
     kept = "".join("_" if c in _NOT_ALLOWED or not c.isprintable() else c for c in name)
     kept = cut(kept.lstrip(". ").rstrip(". ") or "file")
     if is_reserved(kept):
         kept = f"_{kept}"
-    used, number, chosen = {same(one) for one in taken}, 1, kept
-    while same(chosen) in used:
+    number, chosen = 1, kept
+    while not take(chosen):
         number += 1
         chosen = f"{number}_{kept}"
     return chosen

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..writing import atomic_path
+from .jobs import BatchJob
 from .manifest import PICTURES, Manifest
-from .names import local_name, safe_name, same
-from .plan import BatchJob
+from .names import free_name, safe_name, same
 from .targets import name_of
 
 
@@ -27,7 +27,7 @@ def picture_path(manifest: Manifest, job: BatchJob, name: str, taken: Collection
     """Name a picture of a job, so that none of another job is replaced.
 
     Args:
-        manifest: of the batch; names of the other jobs' pictures are not given again.
+        manifest: of the batch, in which the name is taken; those of other jobs' pictures are not given again.
         job: whose picture it is.
         name: what follows its stem, such as "adapted_00001_.png"; or an ending alone, such as ".png".
         taken: paths of this job's pictures so far.
@@ -39,8 +39,13 @@ def picture_path(manifest: Manifest, job: BatchJob, name: str, taken: Collection
     whole = f"{stem}{name}" if name.startswith(".") else f"{stem}_{name}"
     if same(name).startswith(same(stem)):
         whole = name
-    used = [path.removeprefix(f"{PICTURES}/") for path in (*manifest.paths(besides=job.name), *taken)]
-    return f"{PICTURES}/{local_name(whole, used)}"
+    own = {same(path) for path in taken}
+
+    def take(chosen: str) -> bool:
+        path = f"{PICTURES}/{chosen}"
+        return same(path) not in own and manifest.take_picture(job.name, path)
+
+    return f"{PICTURES}/{free_name(whole, take)}"
 
 
 def keep_copy(manifest: Manifest, job: BatchJob, picture: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A plan: which adaptations to run, as data in a JSON file; the same for this process and for a server."""
+"""Reading a plan: which adaptations to run, as data in a JSON file, or a line for each job of a large one."""
 
 from __future__ import annotations
 
@@ -7,239 +7,55 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..choices import DEMO, DEMO_TARGET
-from ..file_names import model_and_file, models_of
-from ..json_values import Fields, JsonError, read, told
+import numpy as np
+
+from ..choices import DEMO
+from ..json_values import Fields, JsonError, parse, read, told
 from ..recipe import MOST_STEPS, SEED_MAX, Recipe
 from . import manifest
+from .jobs import BatchJob, Jobs, Plan, PlanError
 from .names import MAX_NAME, MAX_NAME_BYTES, is_reserved, safe_name, same
-from .targets import TargetError, find_target, find_targets, is_file, name_of, text_of
-from .workflow import READY, Workflow, WorkflowError, filled, read_workflow
+from .targets import TargetError, find_target, find_targets, name_of
+from .workflow import READY, Workflow, WorkflowError, read_workflow
 
 FORMAT, FORMAT_VERSION = "oneshot-batch", 1
 SCHEMA = Path(__file__).parent / "plan.schema.json"  # for editors; a test holds it and this reader together
+LINES = ".jsonl"  # ending of a plan with a line for each job
 JOB_KEYS = ("name", "target", "generator", "seed", "steps", "recipe", "set")
 GRID_KEYS = ("targets", "generators", "seeds", "settings")
-MAX_JOBS = 100_000
+MAX_JOBS = 10_000_000
+MAX_LINE_BYTES = 1 << 20
 _NAME = re.compile(r"\w(?:[\w .+-]*[\w+-])?")
-
-
-class PlanError(ValueError):
-    """A plan that cannot be run; the message names the file or the job and what to change."""
-
-
-@dataclass(frozen=True)
-class BatchJob:
-    """One adaptation of a plan.
-
-    Args:
-        name: unique in the plan, usable as a folder name.
-        target: picture file, which may be one of the shipped; None: the workflow's own.
-        generator: "demo", a file (for this process; relative to the plan) or a name that the server lists;
-            None: the workflow's own.
-        seed: of everything random; None: the workflow's own, or 0.
-        steps: optimiser rounds, at least 1; None: the workflow's own, or the default of `oneshot adapt`.
-        recipe: more entries of a recipe, such as {"search": {"steps": 9}}; for this process.
-        inputs: more inputs of the workflow's nodes, {"<node id or class>.<input>": value}; for servers. It is
-            called "set" in the file.
-    """
-
-    name: str
-    target: Path | None = None
-    generator: str | None = None
-    seed: int | None = None
-    steps: int | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-
-    def describe(self) -> dict[str, Any]:
-        """JSON values of what the plan says about the job, but for its name."""
-        values = {
-            "target": None if self.target is None else text_of(self.target),
-            "generator": self.generator,
-            "seed": self.seed,
-            "steps": self.steps,
-            "recipe": dict(self.recipe),
-            "set": dict(self.inputs),
-        }
-        return {name: value for name, value in values.items() if value not in (None, {})}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Jobs in the order in which they run.
-
-    Args:
-        name: the file's name without its ending.
-        folder: where the file is; its relative paths start there.
-        jobs: at least one.
-        workflow: API form of what a server runs for each job; None: this process only.
-    """
-
-    name: str
-    folder: Path
-    jobs: tuple[BatchJob, ...]
-    workflow: Workflow | None = None
-
-    def generator_file(self, job: BatchJob) -> Path | None:
-        """Return the checkpoint that a job's generator means in this process; None for the demo's or none."""
-        if job.generator in (None, "demo"):
-            return None
-        return self.folder / str(job.generator)
-
-    def recipe(self, job: BatchJob) -> Recipe:
-        """Return what this process does for a job.
-
-        Raises:
-            PlanError: its "recipe" has something unknown or not allowed.
-        """
-        training = {"seed": job.seed, "steps": job.steps}
-        given = {name: value for name, value in training.items() if value is not None}
-        file = self.generator_file(job)
-        search = {"seed": None} if job.seed is not None else {}  # a job's seed is of everything random
-        aim = {"target": "" if job.target is None else text_of(job.target)}
-        named = {"generator": str(file or job.generator or DEMO), "aim": aim}
-        try:
-            recipe = Recipe.of({"training": given, "search": search, **named}, Recipe.of(job.recipe))
-            files: dict[str, Any] = {
-                name: self._file(getattr(recipe.aim, name)) for name in ("mask", "latent")
-            }
-            files |= {"more_targets": [self._picture(name) for name in recipe.aim.more_targets]}
-            clip = recipe.encoders.clip and "+".join(map(self._model, models_of(recipe.encoders.clip)))
-            return Recipe.of({"aim": files, "encoders": {"clip": clip}}, recipe)
-        except ValueError as error:
-            raise PlanError(f"job {job.name!r}: {error}") from None
-
-    def _picture(self, name: str) -> str:
-        """A picture that a job's recipe names, or a shipped one."""
-        return name if name.startswith(DEMO_TARGET) else str(self.folder / name)
-
-    def _model(self, name: str) -> str:
-        """A CLIP model with its weights file, where it names one."""
-        model, weights = model_and_file(name)
-        return name if weights is None else f"{model}={self._file(weights)}"
-
-    def _file(self, name: str | None) -> str | None:
-        """A file that a job's recipe names; relative names start at the plan's folder."""
-        return None if name is None else str(self.folder / name)
-
-    def key(self, job: BatchJob, on_server: bool) -> str:
-        """Hash what determines a job's result: settings, the target's bytes, the workflow or the generator.
-
-        Args:
-            job: of this plan; its target file is read.
-            on_server: a server runs it, by the workflow.
-
-        Returns:
-            32 hexadecimal digits.
-
-        Raises:
-            PlanError: a file of the job cannot be read.
-        """
-        values: dict[str, Any] = {**job.describe(), "name": job.name}
-        try:
-            values["target"] = None if job.target is None else _sha256(job.target)
-            file = None if on_server else self.generator_file(job)
-            status = None if file is None else file.stat()
-        except (OSError, ValueError) as error:
-            raise PlanError(f"job {job.name!r}: a file that it names cannot be read: {error}") from None
-        if on_server:
-            values["workflow"] = self.workflow
-            values.pop("recipe", None)
-        else:
-            values.pop("set", None)
-            recipe = self.recipe(job)
-            aim = replace(recipe.aim, target="")  # its content is in the key already
-            values["recipe"] = replace(recipe, aim=aim).values()
-            clips = [model_and_file(one)[1] for one in models_of(recipe.encoders.clip or "")]
-            more = [name for name in recipe.aim.more_targets if not name.startswith(DEMO_TARGET)]
-            named = (recipe.aim.mask, recipe.aim.latent, *clips, *more)
-            values["files"] = [_sha256(Path(name)) for name in named if name]
-            values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def check(self, on_server: bool) -> None:
-        """Look for what would make a job fail before any work is done, in every job.
-
-        Args:
-            on_server: a server will run the jobs, else this process.
-
-        Raises:
-            PlanError: a job lacks something, or says something that this way of running would leave out.
-        """
-        if on_server and self.workflow is None:
-            raise PlanError(
-                f"plan {self.name} names no workflow; a server needs one: "
-                '"workflow": "FILE.json", exported with "Export (API)"'
-            )
-        for job in self.jobs:
-            try:
-                _check_for_server(job, self.workflow) if on_server else self._check_here(job)
-            except WorkflowError as error:
-                raise PlanError(f"job {job.name!r}: {error}") from None
-
-    def _check_here(self, job: BatchJob) -> None:
-        wanted = ("generator",) if self.recipe(job).aim.texts else ("target", "generator")
-        missing = [name for name in wanted if getattr(job, name) is None]
-        if missing:
-            raise PlanError(
-                f"job {job.name!r} has no {missing[0]}; without --server there is no workflow to take it from"
-            )
-        if job.inputs and not job.recipe:
-            raise PlanError(
-                f'job {job.name!r} has "set", which only servers know; say the same with "recipe" (see '
-                "`oneshot recipe`), or leave it out"
-            )
-        file = self.generator_file(job)
-        if file is not None and not is_file(file):
-            raise PlanError(f"job {job.name!r}: the generator {file} is not a file; demo is the shipped one")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_for_server(job: BatchJob, workflow: Workflow | None) -> None:
-    assert workflow is not None
-    if job.recipe and not job.inputs:
-        raise PlanError(
-            f'job {job.name!r} has "recipe", which only a run without --server knows; say the same with '
-            '"set": {"<node id or class>.<input>": value}, or leave it out'
-        )
-    filled(workflow, job.name, given(job, "" if job.target else None), job.inputs)
-
-
-def given(job: BatchJob, image: str | None) -> dict[str, Any]:
-    """Collect what a job says about the workflow's inputs by their names in a plan.
-
-    Args:
-        job: the job.
-        image: the target's name on the server; None where the workflow's own stays.
-    """
-    values = {"target": image, "generator": job.generator, "seed": job.seed, "steps": job.steps}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def read_plan(path: Path | str) -> Plan:
     """Read a plan file and the workflow that it names.
 
     Args:
-        path: JSON, see `plan_from_values`; relative paths in it start at its folder.
+        path: JSON, see `plan_from_values`; relative paths in it start at its folder. With the ending .jsonl
+            its first line is such an object without jobs and grid, and each further line a job: the file is
+            read line by line, and again for each walk through the jobs.
 
     Raises:
         PlanError: not a plan, or a file that it names is missing.
     """
     path = Path(path)
     try:
+        if path.suffix.lower() == LINES:
+            return _plan_of_lines(path)
         values = read(path)
     except FileNotFoundError:
         raise PlanError(f"there is no plan {path}") from None
+    except PlanError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: no JSON, or a path that no file can have
         raise PlanError(f"{path} cannot be read as JSON: {error}") from None
     return plan_from_values(values, path.parent, path.stem)
@@ -260,13 +76,66 @@ def plan_from_values(values: Any, folder: Path, name: str = "plan") -> Plan:
     Raises:
         PlanError: something unknown, missing or of the wrong type; no job at all; a name used twice.
     """
+    with _plan_errors():
+        plan = _head(values, name)
+        plan.items("jobs", MAX_JOBS, [])
+        grid = None if plan.value("grid", None) is None else _grid(plan.object("grid"), folder)
+        workflow = plan.text("workflow", None)
+        defaults = _fields(plan.object("defaults", {}), folder, named=False)
+        plan.close()
+
+        def cells(look: bool) -> Iterator[dict[str, Any]]:
+            for job in plan.objects("jobs", MAX_JOBS) if "jobs" in plan else ():
+                yield _fields(job, folder, look=look)
+            yield from grid() if grid is not None else ()
+
+        return _plan(name, folder, workflow, defaults, cells)
+
+
+def _plan_of_lines(path: Path) -> Plan:
+    """Read a plan with a line for each job; OSError and ValueError where it cannot be read."""
+    with _plan_errors():
+        first, stamp = next(_lines(path)), path.stat()
+        plan = _head(parse(first, f"plan {path.stem}: line 1"), path.stem)
+        workflow = plan.text("workflow", None)
+        defaults = _fields(plan.object("defaults", {}), path.parent, named=False)
+        plan.close()
+
+        def cells(look: bool) -> Iterator[dict[str, Any]]:
+            now = path.stat()
+            if (now.st_size, now.st_mtime_ns) != (stamp.st_size, stamp.st_mtime_ns):
+                raise PlanError(f"{path} was changed while its jobs ran; start the command again")
+            for number, line in enumerate(_lines(path), start=1):
+                if number > 1 and line.strip():
+                    what = f"plan {path.stem}: line {number}"
+                    yield _fields(Fields(parse(line, what), what), path.parent, look=look)
+
+        return _plan(path.stem, path.parent, workflow, defaults, cells)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        line = file.readline(MAX_LINE_BYTES + 1)
+        while True:
+            if len(line) > MAX_LINE_BYTES:
+                raise JsonError(f"{path}: has a line of more than {MAX_LINE_BYTES >> 20} MiB")
+            yield line
+            line = file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+
+
+@contextmanager
+def _plan_errors() -> Iterator[None]:
+    """Turn what is wrong within a plan into a PlanError."""
     try:
-        return _plan(values, folder, name)
+        yield
     except (JsonError, TargetError, WorkflowError) as error:
         raise PlanError(str(error)) from None
 
 
-def _plan(values: Any, folder: Path, name: str) -> Plan:
+def _head(values: Any, name: str) -> Fields:
+    """Check that values are a plan's."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise PlanError(f'plan {name} is not a plan: it must be an object with "format": "{FORMAT}"')
     plan = Fields(values, f"plan {name}")
@@ -278,19 +147,45 @@ def _plan(values: Any, folder: Path, name: str) -> Plan:
             f"plan {name} has format_version {told(values.get('format_version'))}; this program reads "
             f"{FORMAT_VERSION}; update it, or write the plan anew"
         )
-    file = plan.text("workflow", None)
-    defaults = _fields(plan.object("defaults", {}), folder, named=False)
-    plan.items("jobs", MAX_JOBS, [])
-    listed = plan.objects("jobs", MAX_JOBS) if "jobs" in plan else ()
-    found = [_merged(defaults, _fields(job, folder)) for job in listed]
-    if plan.value("grid", None) is not None:
-        found += [_merged(defaults, cell) for cell in _grid(plan.object("grid"), folder)]
-    plan.close()
-    jobs = tuple(_job(one, number) for number, one in enumerate(found, start=1))
-    if not jobs:
-        raise PlanError(f'plan {name} has no jobs; list them in "jobs", or give a "grid" with "targets"')
-    _refuse_twice(jobs)
-    return Plan(name, folder, jobs, None if file is None else _workflow(folder, file))
+    return plan
+
+
+def _plan(
+    name: str,
+    folder: Path,
+    workflow: str | None,
+    defaults: dict[str, Any],
+    cells: Callable[[bool], Iterator[dict[str, Any]]],
+) -> Plan:
+    """Walk through all jobs once, to check them, and make a plan that walks through them anew each time.
+
+    Args:
+        name: of the plan.
+        folder: where relative paths start.
+        workflow: file that it names.
+        defaults: fields of all jobs.
+        cells: yields the fields of each job; told whether the files that they name are looked for.
+    """
+
+    def jobs(look: bool = False) -> Iterator[BatchJob]:
+        with _plan_errors():
+            for number, cell in enumerate(cells(look), start=1):
+                yield _job(_merged(defaults, cell), number)
+
+    marks = array("Q")
+    for job in jobs(look=True):
+        marks.append(_mark(job))
+        if len(marks) > MAX_JOBS:
+            raise PlanError(f"plan {name} has more than {MAX_JOBS} jobs; make several plans of it")
+    if not marks:
+        raise PlanError(
+            f'plan {name} has no jobs; list them in "jobs", or give a "grid" with "targets" (in a {LINES} '
+            "file: a line for each job below the first)"
+        )
+    _refuse_twice(jobs, marks)
+    return Plan(
+        name, folder, Jobs(jobs, len(marks)), None if workflow is None else _workflow(folder, workflow)
+    )
 
 
 def _workflow(folder: Path, name: str) -> Workflow:
@@ -298,8 +193,8 @@ def _workflow(folder: Path, name: str) -> Workflow:
     return read_workflow(READY if name == DEMO else folder / name)
 
 
-def _fields(job: Fields, folder: Path, named: bool = True) -> dict[str, Any]:
-    """Check the fields of a job and make its target's path whole."""
+def _fields(job: Fields, folder: Path, named: bool = True, look: bool = True) -> dict[str, Any]:
+    """Check the fields of a job and make its target's path whole; `look` whether the file is there."""
     there, found = set(job.names()), dict[str, Any]()
     known = JOB_KEYS if named else JOB_KEYS[1:]
     for name in known:
@@ -320,7 +215,7 @@ def _fields(job: Fields, folder: Path, named: bool = True) -> dict[str, Any]:
             found[name] = {one: values.value(one) for one in values.names()}
     job.close()
     if "target" in found:
-        found["target"] = find_target(folder, found["target"], job.what)
+        found["target"] = find_target(folder, found["target"], job.what, look)
     return found
 
 
@@ -334,41 +229,48 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {**first, **second, **both}
 
 
-def _grid(grid: Fields, folder: Path) -> Iterator[dict[str, Any]]:
+def _grid(grid: Fields, folder: Path) -> Callable[[], Iterator[dict[str, Any]]]:
     """Every target with every generator, seed and settings; a name tells only what differs."""
     targets = grid.value("targets", [])
     patterns = Fields({"targets": [targets] if isinstance(targets, str) else targets}, "grid")
     pictures = find_targets(folder, patterns.texts("targets", MAX_JOBS))
-    axes = [
-        [{"target": path, "name": safe_name(name_of(path))} for path in pictures],
-        [
-            {**_cell("generator", one, folder), "name": safe_name(Path(str(one)).stem)}
-            for one in grid.items("generators", MAX_JOBS, [])
-        ],
-        [
-            {**_cell("seed", one, folder), "name": safe_name(f"seed{one}")}
-            for one in grid.items("seeds", MAX_JOBS, [])
-        ],
-        [
-            {"name": f"setting{number}", **_fields(one, folder)}
-            for number, one in enumerate(grid.objects("settings", MAX_JOBS), start=1)
-        ]
-        if grid.items("settings", MAX_JOBS, [])
-        else [],
+    settings: list[tuple[int, Fields]] = []
+    if grid.items("settings", MAX_JOBS, []):
+        settings = [*enumerate(grid.objects("settings", MAX_JOBS), start=1)]
+    # Values and what becomes of one: made when it is its turn, so that a long axis takes little memory.
+    axes: list[tuple[Sequence[Any], Callable[[Any], dict[str, Any]]]] = [
+        (pictures, lambda path: {"target": path, "name": safe_name(name_of(path))}),
+        (
+            grid.items("generators", MAX_JOBS, []),
+            lambda one: {**_cell("generator", one, folder), "name": safe_name(Path(str(one)).stem)},
+        ),
+        (
+            grid.items("seeds", MAX_JOBS, []),
+            lambda one: {**_cell("seed", one, folder), "name": safe_name(f"seed{one}")},
+        ),
+        (settings, lambda one: {"name": f"setting{one[0]}", **_fields(one[1], folder, look=False)}),
     ]
     grid.close()
-    used = [axis for axis in axes if axis]
+    used = [axis for axis in axes if axis[0]]
     if not used:
         raise PlanError(f'"grid" is empty; give it at least one of {", ".join(GRID_KEYS)}')
-    count = math.prod(map(len, used))
+    for _, one in settings:
+        _fields(one, folder)  # once for all cells: their files are looked for
+    count = math.prod(len(values) for values, _ in used)
     if count > MAX_JOBS:
         raise PlanError(f'"grid" makes {count} jobs; a plan has at most {MAX_JOBS}')
-    for cell in itertools.product(*used):
-        names = [str(part["name"]) for part, axis in zip(cell, used, strict=True) if len(axis) > 1]
-        merged: dict[str, Any] = {}
-        for part in cell:
-            merged = _merged(merged, part)
-        yield {**merged, "name": _joined(names or [str(cell[0]["name"])])}
+
+    def cells() -> Iterator[dict[str, Any]]:
+        for cell in itertools.product(*(values for values, _ in used)):
+            parts = [make(value) for value, (_, make) in zip(cell, used, strict=True)]
+            named = zip(parts, used, strict=True)
+            names = [str(part["name"]) for part, (values, _) in named if len(values) > 1]
+            merged: dict[str, Any] = {}
+            for part in parts:
+                merged = _merged(merged, part)
+            yield {**merged, "name": _joined(names or [str(parts[0]["name"])])}
+
+    return cells
 
 
 def _cell(field: str, value: Any, folder: Path) -> dict[str, Any]:
@@ -399,18 +301,43 @@ def _job(fields: dict[str, Any], number: int) -> BatchJob:
             f"job {number}: the name {name!r} cannot be a folder's, as Windows keeps it for a device or the "
             "batch for itself; choose another"
         )
-    inputs = fields.pop("set", {})
-    try:
-        Recipe.of(fields.get("recipe", {}))  # a server's job may have one too, for runs here
-    except ValueError as error:
-        raise PlanError(f"job {name!r}: {error}") from None
+    inputs, recipe = fields.pop("set", {}), fields.get("recipe")
+    wrong = (
+        _wrong_recipe(json.dumps(recipe)) if recipe else ""
+    )  # a server's job may have one too, for runs here
+    if wrong:
+        raise PlanError(f"job {name!r}: {wrong}")
     return replace(BatchJob(name, inputs=inputs), **fields)
 
 
-def _refuse_twice(jobs: tuple[BatchJob, ...]) -> None:
-    """Names must differ even where the file system takes A for a."""
+@lru_cache(maxsize=256)
+def _wrong_recipe(text: str) -> str:
+    """Say what is wrong with a job's recipe; most jobs of a plan have the same."""
+    try:
+        Recipe.of(json.loads(text))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _mark(job: BatchJob) -> int:
+    """64 bits of a job's name, equal for names that some file systems take for one."""
+    return int.from_bytes(hashlib.blake2b(same(job.name).encode(), digest_size=8).digest(), "little")
+
+
+def _refuse_twice(jobs: Callable[[], Iterator[BatchJob]], marks: array[int]) -> None:
+    """Names must differ even where the file system takes A for a.
+
+    Args:
+        jobs: walks through them.
+        marks: of their names; only where two are equal, the names themselves are compared.
+    """
+    found = np.sort(np.frombuffer(marks, dtype=np.uint64))
+    twice = set(found[1:][found[1:] == found[:-1]].tolist())
     seen: set[str] = set()
-    for job in jobs:
+    for job in jobs() if twice else ():
+        if _mark(job) not in twice:
+            continue
         if same(job.name) in seen:
             raise PlanError(
                 f"two jobs are named {job.name!r} (capital or small, some systems take them for one); give "

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from .answers import Choice
 from .comfy_client import ComfyClient
-from .plan import Plan, given
+from .jobs import Plan, given
 from .transfer import ComfyError, ServerUnreachable, plain
-from .workflow import filled
+from .workflow import Workflow, filled
 
 OLDEST = (0, 8)  # ComfyUI's version that this pack's nodes need
 SHOWN = 5  # jobs, or values of a list, that a line names
@@ -68,12 +69,13 @@ class _Use:
             self.jobs.append(job)
 
 
-def check_server(plan: Plan, client: ComfyClient) -> ServerCheck:
+def check_server(plan: Plan, client: ComfyClient, most: int | None = None) -> ServerCheck:
     """Ask a server whether it is ComfyUI, has what the plan's jobs use, and answers about its queue.
 
     Args:
         plan: checked for a server.
         client: of the server; it is only asked, nothing is sent.
+        most: jobs that are looked at, from the first on; None: all.
     """
     try:
         versions = client.versions()
@@ -81,8 +83,7 @@ def check_server(plan: Plan, client: ComfyClient) -> ServerCheck:
         return ServerCheck(client.server, problems=(plain(error),))
     except ComfyError as error:
         return ServerCheck(client.server, problems=(f"{client.server} is no ComfyUI: {plain(error)}",))
-    uses = _uses(plan)
-    types = tuple(dict.fromkeys(use.class_type for use in uses))
+    types = _types(plan, most)
     problems, known = [*_too_old(versions["comfyui"])], dict[str, Mapping[str, Choice] | None]()
     waiting: int | None = None
     try:
@@ -95,6 +96,8 @@ def check_server(plan: Plan, client: ComfyClient) -> ServerCheck:
         waiting = None if queue is None else len(queue)
     except ServerUnreachable as error:
         problems.append(plain(error))
+    offered = {(kind, name) for kind, choices in known.items() for name in choices or ()}
+    uses = _uses(plan, most, offered) if offered else []
     problems += [*_lacking(known), *(_refusal(use, known.get(use.class_type)) for use in uses)]
     return ServerCheck(client.server, versions, types, waiting, tuple(filter(None, problems)))
 
@@ -109,19 +112,35 @@ def _asked(what: str, ask: Callable[[], _Answer]) -> tuple[_Answer | None, list[
         return None, [f"it gives no proper answer about {what}: {plain(error)}"]
 
 
-def _uses(plan: Plan) -> list[_Use]:
-    """Every value of every input that the jobs' workflows hold, with the jobs that have it."""
-    found: dict[tuple[str, str, str, str], _Use] = {}
-    for job in plan.jobs:
+def _workflows(plan: Plan, most: int | None) -> Iterator[tuple[str, Workflow]]:
+    """The workflows that would be sent, with the jobs' names."""
+    for job in islice(plan.jobs, most):
         fields = given(job, None if job.target is None else _UPLOADED)
-        for node, values in filled(plan.workflow or {}, job.name, fields, job.inputs).items():
+        yield job.name, filled(plan.workflow or {}, job.name, fields, job.inputs)
+
+
+def _types(plan: Plan, most: int | None) -> tuple[str, ...]:
+    """Every node type of the jobs' workflows."""
+    nodes = (node for _, workflow in _workflows(plan, most) for node in workflow.values())
+    return tuple(dict.fromkeys(node["class_type"] for node in nodes))
+
+
+def _uses(plan: Plan, most: int | None, offered: Collection[tuple[str, str]]) -> list[_Use]:
+    """Every value that the jobs' workflows hold of inputs that are chosen from a list, with who has it.
+
+    Args:
+        plan: the jobs.
+        most: of them.
+        offered: node types and their inputs that are chosen from a list; values of others, such as seeds,
+            may be as many as the jobs.
+    """
+    found: dict[tuple[str, str, str, str], _Use] = {}
+    for job, workflow in _workflows(plan, most):
+        for node, values in workflow.items():
             for name, value in values["inputs"].items():
-                key = (node, values["class_type"], name, repr(value))
-                found.setdefault(key, _Use(*key[:3], value)).add(job.name)
-            if not values["inputs"]:
-                found.setdefault(
-                    (node, values["class_type"], "", ""), _Use(node, values["class_type"], "", None)
-                )
+                kind = values["class_type"]
+                if (kind, name) in offered:
+                    found.setdefault((node, kind, name, repr(value)), _Use(node, kind, name, value)).add(job)
     return list(found.values())
 
 

@@ -18,13 +18,14 @@ class TargetError(ValueError):
     """A picture that is not there; the message says what was looked for, and where."""
 
 
-def find_target(folder: Path, name: str, where: str) -> Path:
+def find_target(folder: Path, name: str, where: str, look: bool = True) -> Path:
     """Find the one picture that a name means.
 
     Args:
         folder: of the plan; relative names start there.
         name: of a file, or `demo:LOOK` for a shipped picture.
         where: the name stands, for the message.
+        look: whether the file is there; a shipped one always is.
 
     Raises:
         TargetError: there is no such file or look.
@@ -32,7 +33,7 @@ def find_target(folder: Path, name: str, where: str) -> Path:
     if name.startswith(DEMO_TARGET):
         return _shipped(name, where)
     path = folder / name
-    if not is_file(path):
+    if look and not is_file(path):
         raise TargetError(f"{where}: the target {path} is not a file")
     return path
 

@@ -108,6 +108,11 @@ class StopSignal(Callback):
         """
         self._cancelled.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to abort."""
+        return self._cancelled.is_set()
+
     def stop_and_keep(self) -> None:
         """End after the current step; `train` returns."""
         self._stopped.set()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_comfy import FakeComfy, prompt_of
+from manifests import manifest_of
 from PIL import Image
 from tiny_networks import TinyChoice, tiny_bundle
 
@@ -71,10 +72,6 @@ def run(capsys, *words: object) -> tuple[int, str, str]:
     return code, told.out, told.err
 
 
-def manifest_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "manifest.json").read_text())["jobs"]
-
-
 def test_a_plan_in_this_process(capsys, tmp_path, generator):
     plan, out = write_plan(tmp_path, generator, grid={"targets": "*.png"}), tmp_path / "out"
     words = (plan, "--out", out, "--device", "cpu")
@@ -95,7 +92,7 @@ def test_a_plan_in_this_process(capsys, tmp_path, generator):
     before = kinds["adapted"].stat().st_mtime_ns
     code, _, err = run(capsys, *words)
     assert (code, "adapt:" in err) == (0, False)
-    (out / "manifest.json").unlink()
+    (out / "manifest.jsonl").unlink()
     code, _, err = run(capsys, *words)
     assert code == 0 and "is done already" in err
     again = manifest_of(out)["a"]
@@ -209,7 +206,8 @@ def test_what_a_recipe_names_lies_beside_the_plan_and_is_part_of_the_key(tmp_pat
     def first(recipe):
         jobs = [{"target": "a.png", "recipe": recipe}]
         plan = read_plan(write_plan(tmp_path, generator, jobs=jobs))
-        return plan.recipe(plan.jobs[0]), plan.key(plan.jobs[0], on_server=False)
+        (job,) = plan.jobs
+        return plan.recipe(job), plan.key(job, on_server=False)
 
     masked, key = first({"aim": {"mask": "mask.png"}})
     assert masked.aim.mask == str(tmp_path / "mask.png")
@@ -240,12 +238,12 @@ def test_a_plan_on_a_server(capsys, tmp_path, comfy):
     plan, out = server_plan(tmp_path, [{"name": "one"}, {"name": "two", "seed": 3}]), tmp_path / "out"
     code, told, err = run(capsys, plan, "--server", comfy.url, "--out", out, "--json")
     assert code == 0
-    assert "2 of 2 jobs to run on" in err and "one: 1 files (1 of 2)" in err
+    assert "2 jobs on" in err and "one: 1 files (1 of 2)" in err
     assert json.loads(told)["counts"] == {"done": 2}
     assert prompt_of(out / "two" / "two_00001_.safetensors")["4"]["inputs"]["seed"] == 3
     code, _, err = run(capsys, plan, "--server", comfy.url, "--out", out)
     assert (code, len(comfy.submitted)) == (0, 2)
-    assert "0 of 2 jobs to run" in err
+    assert "2 were done before" in err
 
 
 def test_the_server_shows_one_bar_per_job(capsys, tmp_path, comfy, monkeypatch):

@@ -16,6 +16,7 @@ COMFYUI_BRINGS = {"torch", "torchvision", "numpy", "pillow", "safetensors", "tqd
 # Distribution of a package by the name that is imported; others have the same name.
 DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch", "dlib": "dlib-bin"}
 BATCH = {"aiohttp"}  # of `oneshot batch --server`, imported where it is used
+RAY = {"ray"}  # of `oneshot batch --ray`, in a process of its own
 EVALUATE = {"torch-fidelity"}
 FACES = {"dlib-bin"}  # imported where faces are looked for
 FACES_DATA = {"face-recognition-models"}  # of which one file is read
@@ -72,9 +73,11 @@ def test_requirements_are_the_projects_without_what_comfyui_brings(project: dict
 
 def test_what_is_imported_is_declared_and_the_other_way_round(project: dict[str, Any]) -> None:
     declared = {normal(line) for line in project["project"]["dependencies"]}
-    assert third_party() - BATCH - EVALUATE - FACES - UNLESS_MISSING - {"facenet-pytorch"} == declared
+    optional = BATCH | RAY | EVALUATE | FACES | UNLESS_MISSING | {"facenet-pytorch"}
+    assert third_party() - optional == declared
     extras = project["project"]["optional-dependencies"]
     assert {normal(line) for line in extras["batch"]} == BATCH
+    assert {normal(line) for line in extras["ray"]} == RAY
     # Identity's package pins an old torch, so that no extra may bring it.
     assert {normal(line) for line in extras["evaluate"]} == EVALUATE
     assert {normal(line) for line in extras["faces"]} == FACES | FACES_DATA

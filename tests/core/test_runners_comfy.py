@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from fake_comfy import FakeComfy, png_file, prompt_of
+from manifests import manifest_of
 
 from oneshot_core.runners import comfy as comfy_runner
-from oneshot_core.runners.comfy import BatchWatcher, ServerRun, withdraw
+from oneshot_core.runners.comfy import ServerRun, withdraw
 from oneshot_core.runners.comfy_client import ComfyClient
+from oneshot_core.runners.jobs import Plan
 from oneshot_core.runners.manifest import Manifest
-from oneshot_core.runners.plan import Plan, plan_from_values
+from oneshot_core.runners.plan import plan_from_values
+from oneshot_core.runners.sharing import BatchWatcher
 from oneshot_core.runners.transfer import ComfyError, ServerUnreachable
 
 WORKFLOW = {
@@ -96,8 +99,7 @@ def test_every_job_runs_once_and_its_files_come_back(comfy, tmp_path):
     saved = prompt_of(tmp_path / "out" / "one" / "one_00001_.safetensors")
     assert saved["4"]["inputs"] == {"steps": 20, "seed": 1}
     assert saved["2"]["inputs"]["image"] == comfy.uploads[0][0]
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    entry = manifest["jobs"]["two"]
+    entry = manifest_of(tmp_path / "out")["two"]
     assert entry["settings"]["generator"] == "g.pt"
     assert [file["path"] for file in entry["files"]] == ["two/two_00001_.safetensors"]
     assert entry["files"][0]["on_server"]["subfolder"] == "folder"
@@ -114,7 +116,7 @@ def test_progress_comes_over_the_websocket(comfy, tmp_path):
     watcher = Watcher()
     make_run(comfy, make_plan(tmp_path, [{"name": "one"}], **{"3": search}), watcher).run()
     assert watcher.steps["one"] == (330, 330, {"lpips": 0.25})
-    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["one"]
+    entry = manifest_of(tmp_path / "out")["one"]
     assert entry["seconds"] >= 0
 
 
@@ -127,7 +129,7 @@ def test_the_manifest_says_what_the_server_said(comfy, tmp_path):
         **{"7": {"class_type": "SaveImage", "inputs": {}}},
     )
     make_run(comfy, plan, Watcher()).run()
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     entry = entries["again"]
     assert entry["losses"] == {"lpips": 0.25} and entry["seconds"] == 2.5
     assert entry["notes"] == ["the generator's file has no discriminator"]
@@ -155,7 +157,7 @@ def test_losses_of_several_trainings_are_told_apart_and_other_packs_say_nothing(
     more = {"8": {"class_type": "OneShotAdapt", "inputs": {"steps": 5, "seed": 1}, "_meta": {"title": "x"}}}
     plan = make_plan(tmp_path, [{"name": "one"}], **more)
     make_run(comfy, plan, Watcher()).run()
-    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["one"]
+    entry = manifest_of(tmp_path / "out")["one"]
     assert entry["losses"] == {"4.lpips": 0.25, "8.lpips": 9.0}
     assert entry["notes"] == ["the generator's file has no discriminator"]
 
@@ -177,12 +179,12 @@ def test_a_job_that_fails_does_not_stop_the_others(comfy, tmp_path):
     comfy.take = taking
     statuses = make_run(comfy, plan, Watcher()).run()
     assert statuses == {"refused": "failed", "broken": "failed", "good": "done"}
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     assert "node 1 (LoadStyleGAN)" in entries["refused"]["error"]
     assert entries["broken"]["error"] == "node 6 (Fail): ValueError: too bad"
     first = entries["broken"]["prompt_id"]
     make_run(comfy, plan, Watcher()).run()
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     assert entries["broken"]["prompt_id"] != first
     assert len(comfy.submitted) == 3
 
@@ -205,7 +207,7 @@ def test_a_target_that_cannot_be_sent_does_not_stop_the_others(comfy, tmp_path):
 
     run._client.upload_image = refusing
     assert run.run() == {"one": "done", "large": "failed", "gone": "failed", "last": "done"}
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     assert "413" in entries["large"]["error"] and "gone.png" in entries["gone"]["error"]
 
 
@@ -222,7 +224,7 @@ def test_an_interrupted_and_a_removed_prompt_count_as_cancelled(comfy, tmp_path)
     comfy.run_next()
     thread.join(5)
     assert statuses == {"gone": "cancelled", "stopped": "cancelled"}
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     assert "somebody removed it" in entries["gone"]["error"]
     assert entries["stopped"]["error"].startswith("interrupted in node 7")
 
@@ -267,7 +269,7 @@ def test_a_job_that_always_stops_the_server_is_given_up(comfy, tmp_path):
     comfy.run_next()
     thread.join(5)
     assert statuses == {"deadly": "failed", "good": "done"}
-    error = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]["deadly"]["error"]
+    error = manifest_of(tmp_path / "out")["deadly"]["error"]
     assert "stopped 3 times" in error
 
 
@@ -330,8 +332,8 @@ def test_names_from_the_server_stay_in_the_batchs_folder(comfy, tmp_path):
     assert {path.name for path in (out / "pictures").iterdir()} == names
     assert {path.name for path in (out / "one").iterdir()} == {"one_00001_.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "w.json", "out"}
-    assert {path.name for path in out.iterdir()} == {"one", "pictures", "manifest.json"}
-    entry = json.loads((out / "manifest.json").read_text())["jobs"]["one"]
+    assert {path.name for path in out.iterdir()} == {"one", "pictures", "manifest.jsonl"}
+    entry = manifest_of(out)["one"]
     assert entry["warnings"] == [".png was not fetched", "x.desktop was not fetched"]
 
 
@@ -348,7 +350,7 @@ def test_a_server_that_stays_away_ends_the_run(comfy, tmp_path):
     run._listen = stopping
     with pytest.raises(ServerUnreachable):
         run.run()
-    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    entries = manifest_of(tmp_path / "out")
     assert entries["one"]["status"] == "open"
     with pytest.raises(ServerUnreachable):
         make_run(comfy, plan, Watcher()).run()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_comfy import FakeComfy, _Handler, generator_file, png_file
 from fuzzing import damaged, mutated_json
+from manifests import manifest_of
 
 from oneshot_core.runners import comfy as comfy_runner
 from oneshot_core.runners import transfer
@@ -25,11 +26,12 @@ from oneshot_core.runners.answers import (
     uploaded,
     versions,
 )
-from oneshot_core.runners.comfy import BatchWatcher, ServerRun
+from oneshot_core.runners.comfy import ServerRun
 from oneshot_core.runners.comfy_client import ComfyClient
 from oneshot_core.runners.downloads import DownloadError, keep
 from oneshot_core.runners.manifest import Manifest
 from oneshot_core.runners.plan import plan_from_values
+from oneshot_core.runners.sharing import BatchWatcher
 from oneshot_core.runners.transfer import ComfyError, ServerUnreachable, Transfer
 
 WORKFLOW = {
@@ -89,7 +91,7 @@ def run(comfy: Hostile, folder: Path, seconds: float = 5.0) -> tuple[dict[str, s
     client = ComfyClient(comfy.url, timeout_seconds=seconds)
     manifest = Manifest(folder / "out", plan.name)
     statuses = ServerRun(plan, client, manifest, BatchWatcher(), 3.0, poll_seconds=0.02).run()
-    return statuses, json.loads(manifest.path.read_text())["jobs"]["bad"]
+    return statuses, manifest_of(folder / "out")["bad"]
 
 
 def sends(body: bytes, code: int = 200, **headers: str) -> Answer:
@@ -189,7 +191,11 @@ def test_a_history_of_another_form_ends_its_job_alone(comfy, tmp_path, case):
     assert statuses == {"first": "done", "bad": "failed", "last": "done"}
     assert "\n" not in entry["error"] and 10 < len(entry["error"]) < 500
     assert {path.name for path in tmp_path.iterdir()} == {"work"}
-    assert {path.name for path in (tmp_path / "work" / "out").iterdir()} == {"first", "last", "manifest.json"}
+    assert {path.name for path in (tmp_path / "work" / "out").iterdir()} == {
+        "first",
+        "last",
+        "manifest.jsonl",
+    }
 
 
 ANSWERS: dict[str, Answer] = {
@@ -281,7 +287,7 @@ def test_a_queue_that_cannot_be_read_ends_the_run_and_keeps_the_jobs(comfy, tmp_
     comfy.wicked["queue"] = ANSWERS[case]
     with pytest.raises(ComfyError, match="the queue of"):
         run(comfy, tmp_path)
-    jobs = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    jobs = manifest_of(tmp_path / "out")
     assert {entry["status"] for entry in jobs.values()} == {"open"}
 
 

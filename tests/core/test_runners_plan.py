@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from fuzzing import failures, mutated_json, wrong_error
+from manifests import manifest_of, with_checksum
 
+from oneshot_core.runners.jobs import PlanError, given
 from oneshot_core.runners.manifest import CANCELLED, DONE, Manifest, ManifestError
 from oneshot_core.runners.names import local_name
-from oneshot_core.runners.plan import PlanError, given, plan_from_values, read_plan
+from oneshot_core.runners.plan import plan_from_values, read_plan
 from oneshot_core.runners.workflow import WorkflowError, expected_steps, filled, read_workflow
-from oneshot_core.saved_states import write_record
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
@@ -74,6 +75,7 @@ def test_the_grid_is_every_combination_in_order(folder):
     }
     jobs = plan(folder, defaults={"steps": 1}, grid=grid).jobs
     assert len(jobs) == 16
+    jobs = [*jobs]
     assert [job.name for job in jobs[:3]] == [
         "a-demo-seed0-setting1",
         "a-demo-seed0-long",
@@ -110,7 +112,7 @@ def test_names_of_the_grid_tell_only_what_differs(folder):
         ({"jobs": [{"name": "a"}, {"name": "A"}]}, "two jobs are named 'A'"),
         ({"jobs": [{"name": "stra\u00dfe"}, {"name": "STRASSE"}]}, "two jobs are named 'STRASSE'"),
         ({"jobs": [{"name": "nul.txt"}]}, "Windows keeps it for a device"),
-        ({"jobs": [{"name": "Manifest.json"}]}, "the batch for itself"),
+        ({"jobs": [{"name": "Manifest.jsonl"}]}, "the batch for itself"),
         ({"jobs": [{"name": "Pictures"}]}, "the batch for itself"),
         ({"jobs": [{"name": "\u4eba" * 100}]}, "cannot be a folder's"),
         ({"defaults": {"name": "a"}, "jobs": [{}]}, "defaults has the unknown entry 'name'"),
@@ -121,7 +123,7 @@ def test_names_of_the_grid_tell_only_what_differs(folder):
         ({"grid": {"targets": "\0"}}, "no file matches"),
         ({"jobs": [{"target": "a" * 5000}]}, "is not a file"),
         ({"grid": {"seeds": ["x"]}}, "seed must be"),
-        ({"grid": {"seeds": list(range(1000)), "settings": [{"steps": 1}] * 1000}}, "makes 1000000 jobs"),
+        ({"grid": {"seeds": list(range(10000)), "settings": [{"steps": 1}] * 1001}}, "makes 10010000 jobs"),
         ({"jobs": [{}], "workflow": 1}, "workflow must be a text"),
         ({"jobs": [{}], "workflow": "\0"}, "cannot be read"),
         ({"jobs": [{}], "workflow": "no.json"}, "there is no workflow"),
@@ -143,7 +145,7 @@ def test_reading_plan_files(folder):
     }
     (folder / "p.json").write_text(json.dumps(values))
     made = read_plan(folder / "p.json")
-    assert (made.name, made.workflow, made.jobs[0].name) == ("p", WORKFLOW, "a")
+    assert (made.name, made.workflow, [job.name for job in made.jobs]) == ("p", WORKFLOW, ["a"])
     for text, message in (("{", "cannot be read"), ('{"seed": NaN}', "NaN is no"), ("[]", "is not a plan")):
         (folder / "p.json").write_text(text)
         with pytest.raises(PlanError, match=message):
@@ -187,7 +189,8 @@ def test_the_key_follows_what_determines_the_result(folder):
 
     def keys() -> tuple[str, str]:
         made = plan(folder, workflow="w.json", jobs=jobs)
-        return made.key(made.jobs[0], on_server=True), made.key(made.jobs[0], on_server=False)
+        (job,) = made.jobs
+        return made.key(job, on_server=True), made.key(job, on_server=False)
 
     first = keys()
     assert keys() == first and first[0] != first[1]
@@ -202,9 +205,8 @@ def test_the_key_follows_what_determines_the_result(folder):
 
 
 def test_a_job_fills_the_workflow(folder):
-    job = plan(
-        folder, jobs=[{"name": "x", "target": "a.png", "generator": "g.pt", "seed": 4, "steps": 7}]
-    ).jobs[0]
+    values = {"name": "x", "target": "a.png", "generator": "g.pt", "seed": 4, "steps": 7}
+    (job,) = plan(folder, jobs=[values]).jobs
     made = filled(WORKFLOW, "x", given(job, "up/a.png"), {"4.method.rate": 0.5, "CLIPLatentSearch.steps": 50})
     assert made["1"]["inputs"] == {"generator_name": "g.pt"}
     assert made["2"]["inputs"] == {"image": "up/a.png"}
@@ -264,7 +266,7 @@ def test_the_manifest_remembers_jobs_by_their_settings(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "file").write_text("sound")
     manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
-    manifest.record_all({"y": {"key": "k", "status": CANCELLED}})
+    manifest.record_all([("y", {"key": "k", "status": CANCELLED})])
     again = Manifest(tmp_path, "p")
     assert again.is_done("x", "k") and not again.is_done("x", "other") and not again.is_done("y", "k")
     assert again.entry("y", "k")["status"] == CANCELLED and again.entry("z", "k") == {}
@@ -277,8 +279,8 @@ def test_the_manifest_remembers_jobs_by_their_settings(tmp_path):
     (tmp_path / "x" / "file").unlink()
     assert not again.is_done("x", "k")
     assert not Manifest(tmp_path, "p", fresh=True).entry("x", "k")
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["manifest.json"]
-    (tmp_path / "manifest.json").write_text('{"format": "other"}')
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["manifest.jsonl"]
+    (tmp_path / "manifest.jsonl").write_text('{"format": "other"}')
     with pytest.raises(ManifestError, match="add --fresh"):
         Manifest(tmp_path, "p")
 
@@ -303,11 +305,13 @@ def test_a_done_job_has_files_in_the_folder_that_are_what_they_were(tmp_path):
 def test_a_manifest_whose_files_lead_elsewhere_counts_for_nothing(tmp_path, path):
     manifest = Manifest(tmp_path, "p")
     manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": "x/file", "kind": "adapted"}]})
-    values = json.loads((tmp_path / "manifest.json").read_text())
-    values["jobs"]["x"]["files"][0]["path"] = path
-    write_record(tmp_path / "manifest.json", {name: v for name, v in values.items() if name != "checksum"})
-    assert not Manifest(tmp_path, "p").is_done("x", "k")
-    assert (tmp_path / "manifest.damaged.json").is_file()
+    head, line = (tmp_path / "manifest.jsonl").read_bytes().splitlines()
+    values = json.loads(line)
+    del values["checksum"]
+    values["files"][0]["path"] = path
+    (tmp_path / "manifest.jsonl").write_bytes(head + b"\n" + with_checksum(values))
+    again = Manifest(tmp_path, "p")
+    assert again.statuses() == {"x": DONE} and again.last("x") == {} and not again.is_done("x", "k")
 
 
 def test_a_manifest_holds_no_folder_of_the_user(tmp_path):
@@ -318,7 +322,7 @@ def test_a_manifest_holds_no_folder_of_the_user(tmp_path):
     }
     error = f"the target {tmp_path}/c.png is damaged; {home}/x y/d.png: gone (http://127.0.0.1:8188/view/a/b)"
     manifest.record("x", {"key": "k", "status": CANCELLED, "settings": settings, "error": error})
-    entry = json.loads((tmp_path / "manifest.json").read_text())["jobs"]["x"]
+    entry = manifest_of(tmp_path)["x"]
     assert entry["settings"] == {"target": "a.png", "set": {"4.x": "b.pt", "5.y": "a/b.pt"}}
     assert entry["error"] == ("the target c.png is damaged; x y/d.png: gone (http://127.0.0.1:8188/view/a/b)")
 
@@ -403,7 +407,10 @@ def test_damaged_manifests_end_in_a_manifest_error(tmp_path):
             str(one.get("prompt_id", "")).encode()
 
     found = list(failures(use, sound, manifest.path, range(100), (ManifestError,)))
-    for number, text in enumerate(odd_json(json.loads(sound), range(200))):
-        manifest.path.write_text(text)
+    head, *lines = sound.splitlines(keepends=True)
+    for number in range(200):
+        odd = mutated_json(json.loads(lines[number % 2]), number)
+        line = with_checksum(odd) if isinstance(odd, dict) else json.dumps(odd).encode()
+        manifest.path.write_bytes(head + lines[1 - number % 2] + line)
         found += wrong_error(use, manifest.path, number, (ManifestError,))
     assert found == []

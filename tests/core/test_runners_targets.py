@@ -46,9 +46,10 @@ def test_a_plan_of_shipped_pictures_runs_anywhere(tmp_path):
     plan = plan_from_values(values, tmp_path)
     assert [job.name for job in plan.jobs] == ["comic", "oil painting"]
     plan.check(on_server=False)
-    recipe = plan.recipe(plan.jobs[1])
+    jobs = [*plan.jobs]
+    recipe = plan.recipe(jobs[1])
     assert recipe.aim.target == "demo:oil painting" and recipe.generator == "demo"
-    assert plan.jobs[1].describe() == {"target": "demo:oil painting", "generator": "demo"}
+    assert jobs[1].describe() == {"target": "demo:oil painting", "generator": "demo"}
     keys = {plan.key(job, on_server) for job in plan.jobs for on_server in (True, False)}
     assert len(keys) == 4
     with pytest.raises(PlanError, match="there is no target picture of look 'cubism'; there are: comic, oil"):

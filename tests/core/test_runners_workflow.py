@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from oneshot_core.runners.plan import PlanError, given, plan_from_values
+from oneshot_core.runners.jobs import PlanError, given
+from oneshot_core.runners.plan import plan_from_values
 from oneshot_core.runners.workflow import READY, WorkflowError, filled, read_workflow
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
@@ -70,7 +71,7 @@ def test_the_shipped_workflow_needs_nothing_from_the_plans_folder(tmp_path):
     plan = plan_from_values({**HEAD, "workflow": "demo", "jobs": jobs}, tmp_path)
     plan.check(on_server=True)
     assert plan.workflow == read_workflow(READY)
-    job = plan.jobs[1]
+    job = [*plan.jobs][1]
     made = filled(plan.workflow, job.name, given(job, "up/a.png"), job.inputs)
     assert [node for node in made if made[node] != plan.workflow[node]] == ["3", "4", "5", "9"]
     assert made["9"]["inputs"]["filename_prefix"] == "oneshot_stylegan/batch/two"

@@ -1,14 +1,21 @@
-"""Nothing stays in memory: 50 trainings and 300 samplings leave the server as large as the first few did."""
+"""Nothing stays in memory: trainings, samplings, a batch of 300 jobs leave the server as large as before."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import TINY, Server, failure
+
+from oneshot_core.runners.comfy import ServerRun
+from oneshot_core.runners.comfy_client import ComfyClient
+from oneshot_core.runners.manifest import Manifest
+from oneshot_core.runners.plan import read_plan
+from oneshot_core.runners.sharing import BatchWatcher
 
 Workflow = Callable[..., dict[str, Any]]
 NOT_DRAWN = ("6", "7", "8", "9")  # nodes of the workflow that a training alone lacks
@@ -74,3 +81,36 @@ def test_three_hundred_samplings_leave_nothing(lean: Server, workflow: Workflow)
     grown = growth_mb(lean, graphs)
     tell(f"300 samplings: {grown / (300 - WARM_UP):+.3f} MB each after the first {WARM_UP}")
     assert grown < LIMIT_MB
+
+
+class Weighing(BatchWatcher):
+    """Notes how large the server and this client are, after every hundredth job."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.count, self.sizes = server, 0, list[tuple[float, float]]()
+
+    def finished(self, job: str, entry: Mapping[str, Any]) -> None:
+        assert entry["status"] == "done", entry
+        self.count += 1
+        if self.count == WARM_UP or self.count % 100 == 0:
+            own = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+            self.sizes.append((self.server.resident_bytes() / 1e6, own))
+
+
+@pytest.mark.slow
+def test_a_batch_of_three_hundred_jobs_leaves_nothing(
+    lean: Server, workflow: Workflow, tmp_path: Path
+) -> None:
+    """A night of jobs in short: each loads, trains, draws, saves, and is fetched."""
+    graph = workflow(LoadStyleGAN={"generator_name": TINY}, OneShotAdapt={"steps": 1, "snapshot_every": 4000})
+    (tmp_path / "workflow.json").write_text(json.dumps(graph))
+    values = {"format": "oneshot-batch", "format_version": 1, "workflow": "workflow.json"}
+    plan = {**values, "grid": {"seeds": list(range(1000, 1300))}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    weighing = Weighing(lean)
+    manifest = Manifest(tmp_path / "out", "plan")
+    ServerRun(read_plan(tmp_path / "plan.json"), ComfyClient(lean.url), manifest, weighing).run()
+    tell("resident MB, server and client: " + " ".join(f"{one:.0f}/{own:.0f}" for one, own in weighing.sizes))
+    assert weighing.count == 300
+    for side in (0, 1):
+        assert weighing.sizes[-1][side] - weighing.sizes[0][side] < LIMIT_MB

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from comfy_server import PACK, TINY, Server
 from conftest import DEMO, WORKFLOWS
+from manifests import manifest_of
 from template_nodes import TITLES
 
 from oneshot_core import load
@@ -86,7 +87,7 @@ def test_a_batch_survives_a_restart_of_the_server(
         server.stop()
     assert client.returncode == 0, errors
     assert json.loads(told)["counts"] == {"done": 3}
-    jobs = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    jobs = manifest_of(tmp_path / "out")
     for job in jobs.values():
         (saved,) = [one["path"] for one in job["files"] if one["kind"] == "generators"]
         assert load(tmp_path / "out" / saved).provenance.history["step"] == STEPS
@@ -117,7 +118,7 @@ def test_an_exported_quick_start_and_the_shipped_workflow_run_as_they_are(
     assert "is ComfyUI" in batch(*words, "--check").stdout
     assert server.get("/history") == asked and not list(server.base.rglob("target_watercolour*"))
     batch(*words, "--out", str(tmp_path / "out"))
-    jobs = json.loads((tmp_path / "out" / "manifest.json").read_text())["jobs"]
+    jobs = manifest_of(tmp_path / "out")
     assert list(jobs) == ["tiny", "demo"]
     for job, entry in jobs.items():
         paths = [file["path"] for file in entry["files"]]

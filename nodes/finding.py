@@ -77,9 +77,13 @@ class OneShotTextDirection(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, text: str | None = None, neutral_text: str | None = None, layers: str | None = None
+        cls,
+        text: str | None = None,
+        neutral_text: str | None = None,
+        layers: str | None = None,
+        method: Any = None,
     ) -> bool | str:
-        """Refuse texts that cannot be read, or that are none."""
+        """Refuse texts that cannot be read, or that are none; a dynamic combo is handed on unasked."""
         checks = direction_checks(bridge.queued("OneShotTextDirection"))
         values = {"text": text, "neutral_text": neutral_text, "layers": layers}
         return problem(cls, values, *checks, _LAYERS)
@@ -260,8 +264,8 @@ class OneShotComponentDirection(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, layers: str | None = None) -> bool | str:
-        """Refuse a list that cannot be read."""
+    def validate_inputs(cls, layers: str | None = None, method: Any = None) -> bool | str:
+        """Refuse a list that cannot be read; a dynamic combo is handed on unasked."""
         return problem(cls, {"layers": layers}, _LAYERS)
 
     @classmethod

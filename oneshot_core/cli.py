@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -24,14 +25,9 @@ from .choices import (
     SEARCH_METHODS,
     SEED_DRAWS,
 )
-from .commands import (
-    alignment_options,
-    direction_options,
-    edit_options,
-    evaluation_options,
-    inversion_options,
-)
+from .commands import alignment_options, edit_options, evaluation_options, inversion_options
 from .commands.console import OUT_OF_MEMORY, BadInput, Failed, Interrupted, LogLines, note
+from .commands.direction_options import add_directions
 from .commands.examples import EXAMPLES
 from .commands.interrupts import exit_code, raised_signals
 from .commands.method_options import aims, method, option, precision
@@ -398,10 +394,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(parse=lambda words: build_parser().parse_args(words), debug=False)
 
 
-def _add_directions(parser: argparse.ArgumentParser) -> None:
-    direction_options.add_directions(parser, _common)
-
-
 _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("adapt the shipped generator to a shipped picture; needs no download", _add_demo),
     "info": ("say what a file is and holds, and what was left out; nothing in it is run", _add_info),
@@ -414,7 +406,7 @@ _SUMMARIES: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("say how good an adapted generator is, or compare several", _add_evaluate),
     "batch": ("run many adaptations from a plan, here, on ComfyUI servers or on a Ray cluster", _add_batch),
     "recipe": ("print the recipe from which a result can be made again", _add_recipe),
-    "directions": ("find what to add to latents so that their pictures change as wanted", _add_directions),
+    "directions": ("find what to add to latents to change pictures", partial(add_directions, common=_common)),
     "align": ("cut the square of a face out of a photo, as FFHQ's pictures are", _add_align),
     "paste": ("put an aligned picture that was edited back into its photo", _add_paste),
     "invert": ("find the latents whose pictures are given pictures", _add_invert),

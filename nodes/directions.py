@@ -26,8 +26,8 @@ class OneShotApplyDirection(io.ComfyNode):
             node_id="OneShotApplyDirection",
             aliases=("edit", "styleclip", "ganspace", "sefa", "interfacegan", "slider", "semantic"),
             display_name="Apply Direction",
-            description="Adds a direction to latents, at any strength. Several nodes behind each other add "
-            "several; every generator of the family draws the edit, source and adapted alike.",
+            description="Adds a direction to latents, at any strength; chain several nodes to add several. "
+            "Every generator of the family draws the edit, source and adapted alike.",
             inputs=[
                 Latent.Input("latent", tooltip="The latents to edit; they are not changed themselves."),
                 Direction.Input("direction", tooltip="The direction to add, of Text Direction or a file."),
@@ -44,8 +44,8 @@ class OneShotApplyDirection(io.ComfyNode):
                     "layers",
                     default="",
                     placeholder="all",
-                    tooltip="Which slots (w, w+) or styles it may change, such as 0-8; empty: all. Coarse "
-                    "ones are shape, fine ones colour.",
+                    tooltip="Which slots (w, w+) or styles it may change, such as 0-8; empty: all. Text "
+                    "directions count styles: 0-1 at 4 px, then three for each resolution.",
                 ),
             ],
             outputs=[

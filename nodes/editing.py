@@ -46,8 +46,8 @@ class StyleCLIPEdit(io.ComfyNode):
                         io.DynamicCombo.Option(MAPPER, _mapper_inputs()),
                     ],
                     tooltip="text direction: found once in seconds, the same for all latents, any strength. "
-                    "latent optimisation: a search per latent, any text, slowest. latent mapper: trained for "
-                    "one text before (its own, not the one above).",
+                    "latent optimisation: a search per latent, any text, slowest. latent mapper: trained "
+                    "before for one text; text above is not used.",
                 ),
                 Mapper.Input(
                     "mapper",
@@ -131,7 +131,7 @@ def _optimised(
 ) -> io.NodeOutput:
     """Edit by a search for every latent."""
     config = _config(method)
-    identity = _identity(method["identity_file"])
+    identity = _identity(method["identity_file"]) if config.identity_weight else None
     core.check_edit(generator, latent, text, config)  # before CLIP is fetched
     notes = _notes(generator, encoders, text, neutral_text)
     run = bridge.NodeProgress(config.steps * core.count_of(latent))
@@ -240,7 +240,7 @@ def _optimisation_inputs() -> list[io.Input]:
             max=10.0,
             step=0.0001,
             tooltip="How strongly the latent is held near where it was: lower edits more, higher keeps more. "
-            "In style space a quarter of that of w+.",
+            "With space style take about 0.0002.",
         ),
         io.Int.Input(
             "views",
@@ -265,7 +265,8 @@ def _optimisation_inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.001,
-            tooltip="How strongly a face recogniser holds who it is (StyleCLIP: 0.005); needs identity_file.",
+            tooltip="How strongly a face recogniser holds who it is (StyleCLIP: 0.005); needs identity_file. "
+            "0: it is not used.",
         ),
         advanced(
             io.Combo,

@@ -29,8 +29,8 @@ class OneShotTextDirection(io.ComfyNode):
             node_id="OneShotTextDirection",
             aliases=("styleclip", "global direction", "text edit", "stylemc", "prompt", "clip"),
             display_name="Text Direction",
-            description="Finds which channels of the generator's styles follow from one text to another: an "
-            "edit for every latent, in seconds, without training.",
+            description="Finds which channels of the generator's styles change from one text to the other: "
+            "an edit for every latent, in seconds, without training.",
             inputs=[
                 generator_input("Measured on this generator: usually the source, whose pictures CLIP knows."),
                 encoders_input(),
@@ -44,7 +44,7 @@ class OneShotTextDirection(io.ComfyNode):
                     ],
                     tooltip="gradient: seconds. hybrid: the same, then its best channels are tried in "
                     "pictures; a minute or more. finite differences: StyleCLIP's own; a dictionary of all "
-                    "channels is measured once, for hours at 1024 px, then every text is at once there.",
+                    "channels is measured once, for hours at 1024 px, then any text takes a moment.",
                 ),
                 advanced(
                     io.Float,
@@ -116,8 +116,8 @@ def found_direction(generator: Any, encoders: Any, text: str, neutral: str, sett
 
     with bridge.working(LOWER, KEPT):
         device = bridge.make_room(core.editing_bytes(generator, encoders.clip, 8, 0))
-        placed, clip = generator.to(device), encoders.to(device).clip
-        with core.gradients():
+        with core.gradients():  # what is moved in inference mode could not be taken back through
+            placed, clip = generator.to(device), encoders.to(device).clip
             given = _given_dictionary(placed, clip, settings, told, run.check)
             request = core.TextRequest(text, neutral, _gradient_config(settings), dictionary=given)
             return core.find_text_direction(method, placed, clip, request, told)
@@ -165,7 +165,8 @@ def text_inputs() -> list[io.Input]:
         io.String.Input(
             "neutral_text",
             default="a person",
-            tooltip="What they show now, in the same words but for the one thing, such as: a person.",
+            tooltip="What they show now, in the same words but for the one thing, such as: a person. Needed "
+            "by text directions; elsewhere empty: CLIP compares with the text alone.",
         ),
     ]
 
@@ -186,7 +187,7 @@ def _samples() -> io.Input:
         default=256,
         min=2,
         max=4096,
-        tooltip="At most so many random pictures are looked at; fewer, where two halves agree before.",
+        tooltip="Most random pictures that are looked at; it stops earlier once two halves of them agree.",
     )
 
 
@@ -235,7 +236,7 @@ class OneShotComponentDirection(io.ComfyNode):
                     "method",
                     options=[
                         io.DynamicCombo.Option(SEFA, []),
-                        io.DynamicCombo.Option(GANSPACE, [_codes(), _seed()]),
+                        io.DynamicCombo.Option(GANSPACE, [_codes(), seed_input("Seed of the random codes.")]),
                     ],
                     tooltip="sefa: from the weights, at once. ganspace: principal components of many codes.",
                 ),
@@ -280,7 +281,7 @@ class OneShotComponentDirection(io.ComfyNode):
         def told(done: int, total: int) -> None:
             run.step(round(PARTS * done / max(1, total)))
 
-        with bridge.working("samples", KEPT):
+        with bridge.working("codes", KEPT):
             bridge.place([generator.generator], 0)
             every = core.ganspace_directions(
                 generator, component + 1, method["codes"], method["seed"], progress=told
@@ -323,7 +324,7 @@ class OneShotLatentDirection(io.ComfyNode):
                 Direction.Output(
                     "direction",
                     display_name="direction",
-                    tooltip="Strength 1 goes from the one to the other.",
+                    tooltip="Strength 1 goes from latent_without to latent_with.",
                 )
             ],
         )

@@ -50,7 +50,7 @@ class OneShotInvertImage(io.ComfyNode):
                 Alignment.Input(
                     "alignment",
                     optional=True,
-                    tooltip="From Align Face; kept in the latent, so that one knows where it came from.",
+                    tooltip="From Align Face; stored with the latent.",
                 ),
             ],
             outputs=[
@@ -80,8 +80,8 @@ class OneShotInvertImage(io.ComfyNode):
         run = bridge.NodeProgress(steps)
         with bridge.working(LOWER, KEPT):
             device = bridge.make_room(core.search_bytes(generator, encoders))
-            placed, net = generator.to(device), encoders.to(device).perceptual
-            with core.gradients():
+            with core.gradients():  # what is moved in inference mode could not be taken back through
+                placed, net = generator.to(device), encoders.to(device).perceptual
                 start = _encoded(placed, pictures, method, quads)
                 found = core.inverted(placed, pictures, net, config, start, quads, [run.report])
         drawn = bridge.to_comfy(found.images)

@@ -79,7 +79,7 @@ class OneShotInterpolateLatents(io.ComfyNode):
                     default=24,
                     min=1,
                     max=10_000,
-                    tooltip="Frames from each latent to the next; the last latent is one frame more.",
+                    tooltip="Frames from each latent to the next; without loop the last latent adds one.",
                 ),
                 io.Boolean.Input(
                     "loop",
@@ -140,8 +140,8 @@ class OneShotStyleMix(io.ComfyNode):
                     default=4,
                     min=0,
                     max=18,
-                    tooltip="First slot that comes from the columns: 0 pose and shape, 4 features, "
-                    "8 colours.",
+                    tooltip="First slot that comes from the columns: at 1024 px 0 pose and shape, 4 "
+                    "features, 8 colours; at 128 px colours start at 4.",
                 ),
                 io.Int.Input(
                     "mix_to",

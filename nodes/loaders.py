@@ -205,7 +205,8 @@ class OneShotDemoTarget(io.ComfyNode):
             node_id="OneShotDemoTarget",
             aliases=("demo", "style picture", "example"),
             display_name="Demo Target Picture",
-            description="One of the target pictures that come with this pack, for trying the demo.",
+            description="One of the pictures that come with this pack: targets for trying the demo, and a "
+            "photo of three people.",
             inputs=[
                 io.Combo.Input(
                     "look",

@@ -55,7 +55,8 @@ class OneShotTrainMapper(io.ComfyNode):
                     "groups",
                     options=["all", "coarse and medium", "coarse", "medium", "fine"],
                     default="coarse and medium",
-                    tooltip="Which slots it may change: coarse pose, medium features, fine colours.",
+                    tooltip="What it may change: coarse pose (4, 8 px), medium features (16, 32 px), fine "
+                    "colours (from 64 px).",
                 ),
                 seed_input("Decides the network's start and the latents it is trained on."),
                 prefix_input(PREFIX),

@@ -12,13 +12,14 @@ from ..oneshot_core.choices import ALIGNED_PX, FEATHER, SMOOTH_FRAMES
 from . import bridge
 from .api import io
 from .pictures import to_core
-from .queue_checks import Check, problem
+from .queue_checks import problem
 from .sockets import Alignment, schema
 from .values import checked
 
 FIND, GIVEN, POINTS, WHOLE = "find a face", "landmarks", "three points", "middle square"
 MOST_FACES = 100
-_CORNERS = ("left_eye", "right_eye", "mouth")
+EXAMPLES = {"left_eye": "210, 180", "right_eye": "290, 178", "mouth": "250, 270"}
+_CORNERS = tuple(EXAMPLES)
 
 
 class OneShotAlignFace(io.ComfyNode):
@@ -43,7 +44,7 @@ class OneShotAlignFace(io.ComfyNode):
                         io.DynamicCombo.Option(POINTS, [_point(name) for name in _CORNERS]),
                         io.DynamicCombo.Option(WHOLE, []),
                     ],
-                    tooltip="find a face: with dlib, where the extra 'faces' is installed. landmarks: of "
+                    tooltip="find a face: with dlib (pip install oneshot-stylegan[faces]). landmarks: of "
                     "ComfyUI's Detect Face Landmarks, connected to landmarks. three points: eyes and mouth "
                     "by hand. middle square: what is aligned already, cars, churches.",
                 ),
@@ -61,7 +62,7 @@ class OneShotAlignFace(io.ComfyNode):
                     default=ALIGNED_PX,
                     min=16,
                     max=4096,
-                    tooltip="Side of the result in pixels; that of the generator loses nothing.",
+                    tooltip="Side of the result in pixels: the generator's, or larger.",
                 ),
                 io.Custom("FACE_LANDMARKS").Input(
                     "landmarks",
@@ -80,9 +81,9 @@ class OneShotAlignFace(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, method: Any = None) -> bool | str:
-        """Refuse points that cannot be read."""
-        return problem(cls, {"method": method}, _points_check())
+    def validate_inputs(cls, **values: Any) -> bool | str:
+        """Refuse points that cannot be read; what belongs to an option comes only to who takes all."""
+        return problem(cls, {"method": values.get("method")}, (("method",), _read_points))
 
     @classmethod
     @checked
@@ -135,7 +136,8 @@ def _smooth() -> io.Input:
         min=0.0,
         max=100.0,
         step=0.5,
-        tooltip="Of videos: over how many frames the place of the face is evened out; 0: not at all.",
+        tooltip="Of videos: how steady the place of the face is kept, in frames; larger is steadier, smaller "
+        "follows quick moves, 0: off.",
     )
 
 
@@ -148,18 +150,15 @@ def _point(name: str) -> io.Input:
     return io.String.Input(
         name,
         default="",
-        placeholder="210, 180",
-        tooltip=f"{whose[name]}: pixels from the left and from the top of the photo, such as 210, 180.",
+        placeholder=EXAMPLES[name],
+        tooltip=f"{whose[name]}: pixels from the left and from the top of the photo.",
     )
 
 
-def _points_check() -> Check:
-    def check(method: dict[str, Any]) -> None:
-        if method["method"] == POINTS:
-            for name in _CORNERS:
-                core.parse_point(method[name])
-
-    return ("method",), check
+def _read_points(method: dict[str, Any]) -> None:
+    if method["method"] == POINTS:
+        for name in _CORNERS:
+            core.parse_point(method[name])
 
 
 class OneShotPasteBack(io.ComfyNode):
@@ -173,7 +172,7 @@ class OneShotPasteBack(io.ComfyNode):
             aliases=("uncrop", "inverse warp", "composite face", "inpaint crop"),
             display_name="Paste Back",
             description="Puts aligned pictures, edited since, back to where Align Face cut them out, with "
-            "soft edges. Pixels outside stay as they were, to the last bit of 8.",
+            "soft edges. Pixels outside stay exactly as they were (at 8 bits).",
             inputs=[
                 io.Image.Input("photo", tooltip="The photo, or the frames, that Align Face was given."),
                 io.Image.Input("image", tooltip="What is put back: square pictures of any size."),

@@ -20,6 +20,7 @@ from oneshot_core.editing.global_directions import text_change
 from oneshot_core.editing.statistics import StyleStatistics
 from oneshot_core.edits import LatentEdit
 from oneshot_core.features import ClipEncoder
+from oneshot_core.fingerprints import fingerprint
 from oneshot_core.latents import Latent, z_from_seeds
 from oneshot_core.tensors import Images, seeded
 
@@ -122,6 +123,7 @@ class Stage:
     def __init__(self, bundle: GeneratorBundle, statistics: StyleStatistics, count: int = PEOPLE) -> None:
         self.bundle, self.statistics = bundle, statistics
         self.latent = people(demo_generator(), FIRST_PERSON, count)
+        self._known: dict[tuple[str, float], Effect] = {}  # components are chosen for several factors
 
     @cached_property
     def _before(self) -> Tensor:
@@ -134,6 +136,12 @@ class Stage:
 
     def effect(self, edit: LatentEdit, length: float) -> Effect:
         """Edit the people at a length, and judge."""
+        key = fingerprint({f"{edit.space} {key}": vector for key, vector in edit.vectors.items()}), length
+        if key not in self._known:
+            self._known[key] = self._effect(edit, length)
+        return self._known[key]
+
+    def _effect(self, edit: LatentEdit, length: float) -> Effect:
         some = self.latent
         if edit.count is not None:  # found for the first of them alone
             some = some.part(slice(0, edit.count))

@@ -73,8 +73,8 @@ def _show(plan: Plan, folder: Path, servers: list[ComfyClient], options: Namespa
     """List the jobs as they would run, and what servers that are to run them say; raises Failed."""
     found = [check_server(plan, client) for client in servers]
     if options.json:
-        asked = {"server": found[0].values()} if len(found) == 1 else {}
-        asked |= {"servers": [one.values() for one in found]} if len(found) > 1 else {}
+        asked: dict[str, Any] = {"servers": [one.values() for one in found]} if len(found) > 1 else {}
+        asked |= {"server": found[0].values()} if len(found) == 1 else {}
         values = {job.name: job.describe() for job in plan.jobs}
         report(options, {"files": {"out": str(folder)}, "jobs": values, **asked})
     else:

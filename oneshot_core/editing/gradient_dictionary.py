@@ -22,7 +22,7 @@ from ..tensors import check_finite, check_shape, check_weights
 from .dictionary import Dictionary
 from .finite_differences import MAX_IMAGES
 from .statistics import Progress, StyleStatistics, style_statistics
-from .style_gradients import StyleView, measured_gradients
+from .style_gradients import TINY, StyleView, measured_gradients
 from .style_layout import check_styles, convolution_styles
 
 METHOD = "gradients"
@@ -109,18 +109,7 @@ def measure_gradient_dictionary(
     kept = config.rows(view)
     with torch.inference_mode(False):
         vectors = _basis(view, basis)
-        total = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
-        lengths = torch.zeros(len(total), dtype=torch.float64)
-        for first in range(0, config.samples, config.batch_size):
-            last = min(first + config.batch_size, config.samples)
-            seeds = range(config.seed + first, config.seed + last)
-            tangents = measured_gradients(view, vectors, seeds, len(seeds))[:, :, kept].double()  # [M, n, K]
-            size = tangents.norm(dim=0)
-            total += (tangents / size.clamp_min(1e-30)).sum(dim=1).T
-            lengths += size.sum(dim=0)
-            if progress is not None:
-                progress(last, config.samples)
-        mean = total / config.samples
+        mean, effect = _unit_tangents(view, vectors, kept, config, progress)
         seen_by = encoder_fingerprint(clip)
         told = {
             "method": METHOD,
@@ -133,9 +122,31 @@ def measure_gradient_dictionary(
         return Dictionary(
             (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
             view.places[0][kept], view.places[1][kept], statistics,
-            rho=mean.norm(dim=1).float(), effect=(lengths / config.samples).float(),
+            rho=mean.norm(dim=1).float(), effect=effect.float(),
             clip=clip.name, clip_fingerprint=seen_by, method=METHOD, settings=told,
         )  # fmt: skip
+
+
+def _unit_tangents(
+    view: StyleView,
+    vectors: Tensor,
+    kept: Tensor,
+    config: GradientDictionaryConfig,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean unit tangent [K, M] of the kept channels, and mean length of the tangents [K]; float64."""
+    total = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
+    lengths = torch.zeros(len(total), dtype=torch.float64)
+    for first in range(0, config.samples, config.batch_size):
+        last = min(first + config.batch_size, config.samples)
+        seeds = range(config.seed + first, config.seed + last)
+        tangents = measured_gradients(view, vectors, seeds, len(seeds))[:, :, kept].double()  # [M, n, K]
+        size = tangents.norm(dim=0)
+        total += (tangents / size.clamp_min(TINY)).sum(dim=1).T
+        lengths += size.sum(dim=0)
+        if progress is not None:
+            progress(last, config.samples)
+    return total / config.samples, lengths / config.samples
 
 
 def _basis(view: StyleView, basis: Tensor | None) -> Tensor:

@@ -104,15 +104,19 @@ class Plan:
         Raises:
             PlanError: its "recipe" has something unknown or not allowed.
         """
-        file, given = self.generator_file(job), {"seed": job.seed, "steps": job.steps}
+        file = self.generator_file(job)
         try:
             recipe = _base(self.folder, json.dumps(job.recipe, sort_keys=True))
-            training = replace(recipe.training, **{n: v for n, v in given.items() if v is not None})
+            training = recipe.training
+            if job.steps is not None:
+                training = replace(training, steps=job.steps)
+            if job.seed is not None:
+                training = replace(training, seed=job.seed)
             # A job's seed is of everything random.
             search = recipe.search if job.seed is None else replace(recipe.search, seed=None)
             aim = replace(recipe.aim, target="" if job.target is None else text_of(job.target))
-            named = {"generator": str(file or job.generator or DEMO)}
-            return replace(recipe, **named, aim=aim, search=search, training=training)
+            generator = str(file or job.generator or DEMO)
+            return replace(recipe, generator=generator, aim=aim, search=search, training=training)
         except ValueError as error:
             raise PlanError(f"job {job.name!r}: {error}") from None
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from .sharing import BatchWatcher
 
 log = logging.getLogger(__name__)
 
+LOCAL = "local"  # a cluster of this machine, for one run
 WINDOW = 1000  # jobs that Ray has at a time: enough that a cluster can see how much it should grow
 MAX_CRASHES = 3
 MAX_FRUITLESS = 3  # clusters in a row that were lost before a job ended
@@ -97,12 +99,16 @@ class _Driver:
 
     process: subprocess.Popen[str]
     errors: Path
+    place: str | None
     events: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
 
     @classmethod
     def started(cls, settings: Mapping[str, Any]) -> _Driver:
         """Start it, in a session of its own, so that a Ctrl-C is not its own to handle."""
         handle, errors = tempfile.mkstemp(prefix="oneshot-ray-", suffix=".log")
+        place = None
+        if settings["address"] == LOCAL:  # Ray's sockets need short names
+            place = tempfile.mkdtemp(prefix="oneshot-ray-", dir="/tmp" if os.name == "posix" else None)
         with os.fdopen(handle, "wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "oneshot_core.runners.ray_driver"],
@@ -114,9 +120,9 @@ class _Driver:
                 text=True,
                 start_new_session=True,
             )
-        found = cls(process, Path(errors))
+        found = cls(process, Path(errors), place)
         threading.Thread(target=found._read, daemon=True).start()
-        found.send(settings)
+        found.send({**settings, "place": place})
         return found
 
     def _read(self) -> None:
@@ -168,6 +174,8 @@ class _Driver:
             self.process.kill()
         self.process.wait()
         self.errors.unlink(missing_ok=True)
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 class RayRun:

@@ -4,7 +4,7 @@ Ray ends the processes that use it when its head is gone, writes to their output
 `runners/ray.py` starts this one, and starts another when it has ended so. It is run as a module:
 `python -m oneshot_core.runners.ray_driver`.
 
-In: `{"address", "gpus", "cpus", "cores", "probe"}` first, then a job's values for each task (see
+In: `{"address", "gpus", "cpus", "cores", "place", "probe"}` first, then a job's values for each task (see
 `ray_task.follow`), or `{"stop": true}`; the end of the input stops it, too.
 Out: `{"event": ...}`, one of ready, refused, failed, alive, started, opened, note, progress, ended, lost.
 """
@@ -16,18 +16,16 @@ import os
 import queue
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TextIO
 
 from ..run_folder import versions
 from . import ray_task
+from .ray import LOCAL
 
-LOCAL = "local"
 STORE_BYTES = 100 * 2**20  # of objects in a cluster of this machine: there are only texts
 ROUND_SECONDS = 0.3  # of a wait for tasks that end
 ALIVE_SECONDS = 2.0  # between two signs of life
@@ -170,23 +168,17 @@ def _last_line(error: BaseException, first: bool = False) -> str:
     return lines[0 if first else -1][:400] if lines else type(error).__name__
 
 
-def _opened(address: str, cores: int) -> tuple[Any, Path | None]:
-    """Join a cluster, or start one on this machine, of so many cores, in a folder of its own."""
+def _opened(settings: Mapping[str, Any]) -> Any:
+    """Join a cluster, or start one on this machine, of so many cores, in a folder that is given."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address != LOCAL:
-        ray.init(address=address, **quiet)
-        return ray, None
-    root = "/tmp" if os.name == "posix" else None  # the names of its sockets must be short
-    folder = Path(tempfile.mkdtemp(prefix="oneshot-ray-", dir=root))
-    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": str(folder)}
-    try:
-        ray.init(num_cpus=cores, **own, **quiet)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return ray, folder
+    if settings["address"] != LOCAL:
+        ray.init(address=settings["address"], **quiet)
+        return ray
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": settings["place"]}
+    ray.init(num_cpus=settings["cores"], **own, **quiet)
+    return ray
 
 
 def _read_lines(lines: queue.Queue[dict[str, Any]]) -> None:
@@ -200,17 +192,13 @@ def serve(out: TextIO) -> int:
     settings = json.loads(sys.stdin.readline())
     lines: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
-    folder: Path | None = None
     try:
-        ray, folder = _opened(settings["address"], settings["cores"])
-        driver = Driver(ray, out, settings)
+        driver = Driver(_opened(settings), out, settings)
     except Exception as error:  # noqa: BLE001 - whatever Ray says, its caller tells it
         kind = "refused" if isinstance(error, (Refused, ImportError)) else "failed"
         causes = dict.fromkeys(_last_line(one, first=True) for one in (error, error.__cause__) if one)
         out.write(json.dumps({"event": kind, "reason": "; ".join(causes)}) + "\n")
         out.flush()
-        if folder is not None:
-            _closed(folder)
         return EXIT_REFUSED
     try:
         while True:
@@ -225,16 +213,16 @@ def serve(out: TextIO) -> int:
         driver.say("failed", reason=f"it does not answer: {error}")
         os._exit(EXIT_LOST)  # to leave it in order, Ray would wait for it
     finally:
-        _closed(folder)
+        _closed(settings["place"])
 
 
-def _closed(folder: Path | None) -> None:
-    """Leave the cluster; one that was started here ends, and nothing of it is left."""
+def _closed(place: str | None) -> None:
+    """Leave the cluster; one that was started here ends, and its folder goes."""
     import ray
 
     ray.shutdown()
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    if place is not None:  # whoever gave it may be gone
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def main() -> int:

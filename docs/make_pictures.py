@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from editing_pictures import editing_pictures, editing_thumbnails
 from PIL import Image
 
 import oneshot_core as core
@@ -345,12 +346,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for adaptations, kept between runs")
+    parser.add_argument("--editing", action="store_true", help="those of the nodes that edit only")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
     IMAGES.mkdir(parents=True, exist_ok=True)
-    methods = {"OneShotMethod": method_picture(work)}
-    for name, picture in {**node_pictures(work), **look_pictures(work), **methods}.items():
+    edits = editing_pictures(work, adapted(work, "comic"))
+    if not parser.parse_args().editing:
+        methods = {"OneShotMethod": method_picture(work)}
+        edits |= {**node_pictures(work), **look_pictures(work), **methods}
+    for name, picture in edits.items():
         keep(picture, IMAGES / f"{name}.jpg")
+    for name, picture in editing_thumbnails(edits).items():
+        keep(picture, TEMPLATES / f"{name}.jpg")
+    if parser.parse_args().editing:
+        return
     for name, picture in thumbnails(work).items():
         keep(picture, TEMPLATES / f"{name}.jpg")
     readme_picture(work).save(ROOT / "docs" / "demo_grid.png", optimize=True)

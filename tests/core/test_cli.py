@@ -21,12 +21,12 @@ from oneshot_core import choices, cli, memory
 from oneshot_core import inputs as opening
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load
-from oneshot_core.runners import results
 from oneshot_core.commands import console, resources
 from oneshot_core.commands.console import ProgressBar, duration
 from oneshot_core.commands.resources import usable_cores
 from oneshot_core.latent_files import load_latent
 from oneshot_core.objective import PROFILES
+from oneshot_core.runners import results
 
 ROOT = Path(cli.__file__).parent.parent
 

@@ -14,7 +14,7 @@ from comfy_pack import loaded, needs_comfy
 from comfy_server import PACK
 
 from oneshot_core import PRECISIONS, PRESETS, PROFILES
-from oneshot_core.choices import FITS
+from oneshot_core.choices import DEMO_PICTURES, FITS
 from oneshot_core.encoder_choice import PERCEPTUAL_NETS
 from oneshot_core.sampling import NOISE_MODES
 

@@ -21,12 +21,12 @@ from oneshot_core import choices, cli, memory
 from oneshot_core import inputs as opening
 from oneshot_core.batches import sampling_bytes
 from oneshot_core.checkpoints import load
-from oneshot_core.commands import adapt as adapt_verb
 from oneshot_core.commands import console, resources
 from oneshot_core.commands.console import ProgressBar, duration
 from oneshot_core.commands.resources import usable_cores
 from oneshot_core.latent_files import load_latent
 from oneshot_core.objective import PROFILES
+from oneshot_core.runners import results
 
 ROOT = Path(cli.__file__).parent.parent
 
@@ -182,7 +182,7 @@ def test_a_failed_run_is_one_line_and_exit_code_1(capsys, files, tmp_path, monke
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr(adapt_verb, "run_recipe", failing)
+    monkeypatch.setattr(results, "run_recipe", failing)
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "run", "--quiet"))
     assert code == 1
     assert message in err

@@ -23,7 +23,8 @@ from oneshot_core.editing import (
     mapper_files,
     mapper_training,
 )
-from oneshot_core.features import perceptual
+from oneshot_core.features import identity, perceptual
+from oneshot_core.inversion import e4e
 from oneshot_core.latent_files import FORMAT as LATENT_FORMAT
 from oneshot_core.latent_files import save_latent
 from oneshot_core.latents import Latent
@@ -37,7 +38,7 @@ WRITTEN = {
     dictionary_files.DICTIONARY_FORMAT, dictionary_files.STATISTICS_FORMAT, finite_differences.STATE_FORMAT,
     direction_files.FORMAT,
 }  # fmt: skip
-WRITTEN |= {mapper_files.FORMAT, mapper_training.STATE_FORMAT}
+WRITTEN |= {mapper_files.FORMAT, mapper_training.STATE_FORMAT, e4e.FORMAT, identity.FORMAT}
 
 
 def info(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> tuple[int, str, str]:

@@ -13,8 +13,8 @@ import pytest
 from comfy_pack import loaded, needs_comfy
 from comfy_server import PACK
 
-from oneshot_core import PRECISIONS, PRESETS, PROFILES, TARGET_LOOKS
-from oneshot_core.choices import FITS
+from oneshot_core import PRECISIONS, PRESETS, PROFILES
+from oneshot_core.choices import DEMO_PICTURES, FITS
 from oneshot_core.encoder_choice import PERCEPTUAL_NETS
 from oneshot_core.sampling import NOISE_MODES
 
@@ -89,7 +89,7 @@ def test_choices_are_the_engines() -> None:
     assert list(chosen["OneShotMethod"]["inputs"]["preset"][4]) == list(PRESETS)
     assert offered["OneShotAdapt", "precision"] == ["auto", *PRECISIONS]
     assert offered["OneShotAdapt", "profile"] == list(PROFILES)
-    assert offered["OneShotDemoTarget", "look"] == list(TARGET_LOOKS)
+    assert offered["OneShotDemoTarget", "look"] == list(DEMO_PICTURES)
     assert offered["SampleAdapted", "noise"] == list(NOISE_MODES)
     assert sorted(offered["OneShotLoadEncoders", "perceptual"]) == sorted(PERCEPTUAL_NETS)
 

@@ -15,7 +15,8 @@ from typing import Any
 def _tiny_encoders(module: Any) -> None:
     from tiny_networks import TinyChoice
 
-    module._choice = lambda *_: TinyChoice()
+    choice = TinyChoice()  # one for all, as equal names are equal choices
+    module._choice = lambda *_: choice
 
 
 def _frequent_states(module: Any) -> None:

@@ -37,6 +37,7 @@ SOURCES_SEED = 60_000  # of the people that methods look at, where the method ha
 COMPONENTS, CHOOSERS = 8, 16  # of SeFa and GANSpace, and the people on whom CLIP chooses among them
 RANDOM_DRAWS = 8
 REGRESSED = 4096  # faces whose true factors give the reference directions
+MAPPER_STEPS, MAPPER_RATE = 200, 2.0  # so short a training goes further by Adam than by Ranger
 OPTIMISED, OPTIMISER_STEPS = 8, 40  # people whose codes are optimised, and for how long
 
 
@@ -237,6 +238,23 @@ def optimised_styles(ask: Ask) -> Made:
     return _optimised(ask, STYLE)
 
 
+def latent_mapper(ask: Ask) -> Made:
+    """StyleCLIP's latent mapper, trained on random people, on the first of those that are judged."""
+    from editing_measures import FIRST_PERSON
+
+    from oneshot_core.editing.mapper import apply_mapper
+    from oneshot_core.editing.mapper_config import MapperConfig
+    from oneshot_core.editing.mapper_training import train_mapper
+
+    more, less = ask.texts
+    config = MapperConfig(steps=MAPPER_STEPS, optimiser="adam", learning_rate=MAPPER_RATE)
+    made = train_mapper(demo_generator(), ask.clip, more, config, neutral_text=less).mapper
+    latent = people(demo_generator(), FIRST_PERSON, OPTIMISED)
+    edit = apply_mapper(demo_generator(), made, latent).edits[-1]
+    passes = MAPPER_STEPS * config.batch_size
+    return Made((edit,), passes, passes, {"people": OPTIMISED})
+
+
 METHODS: Mapping[str, Callable[[Ask], Made]] = {
     "gradient": gradient,
     "hybrid": hybrid,
@@ -245,6 +263,7 @@ METHODS: Mapping[str, Callable[[Ask], Made]] = {
     "gradient dictionary": tangents,
     "optimisation, W+": optimised_codes,
     "optimisation, styles": optimised_styles,
+    "mapper": latent_mapper,
     "SeFa": sefa,
     "GANSpace": ganspace,
     "reference": reference,

@@ -73,7 +73,7 @@ def direction_pictures(adapted: core.GeneratorBundle) -> dict[str, Image.Image]:
     """Of the nodes that find, keep and show directions."""
     source, found = core.demo_generator(), text_direction()
     people = core.random_latents(source, PEOPLE_SEEDS)
-    strengths, one = (-6.0, -3.0, 0.0, 3.0, 6.0), people.part(slice(1))
+    strengths, one = (-4.0, -2.0, 0.0, 2.0, 4.0), people.part(slice(1))
 
     def table(latent: core.Latent, direction: core.Direction, *bundles: core.GeneratorBundle) -> Image.Image:
         drawn = [core.edit_table(bundle, latent, direction, strengths, KEPT) for bundle in bundles]
@@ -82,7 +82,7 @@ def direction_pictures(adapted: core.GeneratorBundle) -> dict[str, Image.Image]:
     def row(label: str, bundle: core.GeneratorBundle, latent: core.Latent) -> tuple[str, torch.Tensor]:
         return label, core.sample(bundle, latent, KEPT)
 
-    longer, shorter = (core.apply_direction(people, found, value) for value in (6.0, -6.0))
+    longer, shorter = (core.apply_direction(people, found, value) for value in (4.0, -4.0))
     rows = [row("before", source, people), row(LONG, source, longer), row(SHORT, source, shorter)]
     components = core.sefa_directions(source, None, 4)
     several = [
@@ -99,7 +99,7 @@ def direction_pictures(adapted: core.GeneratorBundle) -> dict[str, Image.Image]:
         "OneShotApplyDirection": table(one, found, source, adapted),
         "OneShotEditGrid": table(people.part(slice(2)), found, source, adapted),
         "OneShotSaveDirection": core.labelled_grid([row("others", source, others),
-            row(LONG, source, core.apply_direction(others, found, 6.0))]),
+            row(LONG, source, core.apply_direction(others, found, 4.0))]),
         "OneShotLoadDirection": table(others.part(slice(2)), found, source),
         "OneShotComponentDirection": core.labelled_grid(several, columns=("-3", "-1.5", "0", "1.5", "3")),
         "OneShotLatentDirection": core.labelled_grid(
@@ -113,7 +113,7 @@ def latent_pictures() -> dict[str, Image.Image]:
     """Of the nodes that walk and mix."""
     source, found = core.demo_generator(), text_direction()
     people = core.random_latents(source, PEOPLE_SEEDS)
-    edited = core.apply_direction(people, found, 6.0)
+    edited = core.apply_direction(people, found, 4.0)
     first, walks = people.part(slice(1)), []
     between = core.interpolate(source, people.part(slice(2)), 7, psi=0.7)
     slowly = core.interpolate(source, core.join_latents(source, [first, edited.part(slice(1))], 0.7), 7)

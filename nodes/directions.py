@@ -219,7 +219,9 @@ class OneShotEditGrid(io.ComfyNode):
         grid = core.to_tensor(core.edit_sheet(drawn, latent, columns, direction))
         shown = bridge.to_comfy(grid)
         images = bridge.to_comfy(core.joined_pictures(drawn[-1]))
-        return io.NodeOutput(shown, images, ui=ui.PreviewImage(shown, cls=cls).as_dict())
+        notes = [] if source is None else bridge.said(core.drift_report(source, adapted).notes())
+        picture = ui.PreviewImage(shown, cls=cls).as_dict()
+        return io.NodeOutput(shown, images, ui={**picture, "text": notes, "notes": notes})
 
 
 def _counted(run: Any, before: int) -> Any:

@@ -57,8 +57,11 @@ class Latent:
         return tuple(edit for edit in self.edits if edit.space == STYLE)
 
     def part(self, part: slice) -> Latent:
-        """Some of the codes, with their edits."""
-        return replace(self, values=self.values[part], edits=part_of(self.edits, part))
+        """Some of the codes, with their edits, and their seeds where these are known."""
+        origin, seeds = self.origin, self.origin.get("seeds")
+        if isinstance(seeds, list) and len(seeds) == len(self.values):
+            origin = {**origin, "seeds": seeds[part]}
+        return replace(self, values=self.values[part], origin=origin, edits=part_of(self.edits, part))
 
     def codes(self, generator: Generator, user: str = "what is done here") -> Latents:
         """Return w+ codes [N, L, W] for a generator: z is mapped, w is repeated, W+ edits are added.

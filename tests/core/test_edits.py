@@ -139,6 +139,7 @@ def test_who_takes_codes_alone_gets_them_or_refuses():
 def test_parts_walks_and_tables_carry_edits():
     one = latent(EACH, STYLE).part(slice(1, 2))
     assert torch.equal(one.edits[0].vectors[0], EACH.vectors[0][1:2])
+    assert one.origin["seeds"] == SEEDS[1:2] and latent().part(slice(2)).origin["seeds"] == SEEDS[:2]
     assert torch.equal(part_of([STYLE], slice(1, 2))[0].vectors[2], STYLE.vectors[2])
     for space in ("w", "z"):
         walk = interpolate(BUNDLE, latent(EACH, CODE), 4, space=space)

@@ -12,6 +12,14 @@ from oneshot_core.demo.making.photo import PEOPLE, points_of
 
 LONG, SHORT = "a person with long hair", "a person with short hair"
 PEOPLE_SEEDS = (2, 9, 15)
+EDITED = 6
+EDITS = (
+    ("long hair", "person with long hair", "person with short hair", 4.0),
+    ("a beard", "person with a beard", "person", 5.0),
+    ("glasses", "person with glasses", "person", 5.0),
+    ("red hair", "person with red hair", "person with grey hair", 5.0),
+    ("looking right", "person, looking to the right", "person, looking to the left", 5.0),
+)
 MARGIN, FACE_PX = 1.4, 128
 MAPPER = ("a person with a hat", "a person")
 MAPPER_STEPS, INVERSION_STEPS = 400, 200
@@ -107,6 +115,19 @@ def direction_pictures(adapted: core.GeneratorBundle) -> dict[str, Image.Image]:
              row("with the direction", source, moved)]
         ),
     }  # fmt: skip
+
+
+def edits_picture(adapted: core.GeneratorBundle) -> Image.Image:
+    """One person before and after five text edits, by the source and by the adapted generator."""
+    source = core.demo_generator()
+    person = core.random_latents(source, (EDITED,))
+    latents = [person, *(core.apply_direction(person, text_direction(text, neutral), strength)
+                         for _, text, neutral, strength in EDITS)]  # fmt: skip
+    rows = [
+        (label, torch.cat([core.sample(bundle, latent, KEPT) for latent in latents]))
+        for label, bundle in (("source", source), ("adapted", adapted))
+    ]
+    return core.labelled_grid(rows, columns=["before", *(name for name, *_ in EDITS)])
 
 
 def latent_pictures() -> dict[str, Image.Image]:

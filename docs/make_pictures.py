@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from editing_pictures import editing_pictures, editing_thumbnails
+from editing_pictures import editing_pictures, editing_thumbnails, edits_picture
 from PIL import Image
 
 import oneshot_core as core
@@ -356,6 +356,7 @@ def main() -> None:
         edits |= {**node_pictures(work), **look_pictures(work), **methods}
     for name, picture in edits.items():
         keep(picture, IMAGES / f"{name}.jpg")
+    edits_picture(adapted(work, "comic")).save(ROOT / "docs" / "edits.png", optimize=True)
     for name, picture in editing_thumbnails(edits).items():
         keep(picture, TEMPLATES / f"{name}.jpg")
     if parser.parse_args().editing:

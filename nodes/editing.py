@@ -8,7 +8,7 @@ from .. import oneshot_core as core
 from . import bridge
 from .api import io
 from .finding import GRADIENT, found_direction, text_inputs
-from .queue_checks import edit_checks, problem
+from .queue_checks import check_neutral, edit_checks, problem
 from .sockets import Latent, Mapper, advanced, encoders_input, generator_input, schema, seed_input
 from .stamps import stamp
 from .values import checked
@@ -67,7 +67,12 @@ class StyleCLIPEdit(io.ComfyNode):
         cls, text: str | None = None, neutral_text: str | None = None, method: Any = None
     ) -> bool | str:
         """Refuse texts that cannot be read; a dynamic combo is handed on whether it is asked for or not."""
+        kind = method.get("method") if isinstance(method, dict) else method
+        if kind == MAPPER:  # which has a text of its own
+            return True
         checks = edit_checks(bridge.queued("StyleCLIPEdit"))
+        if kind == DIRECTION:
+            checks.append((("neutral_text",), check_neutral))
         return problem(cls, {"text": text, "neutral_text": neutral_text}, *checks)
 
     @classmethod

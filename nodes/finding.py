@@ -274,6 +274,10 @@ class OneShotComponentDirection(io.ComfyNode):
     def execute(cls, generator: Any, method: dict[str, Any], component: int, layers: str) -> io.NodeOutput:
         """Find it."""
         chosen, run = core.parse_classes(layers), bridge.NodeProgress(PARTS)
+        if component >= len(generator.mean_latent):
+            raise ValueError(
+                f"component must be 0 to {len(generator.mean_latent) - 1} for this generator, got {component}"
+            )
         if method["method"] == SEFA:
             found = core.sefa_directions(generator, chosen or None, component + 1)[component]
             return io.NodeOutput(found, ui={"text": [found.summary()]})

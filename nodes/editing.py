@@ -90,6 +90,7 @@ class StyleCLIPEdit(io.ComfyNode):
         mapper: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Edit."""
+        core.check_family(latent, generator)  # before CLIP is fetched
         given = (generator, encoders, latent, text, neutral_text, method)
         if method["method"] == MAPPER:
             edited, losses, notes = _mapped(generator, latent, method, mapper)
@@ -111,7 +112,7 @@ def _directed(
     settings = {**method, "method": GRADIENT}
     found = found_direction(generator, encoders, text, neutral_text, settings)
     edited = core.apply_direction(latent, found.direction, method["strength"])
-    return edited, {}, [*notes, *bridge.said(found.notes)]
+    return edited, {}, list(dict.fromkeys([*notes, *bridge.said(found.notes)]))
 
 
 def _mapped(

@@ -28,7 +28,6 @@ class OneShotRandomLatents(io.ComfyNode):
             inputs=[
                 generator_input("Whose latents; source and adapted generator share them."),
                 seeds_input("0-3"),
-                seed_draw_input(),
                 advanced(
                     io.String,
                     "classes",
@@ -36,6 +35,7 @@ class OneShotRandomLatents(io.ComfyNode):
                     placeholder="0",
                     tooltip="Of a conditional generator: class numbers, one for all or one per seed.",
                 ),
+                seed_draw_input(),
             ],
             outputs=[Latent.Output("latent", display_name="latent", tooltip="One code per seed.")],
         )
@@ -47,7 +47,7 @@ class OneShotRandomLatents(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, generator: Any, seeds: str, seed_draw: str, classes: str) -> io.NodeOutput:
+    def execute(cls, generator: Any, seeds: str, classes: str, seed_draw: str) -> io.NodeOutput:
         """Draw the latents."""
         bridge.place([generator.generator], 0)
         numbers, kinds = core.parse_seeds(seeds), core.parse_classes(classes)

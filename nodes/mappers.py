@@ -60,31 +60,7 @@ class OneShotTrainMapper(io.ComfyNode):
                 ),
                 seed_input("Decides the network's start and the latents it is trained on."),
                 prefix_input(PREFIX),
-                advanced(
-                    io.Float,
-                    "learning_rate",
-                    default=0.5,
-                    min=0.0001,
-                    max=10.0,
-                    step=0.001,
-                    tooltip="Step size of Ranger.",
-                ),
-                advanced(
-                    io.Float,
-                    "l2_weight",
-                    default=0.8,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="How strongly latents are held near where they were: a mean, where the latent "
-                    "optimisation has a sum.",
-                ),
-                Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="Latents to train on, such as inverted photos, at least nine; without them "
-                    "random ones are drawn.",
-                ),
+                *_advanced_inputs(),
             ],
             outputs=[
                 Mapper.Output("mapper", display_name="mapper", tooltip="The mapper, for StyleCLIP Edit."),
@@ -137,3 +113,33 @@ def _config(settings: dict[str, Any]) -> Any:
     }
     own = {name: settings[name] for name in ("steps", "seed", "learning_rate", "l2_weight")}
     return core.MapperConfig(**own, **groups)
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        advanced(
+            io.Float,
+            "learning_rate",
+            default=0.5,
+            min=0.0001,
+            max=10.0,
+            step=0.001,
+            tooltip="Step size of Ranger.",
+        ),
+        advanced(
+            io.Float,
+            "l2_weight",
+            default=0.8,
+            min=0.0,
+            max=100.0,
+            step=0.01,
+            tooltip="How strongly latents are held near where they were: a mean, where the latent "
+            "optimisation has a sum.",
+        ),
+        Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="Latents to train on, such as inverted photos, at least nine; without them "
+            "random ones are drawn.",
+        ),
+    ]

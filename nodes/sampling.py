@@ -126,7 +126,6 @@ def _advanced_inputs() -> list[io.Input]:
         return advanced(io.Int, name, default=default, min=-1, max=18, tooltip=tooltip)
 
     return [
-        seed_draw_input(),
         slot("cutoff", -1, "How many first slots (coarse) psi acts on; -1: all."),
         advanced(
             io.Combo,
@@ -176,6 +175,7 @@ def _advanced_inputs() -> list[io.Input]:
             max=256,
             tooltip="Pictures drawn at once; fewer need less memory. Does not change the pictures.",
         ),
+        seed_draw_input(),
     ]
 
 

@@ -280,7 +280,9 @@ def test_mtg_losses_and_gradients(case: dict[str, Any], width: str) -> None:
         "ref_l2": PixelMse("reference", factor), "ref_lpips": Lpips(view="reference", down=factor),
     }[case["term"]]  # fmt: skip
     loss = term(context(Aim(target), encoders, views))
-    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (LOSS if width == "f64" else 1e-5)
+    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (
+        LOSS if width == "f64" else 2e-5
+    )  # 1.1e-5 seen with another processor's rounding
     if width == "f64":
         close_gradient(loss, wanted, recorded[f"{case['key']}.out.grad.f64"], case["key"])
 

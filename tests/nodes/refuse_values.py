@@ -53,6 +53,7 @@ SOUND: dict[str, Any] = {
         {0: torch.ones(core.demo_generator().generator.config.w_dim)},
         (core.demo_generator().generator.config.w_dim,) * core.demo_generator().num_layers,
     ),
+    "ONESHOT_ALIGNMENT": core.Alignment((core.full_frame(8, 8),)),
     "IMAGE": torch.zeros(1, 8, 8, 3),
     "MASK": torch.ones(1, 8, 8),
 }
@@ -64,6 +65,7 @@ ANYTHING = {
     "an old generator": older("GeneratorBundle", "oneshot_core.checkpoints.bundle"),
     "an old latent": older("Latent", "oneshot_core.latents"),
     "an old look": older("Look", "oneshot_core.looks"),
+    "an old alignment": older("Alignment", "oneshot_core.aligned_batches"),
     "an old direction": older("Direction", "oneshot_core.editing.direction"),
     "old encoders": older("EncodersOnDemand", "oneshot_core.features"),
 }  # fmt: skip
@@ -78,7 +80,8 @@ PICTURES = {
 }  # fmt: skip
 RIGHT = {  # what is right although it is in the tables above
     "STRING": {"a text"}, "FLOAT": {"a float"}, "ONESHOT_GENERATOR": set(), "ONESHOT_LATENT": set(),
-    "ONESHOT_LOOK": set(), "ONESHOT_DIRECTION": set(),
+    "ONESHOT_LOOK": set(), "ONESHOT_DIRECTION": set(), "ONESHOT_ALIGNMENT": set(), "ONESHOT_MAPPER": set(),
+    "FACE_LANDMARKS": set(ANYTHING),
 }  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def default(one: Any) -> Any:
         return {one.id: one.options[0].key, **{two.id: default(two) for two in one.options[0].inputs}}
     if kind == "COMBO":
         return one.default if one.default is not None else next(iter(one.options), "none")
-    return one.default
+    return getattr(one, "default", None)
 
 
 def outcome(node: Any, values: dict[str, Any]) -> list[str]:
@@ -128,8 +131,9 @@ def copies() -> list[bool]:
     values = sys.modules[f"{pack.__name__}.nodes.values"]
     made = (second.demo_generator(), second.Latent("w", torch.zeros(1, 4)), second.EncoderChoice().open(
         allow_download=False), second.Look((torch.zeros(2),), "plain"),
-        second.Direction("w", {0: torch.ones(2)}, (2,)))  # fmt: skip
-    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look, core.Direction)
+        second.Direction("w", {0: torch.ones(2)}, (2,)), second.Alignment((second.full_frame(8, 8),)))  # fmt: skip
+    wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look, core.Direction,
+              core.Alignment)  # fmt: skip
     return [
         type(one) is not kind and values.is_kind(one, kind) for one, kind in zip(made, wanted, strict=True)
     ]

@@ -40,12 +40,12 @@ def test_a_refusal_says_where_the_right_value_comes_from() -> None:
     )
     assert "not finite" in cases["CLIPLatentSearch/target/NaN in it"][2]
     assert "mask must be a mask" in cases["OneShotAdapt/mask/bytes in a mask"][2]
-    assert cases["StyleCLIPEdit/method/a float"][2].startswith("method must be one of latent optimisation")
+    assert cases["StyleCLIPEdit/method/a float"][2].startswith("method must be one of text direction")
 
 
 @needs_comfy()
 def test_values_of_the_engines_second_copy_are_taken() -> None:
-    assert told()["copies"] == [True] * 5
+    assert told()["copies"] == [True] * 6
 
 
 @needs_comfy()

@@ -85,17 +85,17 @@ MISTAKES = {
     + words(),
     "one meaning": (
         "the CLIP model demo reads the same in text 'a hat' and neutral_text 'a hat'; let them differ in "
-        "the one thing to be changed, or leave neutral_text empty"
+        "the one thing to be changed"
     ),
     "a picture as a generator": (f"adapted must come from {GIVERS}, found a picture of 8 x 8 px"),
     "latents as a generator": (f"adapted must come from {GIVERS}, found a StyleGAN latent"),
     "a generator as latents": (
-        "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
+        "latent must come from Random StyleGAN Latents, Invert Image or Load StyleGAN Latent, found a"
         " generator"
     ),
     "encoders as a generator": (f"generator must come from {GIVERS}, found encoders"),
     "diffusion latents": (
-        "latent must come from CLIP Latent Search, Random StyleGAN Latents or Load StyleGAN Latent, found a"
+        "latent must come from Random StyleGAN Latents, Invert Image or Load StyleGAN Latent, found a"
         " latent of a diffusion model"
     ),
     "a look of other widths": (

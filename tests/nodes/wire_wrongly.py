@@ -33,9 +33,9 @@ def run(kind: str, **values: Any) -> Any:
         return node.execute(**{**inputs, **values})
 
 
-def default(one: Any) -> Any:
+def default(one: Any, key: str = "") -> Any:
     if one.get_io_type() == "COMFY_DYNAMICCOMBO_V3":
-        option = one.options[0]
+        option = next(each for each in one.options if key in ("", each.key))
         return {one.id: option.key, **{two.id: default(two) for two in option.inputs}}
     return getattr(one, "default", None)
 
@@ -157,7 +157,8 @@ def notes() -> list[str]:
     church = run("LoadStyleGAN", generator_name="church.safetensors")[0]
     latent = run("OneShotRandomLatents", generator=church, seeds="0")[0]
     encoders = run("OneShotLoadEncoders", download=False)[0]
-    method = default(next(one for one in NODES["StyleCLIPEdit"].GET_SCHEMA().inputs if one.id == "method"))
+    (combo,) = (one for one in NODES["StyleCLIPEdit"].GET_SCHEMA().inputs if one.id == "method")
+    method = default(combo, "latent optimisation")
     given = {"generator": church, "encoders": encoders, "latent": latent, "text": "a hat " * 30}
     return list(run("StyleCLIPEdit", **given, method={**method, "steps": 1}).ui["text"])
 

@@ -131,7 +131,8 @@ def copies() -> list[bool]:
     values = sys.modules[f"{pack.__name__}.nodes.values"]
     made = (second.demo_generator(), second.Latent("w", torch.zeros(1, 4)), second.EncoderChoice().open(
         allow_download=False), second.Look((torch.zeros(2),), "plain"),
-        second.Direction("w", {0: torch.ones(2)}, (2,)), second.Alignment((second.full_frame(8, 8),)))  # fmt: skip
+        second.Direction("w", {0: torch.ones(2)}, (2,)),
+        second.Alignment((second.full_frame(8, 8),)))  # fmt: skip
     wanted = (core.GeneratorBundle, core.Latent, core.EncodersOnDemand, core.Look, core.Direction,
               core.Alignment)  # fmt: skip
     return [

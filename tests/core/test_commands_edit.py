@@ -144,7 +144,7 @@ def test_a_gradient_direction_is_found_kept_and_applied(capsys, tmp_path, monkey
     monkeypatch.undo()
     words = ("--seeds", 3, "--method", "gradient", "--text", "a person with a hat", "--neutral-text",
              "a person", "--samples", 2, "--device", "cpu", "--quiet")  # fmt: skip
-    monkeypatch.setattr(verb, "GradientConfig", lambda **given: SMALL(**given, most_samples=2))
+    monkeypatch.setattr(verb, "GradientConfig", lambda **given: SMALL(**{**given, "most_samples": 2}))
     told, latent = edited(capsys, "demo", tmp_path, *words)
     assert latent.edits[0].strength == verb.GRADIENT_STRENGTH
     assert load_direction(told["files"]["direction"]).neutral_text == "a person"

@@ -21,7 +21,7 @@ seen*. No default is changed by a hint. Looks in this order, as many as the time
 cel shading (held out), ink (known to the demo's CLIP); woodcut, held out too, is left out, for even the
 supervised bound lies below the source there.
 
-    python benchmarks/search_and_parts.py --out out/search_and_parts                 # goes on where it stopped
+    python benchmarks/search_and_parts.py --out out/search_and_parts                # goes on where it stopped
     python benchmarks/search_and_parts.py --out benchmarks/results/search_and_parts --report
 """
 
@@ -38,7 +38,7 @@ from demo_measures import BOUND, SOURCE, Scene, rendered
 from demo_world import LOOKS, Method, Table, adapted, chosen_rows, method_key, read_rows
 
 from oneshot_core.demo.world import demo_generator
-from oneshot_core.editing import drift_report
+from oneshot_core.editing.statistics import drift_report
 
 PERSON = 0
 STEPS = 80

@@ -128,7 +128,7 @@ def _row_line(row: Mapping[str, Any]) -> str:
     each = [f"{name} {value['cpu']:.2f} ({value['wall']:.1f})" for name, value in units.items()]
     once = row["cpu"] - sum(value["cpu"] * value["count"] for value in units.values())
     whole = "–"
-    defaults = [f"{count:,} {name}" for name, count in method.defaults.items()]
+    defaults = [f"{count:,} x {name}" for name, count in method.defaults.items()]
     if method.defaults:
         seconds = max(once, 0) + sum(units[name]["cpu"] * n for name, n in method.defaults.items())
         whole = f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

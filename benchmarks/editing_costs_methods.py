@@ -1,4 +1,4 @@
-"""How every editing method is set up and run for `editing_costs.py`: `prepare(size)`, `work(inputs, costs)`."""
+"""How every method of `editing_costs.py` is set up and run: `prepare(size)`, then `work(inputs, costs)`."""
 
 from __future__ import annotations
 

@@ -280,9 +280,7 @@ def test_mtg_losses_and_gradients(case: dict[str, Any], width: str) -> None:
         "ref_l2": PixelMse("reference", factor), "ref_lpips": Lpips(view="reference", down=factor),
     }[case["term"]]  # fmt: skip
     loss = term(context(Aim(target), encoders, views))
-    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (
-        LOSS if width == "f64" else 2e-5
-    )  # 1.1e-5 seen with another processor's rounding
+    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (LOSS if width == "f64" else 1e-5)
     if width == "f64":
         close_gradient(loss, wanted, recorded[f"{case['key']}.out.grad.f64"], case["key"])
 
@@ -332,7 +330,8 @@ def test_cdc_distance(case: dict[str, Any], width: str) -> None:
     draws = {"layers": torch.tensor(case["feature_index"]) - case["index_draw"]["low"]}
     assert case["index_draw"]["high_exclusive"] - case["index_draw"]["low"] == case["n_features"] - 1
     loss = case["kl_wt"] * DistanceConsistency()(context(Aim(), NO_ENCODERS, {"relations": view}, draws))
-    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (LOSS if width == "f64" else 1e-5)
+    # In float32 cosines of near equal features: 1.1e-5 was seen on a processor that rounds otherwise.
+    assert abs(float(loss.detach()) - case[f"loss.{width}"]) < (LOSS if width == "f64" else 2e-5)
     if width == "f64":
         for layer, value in sides["target"].items():
             expected = recorded[f"{key}.out.grad.{layer}.f64"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import OWN_DRAW
 from . import bridge
 from .api import io, ui
 from .queue_checks import problem
@@ -47,7 +48,7 @@ class OneShotRandomLatents(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, generator: Any, seeds: str, classes: str, seed_draw: str) -> io.NodeOutput:
+    def execute(cls, generator: Any, seeds: str, classes: str, seed_draw: str = OWN_DRAW) -> io.NodeOutput:
         """Draw the latents."""
         bridge.place([generator.generator], 0)
         numbers, kinds = core.parse_seeds(seeds), core.parse_classes(classes)

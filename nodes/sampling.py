@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import oneshot_core as core
+from ..oneshot_core.choices import OWN_DRAW
 from ..oneshot_core.recipe import SEED_MAX
 from . import bridge
 from .api import io
@@ -196,7 +197,7 @@ def _config(settings: dict[str, Any]) -> Any:
         replace_from=slot("replace_from"),
         batch_size=settings["batch_size"],
         keep_codes=True,
-        seed_draw=settings["seed_draw"],
+        seed_draw=settings.get("seed_draw", OWN_DRAW),
     )
 
 

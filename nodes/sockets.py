@@ -136,6 +136,7 @@ def seed_draw_input() -> io.Input:
         "seed_draw",
         options=list(SEED_DRAWS),
         default=OWN_DRAW,
+        optional=True,
         tooltip="How a seed becomes a latent: own, or nvidia for the pictures that NVIDIA's programs draw "
         "from their seeds.",
     )

@@ -10,10 +10,13 @@ import { showFrame, showTarget, view } from "./targets.mjs";
 import { speak, word } from "./words.mjs";
 
 const OWN = new Set([
-  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotApplyLook", "OneShotBlendGenerators", "OneShotCompare",
-  "OneShotDemoTarget", "OneShotEvaluate", "OneShotFrameTarget", "OneShotLoadEncoders", "OneShotLoadLatent",
-  "OneShotLoadLook", "OneShotMethod", "OneShotRandomLatents", "OneShotSaveGenerator", "OneShotSaveLatent",
-  "OneShotSaveLook", "SampleAdapted", "StyleCLIPEdit",
+  "CLIPLatentSearch", "LoadStyleGAN", "OneShotAdapt", "OneShotAlignFace", "OneShotApplyDirection",
+  "OneShotApplyLook", "OneShotBlendGenerators", "OneShotCompare", "OneShotComponentDirection", "OneShotDemoTarget",
+  "OneShotEditGrid", "OneShotEvaluate", "OneShotFrameTarget", "OneShotInterpolateLatents", "OneShotInvertImage",
+  "OneShotLatentDirection", "OneShotLoadDirection", "OneShotLoadEncoders", "OneShotLoadLatent", "OneShotLoadLook",
+  "OneShotMethod", "OneShotPasteBack", "OneShotRandomLatents", "OneShotSaveDirection", "OneShotSaveGenerator",
+  "OneShotSaveLatent", "OneShotSaveLook", "OneShotStyleMix", "OneShotTextDirection", "OneShotTrainMapper",
+  "SampleAdapted", "StyleCLIPEdit",
 ]);
 const TITLE = "One-Shot StyleGAN";
 const REVOKED_MS = 1000; // after which the page has forgotten a live picture

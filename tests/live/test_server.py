@@ -20,7 +20,7 @@ Workflow = Callable[..., dict[str, Any]]
 def test_the_pack_loads_and_registers_all_nodes(server: Server) -> None:
     nodes = server.get("/object_info")
     own = {name for name, node in nodes.items() if "oneshot" in node["python_module"]}
-    assert len(own) == 19
+    assert len(own) == 32
     assert "IMPORT FAILED" not in server.log_text()
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -241,6 +242,16 @@ def variables() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
+def alone() -> Iterator[None]:
+    """One cluster at a time, whoever else tests: two would share the cores that each counts on."""
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / "oneshot-ray-tests.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
 def cluster(variables: dict[str, str]) -> Iterator[Cluster]:
     one = Cluster(variables)
     try:
@@ -283,6 +294,7 @@ JOBS = [{"name": f"j{number:02}", "seed": number} for number in range(39)] + [
 @needs_ray
 @linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("alone")
 def test_forty_recipes_a_killed_worker_and_a_head_that_is_restarted(
     cluster, variables, tmp_path, monkeypatch
 ):
@@ -321,6 +333,7 @@ def test_forty_recipes_a_killed_worker_and_a_head_that_is_restarted(
 @needs_ray
 @linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("alone")
 def test_a_killed_worker_costs_what_it_did_since_its_last_state(cluster, variables, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -359,6 +372,7 @@ def test_a_killed_worker_costs_what_it_did_since_its_last_state(cluster, variabl
 @needs_ray
 @linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_leaves_nothing_behind_and_what_was_saved_is_gone_on_from(tmp_path, monkeypatch, number):
     plan, out = write_plan(tmp_path, [{"name": "long"}], steps=300), tmp_path / "out"

@@ -110,10 +110,7 @@ class OneShotTextDirection(io.ComfyNode):
 def found_direction(generator: Any, encoders: Any, text: str, neutral: str, settings: dict[str, Any]) -> Any:
     """Find a direction as the settings say; on the device, with progress, cancel and advice on memory."""
     method, run = settings["method"], bridge.NodeProgress(PARTS)
-
-    def told(done: int, total: int) -> None:
-        run.step(round(PARTS * done / max(1, total)))
-
+    told = _told(run)
     with bridge.working(LOWER, KEPT):
         device = bridge.make_room(core.editing_bytes(generator, encoders.clip, 8, 0))
         with core.gradients():  # what is moved in inference mode could not be taken back through
@@ -121,6 +118,11 @@ def found_direction(generator: Any, encoders: Any, text: str, neutral: str, sett
             given = _given_dictionary(placed, clip, settings, told, run.check)
             request = core.TextRequest(text, neutral, _gradient_config(settings), dictionary=given)
             return core.find_text_direction(method, placed, clip, request, told)
+
+
+def _told(run: Any) -> Any:
+    """Progress of work whose total may grow, as shares of the bar."""
+    return lambda done, total: run.step(round(PARTS * done / max(1, total)))
 
 
 def _gradient_config(settings: dict[str, Any]) -> Any:
@@ -273,7 +275,7 @@ class OneShotComponentDirection(io.ComfyNode):
     @checked
     def execute(cls, generator: Any, method: dict[str, Any], component: int, layers: str) -> io.NodeOutput:
         """Find it."""
-        chosen, run = core.parse_classes(layers), bridge.NodeProgress(PARTS)
+        chosen, told = core.parse_classes(layers), _told(bridge.NodeProgress(PARTS))
         if component >= len(generator.mean_latent):
             raise ValueError(
                 f"component must be 0 to {len(generator.mean_latent) - 1} for this generator, got {component}"
@@ -281,10 +283,6 @@ class OneShotComponentDirection(io.ComfyNode):
         if method["method"] == SEFA:
             found = core.sefa_directions(generator, chosen or None, component + 1)[component]
             return io.NodeOutput(found, ui={"text": [found.summary()]})
-
-        def told(done: int, total: int) -> None:
-            run.step(round(PARTS * done / max(1, total)))
-
         with bridge.working("codes", KEPT):
             bridge.place([generator.generator], 0)
             every = core.ganspace_directions(

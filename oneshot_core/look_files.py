@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from .checkpoints import CheckpointError, naming, write_tensors
-from .checkpoints.native import FORMAT as GENERATOR_FORMAT
-from .checkpoints.native import OTHER_FILES, opened_file
-from .checkpoints.stored import Source, describe
+from .checkpoints.native import check_kind, opened_file
+from .checkpoints.stored import Source
 from .json_values import Fields, JsonError
 from .looks import MAX_STEPS, Look
 from .tensors import owned
@@ -57,24 +56,13 @@ def load_look(path: Path | str) -> Look:
     """
     path = Path(path)
     with naming(path), opened_file(path) as (sources, header):
-        _check_kind(header["format"], header["format_version"])
+        check_kind(header, FORMAT, FORMAT_VERSION, "look", "make")
         try:
             return _read(sources.get(_TENSOR), Fields(header, "the header"), len(sources))
         except CheckpointError:
             raise
         except (JsonError, ValueError) as error:
             raise CheckpointError(f"is a damaged look ({error}); make it again") from error
-
-
-def _check_kind(kind: str, version: int) -> None:
-    if kind != FORMAT:
-        known = "a generator; Load StyleGAN2 reads it" if kind == GENERATOR_FORMAT else OTHER_FILES.get(kind)
-        raise CheckpointError(f"is no look but {known or f'a file of the format {describe(kind)}'}")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"is a look of format_version {version}; this program knows {FORMAT_VERSION}. Update it, or make "
-            "the look again with this version"
-        )
 
 
 def _read(source: Source | None, header: Fields, tensors: int) -> Look:

@@ -54,6 +54,30 @@ OTHER_FILES = {  # format in the header: what it is, and who reads it
 }
 
 
+def check_kind(header: Mapping[str, Any], kind: str, version: int, what: str, again: str) -> None:
+    """Refuse a file of `write_tensors` that holds something else, or is of another version.
+
+    Args:
+        header: of the file.
+        kind: the format that is read.
+        version: of it.
+        what: the user's word for what the file should hold, such as "look".
+        again: what the user does to get a file of this version, such as "make".
+
+    Raises:
+        CheckpointError: it says what was found, and who reads that.
+    """
+    found = header["format"]
+    if found != kind:
+        known = "a generator; Load StyleGAN2 reads it" if found == FORMAT else OTHER_FILES.get(found)
+        raise CheckpointError(f"is no {what} but {known or f'a file of the format {describe(found)}'}")
+    if header["format_version"] != version:
+        raise CheckpointError(
+            f"is a {what} of format_version {header['format_version']}; this program knows {version}. Update "
+            f"it, or {again} the {what} again with this version"
+        )
+
+
 def write_tensors(
     path: Path | str,
     tensors: Mapping[str, Tensor],

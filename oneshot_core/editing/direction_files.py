@@ -8,9 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, naming, write_tensors
-from ..checkpoints.native import FORMAT as GENERATOR_FORMAT
-from ..checkpoints.native import OTHER_FILES, opened_file
-from ..checkpoints.stored import describe
+from ..checkpoints.native import check_kind, opened_file
 from ..edit_files import read_vectors, read_widths, short_text, vector_tensors
 from ..json_values import Fields, JsonError
 from .direction import KINDS, TEXTS, Direction
@@ -50,7 +48,7 @@ def load_direction(path: Path | str) -> Direction:
     """
     path = Path(path)
     with naming(path), opened_file(path) as (sources, header):
-        _check_kind(header["format"], header["format_version"])
+        check_kind(header, FORMAT, FORMAT_VERSION, "direction", "make")
         fields, names = Fields(header, "the header"), set[str]()
         try:
             widths = read_widths(fields)
@@ -64,14 +62,3 @@ def load_direction(path: Path | str) -> Direction:
             raise
         except (JsonError, ValueError) as error:
             raise CheckpointError(f"is a damaged direction ({error}); make it again") from error
-
-
-def _check_kind(kind: str, version: int) -> None:
-    if kind != FORMAT:
-        known = "a generator; Load StyleGAN2 reads it" if kind == GENERATOR_FORMAT else OTHER_FILES.get(kind)
-        raise CheckpointError(f"is no direction but {known or f'a file of the format {describe(kind)}'}")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"is a direction of format_version {version}; this program knows {FORMAT_VERSION}. Update it, or "
-            "make the direction again with this version"
-        )

@@ -19,7 +19,7 @@ from .dictionary import settings_key
 from .mapper import LatentMapper
 from .mapper_config import MapperConfig
 from .mapper_files import load_mapper, save_mapper
-from .mapper_training import check_mapper_training, train_mapper
+from .mapper_training import check_mapper_training, train_mapper, training_states
 
 POLL_SECONDS = 0.2
 
@@ -75,7 +75,7 @@ def cached_mapper(  # noqa: PLR0913 - where, what to train for on what, and how 
             callbacks=callbacks, state_file=state,
         )  # fmt: skip
         save_mapper(result.mapper, path)
-        state.unlink(missing_ok=True)
+        training_states(state).remove()
         return result.mapper, result.losses
     finally:
         held.release()

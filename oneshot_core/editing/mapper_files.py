@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, naming, write_tensors
-from ..checkpoints.native import FORMAT as GENERATOR_FORMAT
-from ..checkpoints.native import HEADER_KEY, OTHER_FILES, opened_file, opened_tensors
+from ..checkpoints.native import HEADER_KEY, check_kind, opened_file, opened_tensors
 from ..checkpoints.restricted import container, read_contents
 from ..checkpoints.stored import Source, StoredTensor, describe, opened
 from ..edit_files import MAX_LAYERS, MAX_NAME, read_widths, short_text
@@ -83,24 +82,13 @@ def load_mapper(path: Path | str) -> LatentMapper:
             if HEADER_KEY not in texts:
                 return _of_weights(sources, {}, path.stat().st_size)
         with opened_file(path) as (sources, header):
-            _check_kind(header["format"], header["format_version"])
+            check_kind(header, FORMAT, FORMAT_VERSION, "mapper", "train")
             try:
                 return _own(sources, Fields(header, "the header"))
             except CheckpointError:
                 raise
             except (JsonError, ValueError) as error:
                 raise CheckpointError(f"is a damaged mapper ({error}); train it again") from error
-
-
-def _check_kind(kind: str, version: int) -> None:
-    if kind != FORMAT:
-        known = "a generator; Load StyleGAN2 reads it" if kind == GENERATOR_FORMAT else OTHER_FILES.get(kind)
-        raise CheckpointError(f"is no mapper but {known or f'a file of the format {describe(kind)}'}")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"is a mapper of format_version {version}; this program knows {FORMAT_VERSION}. Update it, or "
-            "train the mapper again with this version"
-        )
 
 
 def _own(sources: Mapping[str, Source], fields: Fields) -> LatentMapper:

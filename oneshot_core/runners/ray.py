@@ -122,7 +122,7 @@ class _Driver:
             )
         found = cls(process, Path(errors), place)
         threading.Thread(target=found._read, daemon=True).start()
-        found.send({**settings, "place": place})
+        found.send({**settings, "place": place, "log": str(errors)})
         return found
 
     def _read(self) -> None:

@@ -4,8 +4,8 @@ Ray ends the processes that use it when its head is gone, writes to their output
 `runners/ray.py` starts this one, and starts another when it has ended so. It is run as a module:
 `python -m oneshot_core.runners.ray_driver`.
 
-In: `{"address", "gpus", "cpus", "cores", "place", "probe"}` first, then a job's values for each task (see
-`ray_task.follow`), or `{"stop": true}`; the end of the input stops it, too.
+In: `{"address", "gpus", "cpus", "cores", "place", "log", "probe"}` first, then a job's values for each task
+(see `ray_task.follow`), or `{"stop": true}`; the end of the input stops it, too.
 Out: `{"event": ...}`, one of ready, refused, failed, alive, started, opened, note, progress, ended, lost.
 """
 
@@ -15,11 +15,14 @@ import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from ..run_folder import versions
@@ -32,8 +35,9 @@ ALIVE_SECONDS = 2.0  # between two signs of life
 PROBE_SECONDS = 180.0  # a cluster may have to start a node first
 STOP_SECONDS = 15.0  # for tasks to end between two steps
 EVENTS_SECONDS = 10.0  # for the actor to answer
+SURE_SECONDS = 2.0  # after a loss the cluster must answer: else it was the cluster that was lost
 LOST_SECONDS = 30.0  # without any answer: Ray itself would go on waiting for a head that was restarted
-EXIT_REFUSED, EXIT_LOST = 3, 4
+EXIT_FAILED, EXIT_REFUSED, EXIT_LOST = 1, 3, 4
 
 
 class Driver:
@@ -58,11 +62,12 @@ class Driver:
         self._follow = ray.remote(**wanted, max_calls=0)(ray_task.follow)
         self._events = ray.remote(num_cpus=0, max_restarts=-1)(ray_task.Events).remote()
         self._tasks: dict[Any, str] = {}  # by reference: the job
+        self._losses: list[tuple[float, dict[str, Any]]] = []  # not told yet, and since when they are known
         self._heard, self._answered = 0.0, time.monotonic()
         self._probe = settings["probe"]
         probe = ray.remote(num_cpus=0, max_retries=2)(
-            ray_task.probe
-        )  # it finds a place on a full cluster, too
+            ray_task.probe  # it finds a place on a full cluster, too
+        )
         self._check(json.loads(ray.get(probe.remote(self._probe), timeout=PROBE_SECONDS)))
         self.say("ready", resources={name: resources.get(name, 0) for name in ("CPU", "GPU")}, gpus=gpus)
 
@@ -102,7 +107,7 @@ class Driver:
             self.say("alive")
 
     def _pass_on(self) -> None:
-        errors = self._ray.exceptions
+        errors, asked = self._ray.exceptions, time.monotonic()
         try:
             for text in self._ray.get(self._events.take.remote(), timeout=EVENTS_SECONDS):
                 self._out.write(text + "\n")
@@ -112,19 +117,27 @@ class Driver:
             return  # it was killed and is being restarted
         self._answered = time.monotonic()
         self._out.flush()
+        while self._losses and self._losses[0][0] + SURE_SECONDS < asked:
+            self.say(**self._losses.pop(0)[1])
 
     def _end(self, job: str, task: Any) -> None:
+        """Tell a result at once, but a loss when the cluster has answered since: one that is dying loses
+        all its tasks, and hands out again what it gets meanwhile, to lose it again."""
         errors = self._ray.exceptions
         try:
             result = json.loads(self._ray.get(task))
         except errors.TaskCancelledError:
-            result = {"cancelled": True}
-        except (errors.RayTaskError, errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
+            self._lose(event="ended", job=job, result={"cancelled": True})
+            return
+        except errors.RayTaskError as error:
             result = {"error": _last_line(error)}
         except errors.RayError as error:  # the worker, its node or its memory is gone
-            self.say("lost", job=job, reason=_last_line(error, first=True))
+            self._lose(event="lost", job=job, reason=_last_line(error, first=True))
             return
         self.say("ended", job=job, result=result)
+
+    def _lose(self, **event: Any) -> None:
+        self._losses.append((time.monotonic(), event))
 
     def stop(self) -> None:
         """End all tasks, between two steps where they can."""
@@ -187,9 +200,8 @@ def _read_lines(lines: queue.Queue[dict[str, Any]]) -> None:
     lines.put({"stop": True})
 
 
-def serve(out: TextIO) -> int:
+def serve(out: TextIO, settings: Mapping[str, Any]) -> int:
     """Read jobs until the end; returns the exit code."""
-    settings = json.loads(sys.stdin.readline())
     lines: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     try:
@@ -209,28 +221,43 @@ def serve(out: TextIO) -> int:
                     return 0
                 driver.start(values)
             driver.look()
+    except BrokenPipeError:  # its caller was killed
+        driver.stop()
+        return 0
     except ClusterLost as error:
         driver.say("failed", reason=f"it does not answer: {error}")
-        os._exit(EXIT_LOST)  # to leave it in order, Ray would wait for it
-    finally:
-        _closed(settings["place"])
+        return EXIT_LOST
 
 
-def _closed(place: str | None) -> None:
-    """Leave the cluster; one that was started here ends, and its folder goes."""
-    import ray
+def _leave(settings: Mapping[str, Any], code: int) -> None:
+    """Leave the cluster; of one that was started here nothing stays, though its caller may be gone."""
+    if code == 0:  # else the caller reads it
+        Path(settings["log"]).unlink(missing_ok=True)
+    if code != EXIT_LOST:  # to leave it in order, Ray would wait for it
+        with suppress(Exception):
+            sys.modules["ray"].shutdown()
+    if settings["place"] is not None:
+        shutil.rmtree(settings["place"], ignore_errors=True)
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            # Ray's agents outlive their cluster: they tell it for a minute that it is gone.
+            os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(code)
 
-    ray.shutdown()
-    if place is not None:  # whoever gave it may be gone
-        shutil.rmtree(place, ignore_errors=True)
 
-
-def main() -> int:
+def main() -> None:
     """Keep the output for events: what Ray and its workers print goes to the errors."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return serve(out)
+    settings = json.loads(sys.stdin.readline())
+    try:
+        code = serve(out, settings)
+    except Exception:  # noqa: BLE001 - its caller reads the last line of the log
+        traceback.print_exc()
+        code = EXIT_FAILED
+    with suppress(BrokenPipeError):
+        out.close()
+    _leave(settings, code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -389,6 +389,7 @@ def test_a_signal_leaves_nothing_behind_and_what_was_saved_is_gone_on_from(tmp_p
         while processes_of(own) and time.monotonic() < until:
             time.sleep(0.2)
         assert processes_of(own) == {}
+        assert set(Path("/tmp").glob("oneshot-ray-*")) <= before
     finally:
         for pid in processes_of(own):
             os.kill(pid, signal.SIGKILL)
@@ -396,7 +397,6 @@ def test_a_signal_leaves_nothing_behind_and_what_was_saved_is_gone_on_from(tmp_p
     assert 0 < kept < 300
     if number == signal.SIGKILL:
         return
-    assert set(Path("/tmp").glob("oneshot-ray-*")) <= before
     assert "nothing of them is left on the cluster" in errors
     steps: list[int] = []
     monkeypatch.setattr(opening, "_choice", lambda *_: TinyChoice())

@@ -56,6 +56,9 @@ def test_cancel_is_obeyed_within_a_second_and_the_next_prompt_works(
                 "method.l2_weight": 0.008,
                 "method.views": 0,
                 "method.seed": 0,
+                "method.space": "w+",
+                "method.identity_file": "none",
+                "method.identity_weight": 0.0,
             },
         }
         graph = {key: graph[key] for key in ("1", "2", "10", "11")}

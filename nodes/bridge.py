@@ -180,6 +180,15 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:
 
 def run_store() -> core.RunStore:
     """Where adaptations are kept: `output/oneshot_runs`, its size limited."""
+    return core.RunStore(Path(folder_paths.get_output_directory()) / RUNS, _limit_bytes())
+
+
+def kept_results(kind: str) -> core.KeptFolders:
+    """Where what took long is kept: `output/oneshot_cache/KIND`, each kind's size limited as that of runs."""
+    return core.KeptFolders(Path(folder_paths.get_output_directory()) / CACHE / kind, _limit_bytes())
+
+
+def _limit_bytes() -> int:
     text = os.environ.get(RUNS_LIMIT, "")
     try:
         limit = float(text) if text else RUNS_LIMIT_GB
@@ -188,12 +197,7 @@ def run_store() -> core.RunStore:
     if not 0 <= limit < math.inf:
         log.warning("%s must be a number of gigabytes, got %r; using %g", RUNS_LIMIT, text, RUNS_LIMIT_GB)
         limit = RUNS_LIMIT_GB
-    return core.RunStore(Path(folder_paths.get_output_directory()) / RUNS, int(limit * 1e9))
-
-
-def cache_folder(kind: str) -> Path:
-    """Where what took long to measure is kept: `output/oneshot_cache/KIND`."""
-    return Path(folder_paths.get_output_directory()) / CACHE / kind
+    return int(limit * 1e9)
 
 
 # Pictures ---------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from .values import checked
 
 DIRECTION, OPTIMISATION, MAPPER = "text direction", "latent optimisation", "latent mapper"
 NONE = "none"
-LOWER, KEPT = "views, the number of latents or the generator's size", "Nothing is kept"
+LOWER = "views, the number of latents or the generator's size"
+KEPT = "The edit goes on from its last step when it is queued again"
 
 
 class StyleCLIPEdit(io.ComfyNode):
@@ -146,9 +147,9 @@ def _optimised(
         device = bridge.make_room(needed)
         with core.gradients():
             known = None if identity is None else identity.to(device)
-            result = core.edit_latents(
-                generator.to(device), encoders.to(device).clip, latent, text, config,
-                neutral_text=neutral_text, identity=known, callbacks=[run.report],
+            result = core.cached_edit(
+                bridge.kept_results("edits"), generator.to(device), encoders.to(device).clip, latent, text,
+                config, neutral_text=neutral_text, identity=known, callbacks=[run.report], poll=run.check,
             )  # fmt: skip
     images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
     return _shown(result.latent, images, before, result.losses, [*notes, *bridge.said(run.notes)])
@@ -157,7 +158,7 @@ def _optimised(
 def _drawn(generator: Any, latent: Any) -> Any:
     """Pictures of latents as they are."""
     config, run = core.SampleConfig(keep_codes=True), bridge.NodeProgress(core.count_of(latent))
-    with bridge.working(LOWER, KEPT):
+    with bridge.working(LOWER, "Nothing is kept"):
         bridge.place([generator.generator], core.sampling_bytes(generator, config.batch_size))
         return bridge.to_comfy(
             core.sample(generator, latent, config, progress=lambda done, _: run.step(done))

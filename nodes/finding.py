@@ -146,7 +146,7 @@ def _given_dictionary(generator: Any, clip: Any, settings: dict[str, Any], told:
             return core.load_dictionary(path)
     config = core.DictionaryConfig(images=settings["images"], seed=settings["seed"])
     return core.cached_dictionary(
-        bridge.cache_folder("dictionaries"), generator, clip, config, progress=told, poll=poll
+        bridge.kept_results("dictionaries"), generator, clip, config, progress=told, poll=poll
     )
 
 

@@ -94,7 +94,7 @@ class OneShotTrainMapper(io.ComfyNode):
             device = bridge.make_room(core.editing_bytes(generator, encoders.clip, config.batch_size, 0))
             with core.gradients():
                 mapper, losses = core.cached_mapper(
-                    bridge.cache_folder("mappers"), generator.to(device), encoders.to(device).clip, text,
+                    bridge.kept_results("mappers"), generator.to(device), encoders.to(device).clip, text,
                     config, latents=latent, neutral_text=neutral_text, callbacks=[run.report], poll=run.check,
                 )  # fmt: skip
         with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):

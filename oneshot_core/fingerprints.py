@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoints import GeneratorBundle
 from .features import Encoders, EncodersOnDemand
+from .latents import Latent
 from .objective import Aim, Preset
 
 TEXTS = ("source_text", "target_texts", "target_weights", "text_weights")
@@ -31,6 +32,14 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def latent_fingerprint(latent: Latent) -> str:
+    """`fingerprint` of a latent's codes and of the edits that it carries."""
+    codes = {f"values.{latent.space}": latent.values}
+    for number, edit in enumerate(latent.edits):
+        codes |= {f"{number}.{edit.space}.{key}": edit.strength * v for key, v in edit.vectors.items()}
+    return fingerprint(codes)
 
 
 def network_fingerprint(network: nn.Module) -> str:

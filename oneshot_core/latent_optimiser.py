@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .tensors import Images, Latents
 
 Schedule: TypeAlias = Callable[[int], float]  # Adam's rate at step 0, 1, ...
 Check: TypeAlias = Callable[[str, Tensor], None]  # raises where values [N, ...] are not finite
+ADAM = "adam."  # how names of its moments begin
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # fractions of the steps in which the rate rises and falls
 
 
@@ -74,7 +75,7 @@ class LatentOptimiser:
     Args:
         start: [N, W] or [N, L, W], where the codes start; on the device of the work.
         schedule: of Adam's rate.
-        beside: where further variables start, such as noise maps; they are no part of what is saved.
+        beside: where further variables start, such as noise maps.
     """
 
     start: Latents
@@ -106,21 +107,41 @@ class LatentOptimiser:
         self._adam.step()
         check("code", self.codes.detach())
 
-    def moments(self) -> dict[str, Tensor]:
-        """What Adam keeps of the codes, by name; empty before the first step."""
-        return {f"adam.{key}": value for key, value in self._adam.state.get(self.codes, {}).items()}
+    def state(self) -> dict[str, Tensor]:
+        """What it needs to go on, by name; Adam's part of it from the first step on."""
+        found = {"latent": self.codes.detach()}
+        found |= {f"beside.{number}": one.detach() for number, one in enumerate(self.others)}
+        for variable, prefix in self._variables():
+            found |= {f"{prefix}{key}": value for key, value in self._adam.state.get(variable, {}).items()}
+        return found
 
-    def like_moments(self) -> dict[str, Tensor]:
-        """Tensors of the shape and type of `moments`, as they are after a step."""
-        codes = self.codes.detach()
-        return {"adam.step": torch.zeros(()), "adam.exp_avg": codes, "adam.exp_avg_sq": codes}
+    def like_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Tensors of the shapes and types of `state`: what is always there, and Adam's part after a step."""
+        fixed = {name: value for name, value in self.state().items() if not name.startswith(ADAM)}
+        moments = dict[str, Tensor]()
+        for variable, prefix in self._variables():
+            value = variable.detach()
+            like = {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
+            moments |= {f"{prefix}{key}": one for key, one in like.items()}
+        return fixed, moments
 
-    def restore(self, codes: Latents, moments: Mapping[str, Tensor]) -> None:
-        """Go on from saved codes; no moments: as before the first step."""
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave; without Adam's part as before the first step."""
+        states: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
-            self.codes.copy_(codes)
-        if moments:
-            state: dict[str, Any] = {name.removeprefix("adam."): value for name, value in moments.items()}
+            self.codes.copy_(tensors["latent"])
+            for number, one in enumerate(self.others):
+                one.copy_(tensors[f"beside.{number}"])
+        for number, (_, prefix) in enumerate(self._variables()):
+            if f"{prefix}step" in tensors:
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                states[number] = {key: tensors[f"{prefix}{key}"] for key in keys}
+        if states:
             groups = self._adam.state_dict()["param_groups"]
             # With the groups of now: rates and betas are settings, only moments are restored.
-            self._adam.load_state_dict({"state": {0: state}, "param_groups": groups})
+            self._adam.load_state_dict({"state": states, "param_groups": groups})
+
+    def _variables(self) -> list[tuple[Tensor, str]]:
+        """What is optimised, in Adam's order, each with the beginning of its moments' names."""
+        beside = [(one, f"{ADAM}{number}.") for number, one in enumerate(self.others)]
+        return [(self.codes, ADAM), *beside]

@@ -31,6 +31,7 @@ from .choices import (
 from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
+from .kept_folders import KEY_DIGITS
 from .method_recipe import MethodRecipe, RecipeError
 from .quads import Quad
 from .ranges import MOST_RATE, check_number
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "oneshot-recipe", 1
 ENGINE = 2  # raise it when the same recipe gives other numbers
-KEY_DIGITS, STEM_DIGITS = 32, 24  # of a key; of what it shares with those of more or fewer steps
+STEM_DIGITS = 24  # of a key; what it shares with those of more or fewer steps
 MOST_STEPS = 100_000
 SEED_MAX = 2**53 - 1  # what a browser's number still holds exactly
 

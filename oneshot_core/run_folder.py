@@ -23,6 +23,7 @@ import torch
 
 from .checkpoints import CheckpointError, GeneratorBundle, load, read_tensors, save
 from .json_values import Fields, JsonError
+from .kept_folders import MARK
 from .recipe import Recipe
 from .saved_states import ForeignRecord, curves_of, differences, finite, read_record, write_record
 from .search import search_states
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "oneshot-run-record", 1
 RECORD, RESULT, REFERENCE, WORK = "run.json", "adapted.safetensors", "reference.safetensors", "run"
 PICTURES = ("target.png", "masked_target.png", "reference.png", "comparison.png", "grid.png", "losses.png")
-MARK = "used"  # its time is that of the last use
 
 _Made = TypeVar("_Made")
 Losses: TypeAlias = Mapping[str, Mapping[str, list[float]]]  # curves by name, per half of the work

@@ -307,7 +307,7 @@ class _Search:
         """
         if self.optimiser.amid_step or self.step == self.saved_step:
             return
-        tensors = {"latent": self.optimiser.codes.detach(), **self.optimiser.moments()}
+        tensors = self.optimiser.state()
         if not all(map(is_finite, tensors.values())):
             log.warning("the search is not finite after step %d; its saved state was left", self.step)
             return
@@ -322,8 +322,8 @@ class _Search:
             DamagedState: a StateError too: the file is damaged, or its parts do not fit together.
             StateError: it has other settings or more steps.
         """
-        like = {"latent": self.optimiser.codes.detach()}
-        saved = states.read(path, self.settings, like, [self.optimiser.like_moments()])
+        required, moments = self.optimiser.like_state()
+        saved = states.read(path, self.settings, required, [moments])
         if saved.step > self.config.steps:
             raise StateError(f"{path} holds a search of {saved.step} steps, asked for {self.config.steps}")
         # Adam has moments from its first step on, and none before.
@@ -332,8 +332,7 @@ class _Search:
                 f"{path}: its curves and moments are not those of a search of {saved.step} steps"
             )
         self.step = self.saved_step = saved.step
-        moments = dict(saved.tensors)
-        self.optimiser.restore(moments.pop("latent"), moments)
+        self.optimiser.restore(saved.tensors)
         self.history = {name: list(saved.history.get(name, [])) for name in self.history}
 
     def _context(self, step: int) -> tuple[Images, StepContext]:

@@ -6,10 +6,6 @@ aside. Several processes may share a store; a lock keeps them out of each other'
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,17 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from .recipe import KEY_DIGITS, STEM_DIGITS, Recipe
-from .run_folder import MARK, WORK, Run, RunError, kept_record, remove_state
+from .kept_folders import KEY_DIGITS, KeptFolders
+from .recipe import STEM_DIGITS, Recipe
+from .run_folder import WORK, Run, RunError, kept_record, remove_state
 from .training import STATE_FILE
 from .writing import MARK as TEMPORARY
-from .writing import claim, remove_stale_temporaries
+from .writing import claim
 
-log = logging.getLogger(__name__)
-
-LOCK, IN_USE = ".lock", f".in-use{TEMPORARY}"
-POLL_SECONDS = 0.2
-_RUN = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}(\.damaged-\d+)?")  # folders of all other names are not ours
+IN_USE = f".in-use{TEMPORARY}"
 HOLD_TRIES, HOLD_SECONDS = 5, 0.1  # whoever only looks for leftovers lets go at once
 
 
@@ -97,7 +90,8 @@ class RunStore:
     """
 
     def __init__(self, root: Path | str, limit_bytes: int | None = None) -> None:
-        self.root, self.limit_bytes = Path(root), limit_bytes
+        self.root = Path(root)
+        self._folders = KeptFolders(root, limit_bytes, "run")
 
     @contextmanager
     def claim(self, recipe: Recipe, half: str = "", poll: Callable[[], None] | None = None) -> Iterator[Run]:
@@ -111,13 +105,7 @@ class RunStore:
         Yields:
             The run, whose folder exists, with the record that was there.
         """
-        folder = self.root / recipe.key(half)
-        self.root.mkdir(parents=True, exist_ok=True)
-        while (held := claim(_lock_of(folder))) is None:
-            time.sleep(POLL_SECONDS)
-            if poll is not None:
-                poll()
-        try:
+        with self._folders.claim(recipe.key(half), poll) as folder:
             run = Run(folder, recipe, recipe.settings(half))
             run.make()
             try:
@@ -127,10 +115,6 @@ class RunStore:
             if half == "adaptation" and not run.kept:
                 self._start_from_fewer_steps(run)
             yield run
-        finally:
-            with suppress(OSError):
-                (folder / MARK).touch()  # a run of hours was in use all the time
-            held.release()
 
     def _start_from_fewer_steps(self, run: Run) -> None:
         """Let a run go on from the longest one that differs from it in nothing but fewer steps."""
@@ -143,105 +127,16 @@ class RunStore:
                 if 0 < step <= run.recipe.training.steps and (folder / WORK / STATE_FILE).is_file():
                     found.append((step, folder))
         for _, folder in sorted(found, reverse=True):
-            with _held(folder) as free:
+            with self._folders.held(folder) as free:
                 if free:
                     run.take_over(folder)
                     return
 
     def trim(self) -> list[Path]:
-        """Remove what killed processes left half-made, then what was longest unused, down to the limit.
-
-        First the training states of runs that have ended, which only more steps would need, then whole runs.
-        Damaged folders that were set aside go before all others; a run that a process holds stays.
+        """Remove what is too much, see `KeptFolders.trim`: first the training states of runs that have ended,
+        which only more steps would need, then whole runs.
 
         Returns:
             The folders of the runs that were removed for the limit.
         """
-        if not self.root.is_dir():
-            return []
-        self._tidy()
-        sizes = {folder: _size(folder) for folder in self.root.iterdir() if _RUN.fullmatch(folder.name)}
-        total, removed, by_use = sum(sizes.values()), [], sorted(sizes, key=_last_use)
-        for folder in by_use:
-            if self.limit_bytes is None or total <= self.limit_bytes:
-                break
-            if ".damaged-" not in folder.name:
-                total -= (freed := _remove_state(folder))
-                sizes[folder] -= freed
-        for folder in by_use:
-            if self.limit_bytes is None or total <= self.limit_bytes:
-                break
-            if _remove_unused(folder):
-                total -= sizes[folder]
-                removed.append(folder)
-                log.info("removed the kept run %s: the store exceeds %d bytes", folder, self.limit_bytes)
-        return removed
-
-    def _tidy(self) -> None:
-        """Remove empty runs, locks of killed processes and half-written files."""
-        remove_stale_temporaries(self.root)
-        for path in list(self.root.iterdir()):
-            if _RUN.fullmatch(path.name) and not _holds_anything(path):
-                _remove_unused(path)
-            elif path.suffix == LOCK and _RUN.fullmatch(path.stem) and path.is_file():
-                held = claim(path)
-                if held is not None:
-                    held.release()
-
-
-def _holds_anything(folder: Path) -> bool:
-    """Whether a run's folder holds more than its mark; one that cannot be read may."""
-    try:
-        return any(name != MARK for _, _, names in os.walk(folder, onerror=_raised) for name in names)
-    except OSError:  # another process removed it, or it may not be read
-        return True
-
-
-def _raised(error: OSError) -> None:
-    raise error
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold a run's folder; gives False where another process does."""
-    held = claim(_lock_of(folder))
-    try:
-        yield held is not None
-    finally:
-        if held is not None:
-            held.release()
-
-
-def _remove_unused(folder: Path) -> bool:
-    """Remove a run's folder unless a process holds it."""
-    with _held(folder) as free:
-        if free:
-            shutil.rmtree(folder, ignore_errors=True)
-        return free
-
-
-def _remove_state(folder: Path) -> int:
-    """Remove the training state of a run that has ended, unless a process holds it."""
-    with _held(folder) as free:
-        return remove_state(folder) if free else 0
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{LOCK}")
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # another process is at work there
-            continue
-    return total
-
-
-def _last_use(folder: Path) -> float:
-    try:
-        return (folder / MARK).stat().st_mtime if ".damaged-" not in folder.name else 0.0
-    except OSError:
-        return 0.0
+        return self._folders.trim(remove_state)

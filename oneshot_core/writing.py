@@ -17,13 +17,14 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 MARK = ".oneshot-tmp"
+POLL_SECONDS = 0.2  # between two looks whether a file is free
 SWEEP_SECONDS = 600.0  # between two looks for leftovers in a folder that this process writes to
 UNLOCKED_SECONDS = 86400.0  # age of what counts as left behind where locks are unknown
 _LOCKED_BYTE = 1 << 40  # on Windows a locked byte cannot be written; none of ours is there
@@ -122,6 +123,24 @@ def claim(path: Path, new: bool = False) -> Claim | None:
         if _is_at(path, handle):
             return Claim(path, handle)
         os.close(handle)  # the last holder removed the file meanwhile
+
+
+@contextmanager
+def holding(path: Path, poll: Callable[[], None] | None = None) -> Iterator[Claim]:
+    """Hold a file during a block; wait while another process or thread holds it.
+
+    Args:
+        path: of the file; its folder exists.
+        poll: called while it is waited for; may raise to give up.
+    """
+    while (held := claim(path)) is None:
+        time.sleep(POLL_SECONDS)
+        if poll is not None:
+            poll()
+    try:
+        yield held
+    finally:
+        held.release()
 
 
 def _take(handle: int, path: Path, fresh: bool) -> bool:

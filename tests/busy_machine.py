@@ -7,8 +7,7 @@ from functools import partial
 
 import pytest
 
-from oneshot_core import search
-from oneshot_core.editing import optimisation
+from oneshot_core import latent_chunks, search
 from oneshot_core.threads import Reading, ThreadWatch, TorchThreads
 from oneshot_core.training import loop
 
@@ -57,6 +56,6 @@ class Machine(TorchThreads):
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Let search, training and edit believe in a busy machine; their arithmetic is untouched."""
     machine = Machine()
-    for module in (loop, search, optimisation):
+    for module in (loop, search, latent_chunks):
         monkeypatch.setattr(module, "ThreadWatch", partial(ThreadWatch, threads=machine))
     return machine

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,19 @@ import torch
 from ..checkpoints import GeneratorBundle, check_family, check_pair
 from ..editing.direction import Direction, apply_direction, check_direction
 from ..editing.direction_files import load_direction, save_direction
+from ..editing.edit_cache import cached_edit
 from ..editing.gradient_directions import GradientConfig, text_direction
 from ..editing.mapper import LatentMapper, apply_mapper
 from ..editing.mapper_config import MapperConfig
 from ..editing.mapper_files import load_mapper, save_mapper
 from ..editing.mapper_training import train_mapper, training_states
-from ..editing.optimisation import EditConfig, EditResult, direction_of_edit, edit_latents
+from ..editing.optimisation import EditConfig, EditResult, direction_of_edit
 from ..edits import STYLE
 from ..encoder_choice import EncoderChoice, encoder_notes
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet, load_arcface
+from ..kept_folders import KeptFolders
 from ..latent_files import save_latent
-from ..latent_optimiser import StepProgress
 from ..latents import Latent
 from ..pictures import Row, labelled_grid, save_png, thumbnails
 from ..pictures.plots import loss_plot
@@ -34,7 +34,8 @@ from ..sampling import SampleConfig, count_of, iter_codes, keys_of, parse_seeds,
 from ..tensors import owned
 from .console import BadInput, Interrupted, ProgressBar, note
 from .edit_options import DIRECTION, GRADIENT, LEVELS, MAPPER, OPTIMISATION, check_options, given
-from .interrupts import Signalled, stop_requests
+from .following import followed_steps, gone_on_with
+from .interrupts import Signalled
 from .resources import (
     open_generator,
     open_latent,
@@ -89,12 +90,13 @@ def edit_command(options: Namespace) -> None:
     began = time.monotonic()
     check_options(options)
     job = _job(options)
-    edited = _METHODS[options.method](job)
-    files = {
-        "latent": save_latent(edited.after, job.out / "edited.safetensors"),
-        "sheet": save_png(_sheet(job, edited), job.out / "sheet.png"),
-        **edited.files,
-    }
+    with gone_on_with(job.out, "edit") as kept:
+        edited = _METHODS[options.method](job, kept)
+        files = {
+            "latent": save_latent(edited.after, job.out / "edited.safetensors"),
+            "sheet": save_png(_sheet(job, edited), job.out / "sheet.png"),
+            **edited.files,
+        }
     told = {"files": {kind: str(path) for kind, path in files.items()}, **edited.told}
     report(options, {**told, "seconds": round(time.monotonic() - began, 1)})
 
@@ -166,7 +168,7 @@ def _sheet(job: _Job, edited: _Edited) -> Any:
 # Methods ------------------------------------------------------------------------------------------------
 
 
-def _optimised(job: _Job) -> _Edited:
+def _optimised(job: _Job, kept: KeptFolders) -> _Edited:
     """StyleCLIP's latent optimisation."""
     options = job.options
     names = ("steps", "learning_rate", "l2_weight", "space", "views", "seed", "preprocessing", "start")
@@ -176,9 +178,9 @@ def _optimised(job: _Job) -> _Edited:
         config = replace(config, psi=options.psi)
     steps = config.steps * (1 if job.latent is None else len(job.latent.values))
     clip, identity = _clip(job), _identity(job)
-    with _bar(job, "edit", steps) as follow:
-        result = edit_latents(
-            job.bundle, clip, job.latent, options.text, config,
+    with followed_steps("edit", steps, options.quiet) as follow:
+        result = cached_edit(
+            kept, job.bundle, clip, job.latent, options.text, config,
             neutral_text=options.neutral_text or "", identity=identity, callbacks=[follow],
         )  # fmt: skip
     before = job.latent or _start_of(result)
@@ -196,7 +198,7 @@ def _start_of(result: EditResult) -> Latent:
     return replace(edited, values=edited.values - torch.stack(list(change.vectors.values()), dim=1))
 
 
-def _mapped(job: _Job) -> _Edited:
+def _mapped(job: _Job, kept: KeptFolders) -> _Edited:
     """StyleCLIP's latent mapper, from a file or trained."""
     files, told = dict[str, Path](), dict[str, Any]()
     if job.options.mapper is not None:
@@ -224,7 +226,7 @@ def _trained(job: _Job) -> tuple[LatentMapper, dict[str, Path], dict[str, Any]]:
         states.remove()
     clip, identity = _clip(job), _identity(job)
     try:
-        with _bar(job, "train", config.steps) as follow:
+        with followed_steps("train", config.steps, options.quiet) as follow:
             result = train_mapper(
                 job.bundle, clip, options.text, config, latents=latents,
                 neutral_text=options.neutral_text or "", identity=identity, callbacks=[follow],
@@ -241,7 +243,7 @@ def _trained(job: _Job) -> tuple[LatentMapper, dict[str, Path], dict[str, Any]]:
     return result.mapper, files, {"best_step": result.best_step}
 
 
-def _by_gradient(job: _Job) -> _Edited:
+def _by_gradient(job: _Job, kept: KeptFolders) -> _Edited:
     """The direction of style space from the neutral text to the text."""
     options, clip = job.options, _clip(job)
     most = {"most_samples": options.samples} if options.samples is not None else {}
@@ -261,7 +263,7 @@ def _by_gradient(job: _Job) -> _Edited:
     return _Edited(latent, apply_direction(latent, direction, strength), {"direction": file})
 
 
-def _directed(job: _Job) -> _Edited:
+def _directed(job: _Job, kept: KeptFolders) -> _Edited:
     """Directions from files."""
     found: list[tuple[Direction, float]] = []
     for name, strength in job.options.direction:
@@ -273,7 +275,7 @@ def _directed(job: _Job) -> _Edited:
     return _Edited(latent, edited)
 
 
-_METHODS: dict[str, Callable[[_Job], _Edited]] = {
+_METHODS: dict[str, Callable[[_Job, KeptFolders], _Edited]] = {
     OPTIMISATION: _optimised,
     MAPPER: _mapped,
     GRADIENT: _by_gradient,
@@ -284,21 +286,3 @@ _METHODS: dict[str, Callable[[_Job], _Edited]] = {
 def _wanted(job: _Job) -> Latent:
     assert job.latent is not None  # only optimisation takes --start
     return job.latent
-
-
-@contextmanager
-def _bar(job: _Job, label: str, steps: int) -> Iterator[Callable[[StepProgress], None]]:
-    """Follow steps with a line of progress; a signal ends after the step it comes in."""
-    notes: tuple[str, ...] = ()
-    with stop_requests() as received, ProgressBar(label, steps, quiet=job.options.quiet) as bar:
-
-        def follow(now: StepProgress) -> None:
-            nonlocal notes
-            bar.update(now.step, now.losses, now.eta_seconds)
-            notes = now.notes
-            if received:
-                raise Signalled(received[0])
-
-        yield follow
-    for line in notes:
-        note(line)

@@ -1,14 +1,15 @@
-"""How the command line follows a recipe: progress lines, and what a signal does."""
+"""How the command line follows a recipe or an optimisation: progress lines, and what a signal does."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..kept_folders import KeptFolders
 from ..latent_optimiser import StepProgress
 from ..recipe import Recipe
 from ..run_folder import WORK
@@ -16,6 +17,49 @@ from ..training import Progress, StopSignal
 from ..training.loop import SNAPSHOTS
 from .console import Interrupted, ProgressBar, note
 from .interrupts import Signalled, stop_requests
+
+UNFINISHED = "unfinished"  # a folder beside the results
+
+
+@contextmanager
+def gone_on_with(out: Path, what: str) -> Iterator[KeptFolders]:
+    """Keep work beside its results until the block, which writes them, has come to its end.
+
+    Args:
+        out: folder of the results.
+        what: is worked on, for messages.
+
+    Raises:
+        Interrupted: the user stopped it.
+    """
+    kept = KeptFolders(out / UNFINISHED)
+    try:
+        yield kept
+    except KeyboardInterrupt as stopped:
+        number = getattr(stopped, "number", signal.SIGINT)
+        raise Interrupted(f"the {what} was stopped; the same command goes on from there", number) from None
+    kept.forget()
+
+
+@contextmanager
+def followed_steps(label: str, steps: int, quiet: bool) -> Iterator[Callable[[StepProgress], None]]:
+    """Follow steps with a line of progress, and then tell the notes on how they went.
+
+    A signal ends after the step it comes in, with `Signalled`.
+    """
+    notes: tuple[str, ...] = ()
+    with stop_requests() as received, ProgressBar(label, steps, quiet=quiet) as bar:
+
+        def follow(now: StepProgress) -> None:
+            nonlocal notes
+            bar.update(now.step, now.losses, now.eta_seconds)
+            notes = now.notes
+            if received:
+                raise Signalled(received[0])
+
+        yield follow
+    for line in notes:
+        note(line)
 
 
 @contextmanager

@@ -23,15 +23,16 @@ from ..inversion import (
     likelihood_notes,
     load_e4e,
 )
+from ..inversion.cache import cached_inversion
 from ..latent_files import save_latent
-from ..latent_optimiser import StepProgress
 from ..latents import Latent
 from ..pictures import labelled_grid, load_target, save_png
 from ..pictures.plots import loss_plot
 from ..quad_files import load_quad
 from ..quads import Quad
 from ..tensors import Images
-from .console import BadInput, ProgressBar, note
+from .console import BadInput, note
+from .following import followed_steps, gone_on_with
 from .inversion_options import E4E, METHODS
 from .resources import open_generator, out_folder, out_path, prepare, report, shown_download
 
@@ -50,10 +51,18 @@ def invert_command(options: Namespace) -> None:
     start = None if options.e4e is None else _encoded(options.e4e, bundle, pictures, device)
     net = None if config is None else _perceptual(bundle, options).to(device)
     folder = out_folder(options.out)
-    found = _followed(bundle, pictures, net, config, start, quads, options.quiet)
-    for line in likelihood_notes(bundle, found.latent):
-        note(line)
-    report(options, _written(found, pictures, photos, folder, config))
+    with gone_on_with(folder, "inversion") as kept:
+        if config is None:
+            found = inverted(bundle, pictures, net, None, start, quads)
+        else:
+            with followed_steps("invert", config.steps * len(pictures), options.quiet) as follow:
+                found = cached_inversion(
+                    kept, bundle, pictures, net, config, start, quads=quads, callbacks=[follow]
+                )
+        for line in likelihood_notes(bundle, found.latent):
+            note(line)
+        written = _written(found, pictures, photos, folder, config)
+    report(options, written)
 
 
 def _config(options: Namespace) -> InversionConfig | None:
@@ -120,31 +129,6 @@ def _perceptual(bundle: GeneratorBundle, options: Namespace) -> Perceptual:
     with shown_download(options.quiet) as progress:
         choice = suited.named(perceptual=options.lpips or default)
         return choice.open(allow_download=not options.offline, progress=progress).perceptual
-
-
-def _followed(
-    bundle: GeneratorBundle,
-    pictures: Images,
-    net: Perceptual | None,
-    config: InversionConfig | None,
-    start: Latent | None,
-    quads: Sequence[Quad | None] | None,
-    quiet: bool,
-) -> InversionResult:
-    """Invert with a progress line, and tell the notes on how it went."""
-    notes: tuple[str, ...] = ()
-    total = 1 if config is None else config.steps * len(pictures)
-    with ProgressBar("invert", total, quiet=quiet) as bar:
-
-        def told(now: StepProgress) -> None:
-            nonlocal notes
-            bar.update(now.step, now.losses, now.eta_seconds)
-            notes = now.notes
-
-        found = inverted(bundle, pictures, net, config, start, quads, [told])
-    for text in notes:
-        note(text)
-    return found
 
 
 def _written(

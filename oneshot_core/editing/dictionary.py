@@ -7,7 +7,6 @@ With one, any text becomes a direction by a product of a matrix and a vector. So
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -159,12 +158,6 @@ def all_rows(widths: Sequence[int], styles: Sequence[int] | None = None) -> tupl
     chosen = convolution_styles(len(widths)) if styles is None else styles
     parts = [torch.full((widths[style],), style) for style in chosen]
     return torch.cat(parts), torch.cat([torch.arange(widths[style]) for style in chosen])
-
-
-def settings_key(settings: Mapping[str, Any]) -> str:
-    """Name of what JSON values determine: 32 hex digits of their SHA-256."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def channel_title(style: int, channel: int) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints import CheckpointError, GeneratorBundle
 from ..features import ClipEncoder
+from ..kept_folders import KeptFolders, settings_key
 from ..latents import Latent
-from ..writing import claim, remove_stale_temporaries, set_aside
-from .dictionary import Dictionary, settings_key
+from ..writing import remove_stale_temporaries, set_aside
+from .dictionary import Dictionary
 from .dictionary_files import load_dictionary, save_dictionary
 from .finite_differences import (
     DictionaryConfig,
@@ -22,11 +22,11 @@ from .finite_differences import (
 )
 from .statistics import StyleStatistics, style_statistics
 
-POLL_SECONDS = 0.2
+FILE, STATE = "dictionary.safetensors", "state.safetensors"
 
 
 def cached_dictionary(
-    folder: Path | str,
+    kept: KeptFolders,
     bundle: GeneratorBundle,
     clip: ClipEncoder,
     config: DictionaryConfig | None = None,
@@ -36,10 +36,10 @@ def cached_dictionary(
     progress: Progress | None = None,
     poll: Callable[[], None] | None = None,
 ) -> Dictionary:
-    """Load a dictionary from a folder, or measure it there; a stopped measurement goes on.
+    """Load a dictionary that is kept, or measure it; a stopped measurement goes on.
 
     Args:
-        folder: made when it is missing; several processes may share it.
+        kept: where.
         bundle: see `measure_dictionary`, as for what follows.
         clip: the CLIP model.
         config: settings.
@@ -54,19 +54,14 @@ def cached_dictionary(
     Raises:
         WriteError: the folder cannot be written; see also `measure_dictionary`.
     """
-    place, config = Path(folder), config or DictionaryConfig()
+    config = config or DictionaryConfig()
     statistics = statistics or style_statistics(bundle)
     statistics.check_fits(bundle)
     codes = sample_codes(bundle, config, statistics, latent)
     key = settings_key(dictionary_settings(bundle, clip, config, statistics, codes))
-    path, state = place / f"{key}.safetensors", place / f"{key}.state.safetensors"
-    place.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(place)
-    while (held := claim(place / f"{key}.lock")) is None:
-        time.sleep(POLL_SECONDS)
-        if poll is not None:
-            poll()
-    try:
+    with kept.claim(key, poll) as folder:
+        remove_stale_temporaries(folder)
+        path, state = folder / FILE, folder / STATE
         found = _kept(path)
         if found is None:
             found = measure_dictionary(
@@ -74,9 +69,8 @@ def cached_dictionary(
             )
             save_dictionary(found, path)
             state_file(state).remove()
-        return found
-    finally:
-        held.release()
+    kept.trim()
+    return found
 
 
 def _kept(path: Path) -> Dictionary | None:

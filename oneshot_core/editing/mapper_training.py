@@ -22,7 +22,7 @@ from ..checkpoints import GeneratorBundle, check_family
 from ..draws import SeededDraws
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet
-from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
 from ..latent_optimiser import StepProgress
 from ..latents import Latent, truncate
 from ..memory import check_memory
@@ -336,7 +336,7 @@ class _Training:
                 "mean": fingerprint({"mean": self.bundle.mean_latent}),
                 "clip": encoder_fingerprint(goal.clip) if goal else "",
                 "identity": encoder_fingerprint(who) if self.loss.weights["identity"] else "",
-                "latents": "" if self.given is None else fingerprint(_tensors_of(self.given)),
+                "latents": "" if self.given is None else latent_fingerprint(self.given),
                 **self.texts,
             }
             self._settings = json.loads(json.dumps({"mapper": described, "inputs": inputs}))
@@ -419,13 +419,3 @@ class _Training:
                 }
         self.step = self.saved_step = saved.step
         self.history = {name: list(values) for name, values in saved.history.items()}
-
-
-def _tensors_of(latent: Latent) -> dict[str, Tensor]:
-    """All numbers of a latent, by name."""
-    edits = {
-        f"edit.{number}.{key}": vector * edit.strength
-        for number, edit in enumerate(latent.edits)
-        for key, vector in edit.vectors.items()
-    }
-    return {"latent": latent.values, **edits}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,15 +19,14 @@ from ..checkpoints import GeneratorBundle, check_family
 from ..edits import EDIT_SPACES, STYLE, W_PLUS, LatentEdit
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet, identity_distance
-from ..fingerprints import network_fingerprint
+from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
+from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks
 from ..latent_optimiser import RAMP_DOWN, RAMP_UP, LatentOptimiser, StepProgress, learning_rate_at
 from ..latents import Latent, truncate, z_from_seeds
 from ..memory import check_memory
 from ..networks import Generator
-from ..pace import Pace
 from ..ranges import MOST_RATE, check_number
 from ..tensors import Images, Latents, check_weights, gradients, is_finite, owned
-from ..threads import ThreadWatch
 from ..training.memory import editing_step_bytes
 from .direction import Direction
 from .goal import TextGoal, check_legacy, check_preprocessing
@@ -112,7 +112,7 @@ class EditResult:
     change: LatentEdit
 
 
-def edit_latents(
+def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
     bundle: GeneratorBundle,
     clip: ClipEncoder,
     latent: Latent | None,
@@ -122,6 +122,7 @@ def edit_latents(
     neutral_text: str = "",
     identity: IdentityNet | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
+    folder: Path | str | None = None,
 ) -> EditResult:
     """Change codes until their pictures show what a text says, staying near the codes that were given.
 
@@ -140,6 +141,8 @@ def edit_latents(
             picture and text.
         identity: recognises faces, on the generator's device; needed for an `identity_weight` above 0.
         callbacks: called after every step with the rounds done, summed over all codes; may raise.
+        folder: where the work is saved, every 30 s and at any end; with the same settings it is gone on with
+            there, to what an uninterrupted edit would have given. None: nothing is written.
 
     Returns:
         Codes, pictures, pictures before, losses: "clip" or "direction", "deviation" and "identity".
@@ -148,6 +151,7 @@ def edit_latents(
         ValueError: see `check_edit`; words that CLIP does not know, two texts of one meaning, weights that
             are not finite, or a step that does not fit main memory.
         EncoderError: the CLIP model reads no text.
+        StateError: the folder holds an edit with other settings.
         FloatingPointError: a loss or gradient is not finite; the message names term, code, step and seed.
 
     Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and criteria/;
@@ -156,20 +160,39 @@ def edit_latents(
     """
     config = config or EditConfig()
     check_edit(bundle, latent, text, config, identity)
-    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
-    check_texts(clip, text, neutral_text)
-    if config.preprocessing == "legacy":
-        check_legacy(bundle.size, clip.preprocess.image_size)
-    _check_step(bundle, clip, config, identity)
+    _check_work(bundle, clip, config, (text, neutral_text), identity)
     start = _started(bundle, latent, config)
     with gradients():
         goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
         work = _Work(bundle.generator, goal, config, identity if config.identity_weight else None)
-        chunks, losses = _run(work, start, callbacks)
+        given = (bundle, clip, latent, text, config, neutral_text, identity)
+        saved = SavedChunks.at(folder, lambda: edit_settings(*given))
+        chunks, losses = _run(work, start, callbacks, saved)
         edited, change, images, before = _joined(bundle, start, chunks, text, config)
-    told = {"generator": start.generator_name or bundle.title, "clip": clip.name, "text": text}
-    origin = _origin(start, {**told, "neutral_text": neutral_text, "settings": config.describe()})
+    names = {"generator": start.generator_name or bundle.title, "clip": clip.name, "text": text}
+    origin = _origin(start, {**names, "neutral_text": neutral_text, "settings": config.describe()})
     return EditResult(replace(edited, origin=origin), images, before, losses, change)
+
+
+def edit_settings(
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    latent: Latent | None,
+    text: str,
+    config: EditConfig,
+    neutral_text: str = "",
+    identity: IdentityNet | None = None,
+) -> dict[str, Any]:
+    """Everything that determines an edit's codes, as JSON values."""
+    return {
+        "generator": network_fingerprint(bundle.generator),
+        "mean": fingerprint({"mean": bundle.mean_latent}),
+        "clip": encoder_fingerprint(clip),
+        "identity": encoder_fingerprint(identity) if config.identity_weight else "",
+        "latent": "" if latent is None else latent_fingerprint(latent),
+        "texts": [text, neutral_text],
+        "edit": config.describe(),
+    }
 
 
 def _started(bundle: GeneratorBundle, latent: Latent | None, config: EditConfig) -> Latent:
@@ -256,10 +279,19 @@ def check_identity(weight: float, identity: IdentityNet | None) -> None:
     check_weights(identity, f"the identity network {identity.name}", "load its file again")
 
 
-def _check_step(
-    bundle: GeneratorBundle, clip: ClipEncoder, config: EditConfig, identity: IdentityNet | None
+def _check_work(
+    bundle: GeneratorBundle,
+    clip: ClipEncoder,
+    config: EditConfig,
+    texts: tuple[str, str],
+    identity: IdentityNet | None,
 ) -> None:
-    """Refuse a step that main memory cannot hold; on a device its own limit tells."""
+    """Refuse a CLIP model that cannot be used or cannot read the texts, and a step that main memory cannot
+    hold; on a device its own limit tells."""
+    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
+    check_texts(clip, *texts)
+    if config.preprocessing == "legacy":
+        check_legacy(bundle.size, clip.preprocess.image_size)
     if bundle.generator.const.device.type == "cpu" and isinstance(clip, torch.nn.Module):
         asked = identity if config.identity_weight else None
         needed = editing_step_bytes(bundle, clip, config.batch_size, config.views, identity=asked)
@@ -302,35 +334,20 @@ class _Finished(NamedTuple):
 
 
 def _run(
-    work: _Work, latent: Latent, callbacks: Sequence[Callable[[StepProgress], None]]
+    work: _Work,
+    latent: Latent,
+    callbacks: Sequence[Callable[[StepProgress], None]],
+    saved: SavedChunks | None,
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
     """Edit a latent chunk by chunk; also return the mean loss per term and step."""
     config, count = work.config, len(latent.values)
-    sums: dict[str, list[float]] = {}
-    finished: list[_Finished] = []
-    done, steps = 0, config.steps * count
-    pace = Pace(steps)
-    with ThreadWatch(work.generator.const.device, "edit") as watch:
-        for index, first in enumerate(range(0, count, config.batch_size)):
-            chunk = _Chunk(work, latent.part(slice(first, first + config.batch_size)), first)
-            for step in range(config.steps):
-                watch.begin()
-                images, losses = chunk.update(step)
-                watch.end(index * config.steps + step + 1, len(images))
-                for name, values in losses.items():
-                    # Summed over chunks, so the curve is that of all codes whatever the batch size.
-                    sums.setdefault(name, [0.0] * config.steps)[step] += float(values.sum()) / count
-                done += len(images)
-                means = {name: float(values.mean()) for name, values in losses.items()}
-                preview, codes = partial(torch.clone, images), chunk.optimiser.codes
-                now = StepProgress(
-                    done, steps, means, pace.left(done), preview, owned(codes), first, watch.notes,
-                    gradient=codes.grad,
-                )  # fmt: skip
-                for callback in callbacks:
-                    callback(now)
-            finished.append(chunk.finished())
-    return finished, sums
+    size, device = min(config.batch_size, count), work.generator.const.device
+
+    def make(first: int) -> _Chunk:
+        return _Chunk(work, latent.part(slice(first, first + size)), first)
+
+    chunked = ChunkedWork("edit", config.steps, count, size, device, saved)
+    return optimise_chunks(chunked, make, _Chunk.finished, callbacks)
 
 
 def _origin(latent: Latent, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..checkpoints import GeneratorBundle
 from ..features import Perceptual
@@ -25,6 +26,7 @@ def inverted(
     start: Latent | None = None,
     quads: Sequence[Quad | None] | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
+    folder: Path | str | None = None,
 ) -> InversionResult:
     """Optimise codes, from an encoder's on where these are given, or take the encoder's as they are.
 
@@ -36,13 +38,14 @@ def inverted(
         start: an encoder's codes, see `encode_pictures`.
         quads: where each picture was cut from its photo, kept in the latent's origin.
         callbacks: of the optimisation.
+        folder: where the optimisation is saved, see `invert_pictures`.
 
     Raises:
         ValueError: neither settings nor codes, or see `invert_pictures`.
     """
     if config is not None:
         return invert_pictures(
-            bundle, pictures, perceptual, config, start=start, quads=quads, callbacks=callbacks
+            bundle, pictures, perceptual, config, start=start, quads=quads, callbacks=callbacks, folder=folder
         )
     if start is None:
         raise ValueError("there is nothing to invert with; give settings, or the codes of an encoder")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,14 @@ from ..batches import check_batch, check_drawn
 from ..checkpoints import GeneratorBundle, check_family
 from ..draws import Draws, SeededDraws
 from ..features import Perceptual
+from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
+from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks
 from ..latent_optimiser import LatentOptimiser, StepProgress
 from ..latents import Latent, drawn_noise
 from ..memory import check_memory
-from ..pace import Pace
 from ..quads import Quad
 from ..resampling import downsample, reduced_picture
 from ..tensors import Images, Latents, check_finite, check_shape, check_weights, gradients, is_finite, owned
-from ..threads import ThreadWatch
 from ..training.memory import inversion_step_bytes
 from ..whitening import Whitening, whitening_of
 from .config import NVIDIA, InversionConfig
@@ -73,7 +74,7 @@ class InversionResult:
     noise: tuple[Tensor, ...] = ()
 
 
-def invert_pictures(
+def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
     bundle: GeneratorBundle,
     pictures: Images,
     perceptual: Perceptual | None,
@@ -83,6 +84,7 @@ def invert_pictures(
     quads: Sequence[Quad | None] | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
     given: Given = Given(),
+    folder: Path | str | None = None,
 ) -> InversionResult:
     """Find the codes whose pictures are given pictures, each as if it were alone.
 
@@ -95,6 +97,9 @@ def invert_pictures(
         quads: where each picture was cut from its photo (FFHQ's alignment), kept in the latent's origin.
         callbacks: called after every step with the rounds done, summed over all pictures; may raise.
         given: what is not to be drawn or measured here.
+        folder: where every picture's work is saved, every 30 s and at any end; what is found there with the
+            same settings is gone on with and gives what an uninterrupted inversion would have given. None:
+            nothing is written.
 
     Returns:
         The codes, their pictures, the losses: "perceptual", "pixel", "noise" and "prior" as far as they
@@ -102,6 +107,7 @@ def invert_pictures(
 
     Raises:
         ValueError: see `check_inversion`; or a step that does not fit main memory.
+        StateError: the folder holds an inversion with other settings.
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, picture and
             step.
     """
@@ -109,7 +115,10 @@ def invert_pictures(
     corners = quad_values(quads, len(pictures))
     with gradients():
         work = _Work(bundle, perceptual, config, given)
-        chunks, losses = _run(work, owned(pictures).to(bundle.generator.const), start, callbacks)
+        settings = (bundle, pictures, perceptual, config, start)
+        saved = SavedChunks.at(folder, lambda: inversion_settings(*settings))
+        own = owned(pictures).to(bundle.generator.const)
+        chunks, losses = _run(work, own, start, callbacks, saved)
         values, images = (torch.cat([getattr(one, name) for one in chunks]) for name in ("codes", "images"))
         noise = tuple(torch.cat(maps) for maps in zip(*(one.noise for one in chunks), strict=True))
         projected = torch.cat([one.projected for one in chunks]) if noise else None
@@ -166,6 +175,24 @@ def check_inversion(
         needed = inversion_step_bytes(bundle, perceptual, chunk, optimised=config.noise == "optimised")
         what = f"{chunk} pictures inverted at once"
         check_memory(needed, what, "lower batch_size" if chunk > 1 else "use a smaller perceptual net")
+
+
+def inversion_settings(
+    bundle: GeneratorBundle,
+    pictures: Images,
+    perceptual: Perceptual | None,
+    config: InversionConfig,
+    start: Latent | None = None,
+) -> dict[str, Any]:
+    """Everything that determines an inversion's codes, as JSON values."""
+    found = {
+        "generator": network_fingerprint(bundle.generator),
+        "mean": fingerprint({"mean": bundle.mean_latent}),
+        "pictures": fingerprint({"pictures": pictures}),
+        "perceptual": encoder_fingerprint(perceptual) if config.perceptual else "",
+        "inversion": config.describe(),
+    }
+    return found | ({} if start is None else {"start": latent_fingerprint(start)})
 
 
 def _chunk_size(config: InversionConfig, count: int) -> int:
@@ -254,35 +281,18 @@ def _run(
     pictures: Images,
     start: Latent | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
+    saved: SavedChunks | None,
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
     """Invert pictures chunk by chunk; also return the mean loss per term and step."""
-    config, count = work.config, len(pictures)
-    size = _chunk_size(config, count)
-    codes = work.codes(start, count)
-    sums: dict[str, list[float]] = {}
-    finished: list[_Finished] = []
-    done, steps = 0, config.steps * count
-    pace = Pace(steps)
-    with ThreadWatch(codes.device, "inversion") as watch:
-        for index, (part, own) in enumerate(zip(pictures.split(size), codes.split(size), strict=True)):
-            chunk = _Chunk(work, part, own, index * size)
-            for step in range(config.steps):
-                watch.begin()
-                images, losses = chunk.update(step)
-                watch.end(index * config.steps + step + 1, len(part))
-                for name, values in losses.items():
-                    share = float(values.mean()) * len(part) / count
-                    sums.setdefault(name, [0.0] * config.steps)[step] += share
-                done += len(part)
-                means = {name: float(values.mean()) for name, values in losses.items()}
-                left, preview = pace.left(done), partial(torch.clone, images)
-                now = StepProgress(
-                    done, steps, means, left, preview, owned(chunk.optimiser.codes), chunk.first, watch.notes
-                )
-                for callback in callbacks:
-                    callback(now)
-            finished.append(chunk.finished())
-    return finished, sums
+    count = len(pictures)
+    size, codes = _chunk_size(work.config, count), work.codes(start, count)
+
+    def make(first: int) -> _Chunk:
+        part = slice(first, first + size)
+        return _Chunk(work, pictures[part], codes[part], first)
+
+    chunked = ChunkedWork("inversion", work.config.steps, count, size, codes.device, saved)
+    return optimise_chunks(chunked, make, _Chunk.finished, callbacks)
 
 
 class _Chunk:

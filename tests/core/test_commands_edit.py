@@ -15,6 +15,7 @@ from stand_ins import tiny_bundle
 
 from oneshot_core.checkpoints import load, save
 from oneshot_core.commands import edit as verb
+from oneshot_core.commands import following
 from oneshot_core.commands.edit_options import strengthened
 from oneshot_core.editing import Direction, load_direction, load_mapper, save_direction
 from oneshot_core.latent_files import load_latent
@@ -101,6 +102,25 @@ def test_a_mapper_is_trained_and_applied(source, capsys, tmp_path):
     assert half.edits[0].strength == 0.5
     _, out, _ = run(capsys, "info", file)
     assert "a latent mapper of this project" in out
+
+
+def test_a_stopped_edit_goes_on(source, capsys, tmp_path, monkeypatch):
+    words = ("--seeds", "0-2", "--text", TEXT, "--method", "optimisation", "--steps", 3, "--device", "cpu")
+    _, whole = edited(capsys, source, tmp_path / "whole", *words, "--quiet")
+    steps, update = list[int](), following.ProgressBar.update
+
+    def stopping(bar, done, *rest):
+        steps.append(done)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(bar, done, *rest)
+
+    monkeypatch.setattr(following.ProgressBar, "update", stopping)
+    code, _, err = edit(capsys, source, tmp_path / "two", *words, "--quiet")
+    assert code == 143 and "the edit was stopped; the same command goes on from there" in err
+    _, two = edited(capsys, source, tmp_path / "two", *words, "--quiet")
+    assert torch.equal(whole.values, two.values) and steps == [2, 4, 6, 7, 8, 9]
+    assert not (tmp_path / "two" / following.UNFINISHED).exists()
 
 
 def test_a_stopped_training_goes_on(source, capsys, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from command_words import run
 from tiny_networks import tiny_bundle
 
 from oneshot_core.checkpoints import load, save
+from oneshot_core.commands import following
 from oneshot_core.features import identity
 from oneshot_core.features.identity import ArcFace
 from oneshot_core.inversion import E4eEncoder, encode_pictures, load_e4e, save_e4e
@@ -179,3 +182,28 @@ def test_encoders_are_kept_by_convert(folder, capsys, tmp_path, monkeypatch):
     ):
         code, _, err = run(capsys, "convert", *words, "--encoder")
         assert code == 2 and said in err and not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_stopped_inversion_goes_on_and_leaves_nothing_behind(folder, capsys, tmp_path, monkeypatch):
+    words = ("--steps", 6, "--json")
+    pictures = ("me", "you")
+    assert invert(folder, capsys, tmp_path / "whole", *words, pictures=pictures)[0] == 0
+    steps = list[int]()
+    update = following.ProgressBar.update
+
+    def stopping(bar, done, *rest):
+        steps.append(done)
+        if len(steps) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(bar, done, *rest)
+
+    monkeypatch.setattr(following.ProgressBar, "update", stopping)
+    code, _, err = invert(folder, capsys, tmp_path / "two", *words, pictures=pictures)
+    assert code == 143 and "the inversion was stopped; the same command goes on from there" in err
+    assert [path.name for path in (tmp_path / "two").iterdir()] == [following.UNFINISHED]
+    assert invert(folder, capsys, tmp_path / "two", *words, pictures=pictures)[0] == 0
+    assert steps == list(range(1, 13))
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "two")]
+    assert names[0] == names[1] and following.UNFINISHED not in names[0]
+    whole, two = (load_latent(tmp_path / name / "latents.safetensors") for name in ("whole", "two"))
+    assert torch.equal(whole.values, two.values)

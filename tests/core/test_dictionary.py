@@ -12,7 +12,6 @@ from tiny_clip import reading_clip
 from tiny_networks import changed, tiny_bundle
 
 from oneshot_core.checkpoints import CheckpointError
-from oneshot_core.editing import dictionary_cache
 from oneshot_core.editing import finite_differences as measuring
 from oneshot_core.editing.clip_features import picture_features, to_eight_bit
 from oneshot_core.editing.dictionary import Dictionary, all_rows
@@ -33,6 +32,7 @@ from oneshot_core.editing.finite_differences import (
     state_file,
 )
 from oneshot_core.editing.statistics import style_statistics
+from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.latents import Latent
 from oneshot_core.saved_states import StateError
 
@@ -216,8 +216,10 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
 
 
 def test_a_dictionary_is_measured_once(tmp_path, monkeypatch):
+    folders = KeptFolders(tmp_path / "kept")
+
     def get(config=CONFIG, **more):
-        return cached_dictionary(tmp_path / "kept", BUNDLE, CLIP, config, STATISTICS, **more)
+        return cached_dictionary(folders, BUNDLE, CLIP, config, STATISTICS, **more)
 
     with pytest.raises(Stop):
         get(progress=stopping(2))
@@ -225,18 +227,16 @@ def test_a_dictionary_is_measured_once(tmp_path, monkeypatch):
     first = get(progress=lambda *now: told.append(now))
     assert told[0][0] == 3 and same(first, measured())
     assert same(get(progress=stopping(1)), first)
-    (path,) = (tmp_path / "kept").iterdir()
+    (place,) = folders.root.iterdir()
+    path = place / "dictionary.safetensors"
+    assert sorted(one.name for one in place.iterdir()) == ["dictionary.safetensors", "used"]
     assert get(replace(CONFIG, batch_size=2), progress=stopping(1)).digest == first.digest
     get(replace(CONFIG, seed=1))
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(list(folders.root.iterdir())) == 2
     path.write_bytes(b"damaged")
     assert same(get(), first) and path.with_name(f"{path.stem}.damaged.safetensors").is_file()
-    with pytest.raises(Stop):  # another process is at it
-        held = dictionary_cache.claim(path.with_suffix(".lock"))
-        try:
-            get(poll=lambda: stopping(0)(0, 0))
-        finally:
-            held.release()
+    with folders.claim(place.name), pytest.raises(Stop):  # another process is at it
+        get(poll=lambda: stopping(0)(0, 0))
 
 
 # Values and files --------------------------------------------------------------------------------------

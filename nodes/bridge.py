@@ -37,9 +37,8 @@ from .pictures import strip, to_core
 log = logging.getLogger(__name__)
 
 GENERATORS, LATENTS, ENCODERS = "oneshot_stylegan", "oneshot_latents", "oneshot_encoders"
-LOOKS, MAPPERS = "oneshot_looks", "oneshot_mappers"
-DIRECTIONS, DICTIONARIES = "oneshot_directions", "oneshot_dictionaries"
-RUNS, CACHE = "oneshot_runs", "oneshot_cache"  # in the output folder
+LOOKS, MAPPERS, DIRECTIONS = "oneshot_looks", "oneshot_mappers", "oneshot_directions"
+DICTIONARIES, RUNS, CACHE = "oneshot_dictionaries", "oneshot_runs", "oneshot_cache"
 EXTENSIONS = {
     GENERATORS: {".safetensors", ".pt", ".pth", ".pkl"},
     LATENTS: {".safetensors", ".npz", ".npy", ".pt", ".pth"},
@@ -48,8 +47,7 @@ EXTENSIONS = {
     MAPPERS: {".safetensors", ".pt", ".pth"},
 }
 OTHERS_FOLDER = "stylegan"  # of other packs; searched, its registration is left alone
-RUNS_LIMIT = "ONESHOT_RUNS_LIMIT_GB"  # environment variable
-RUNS_LIMIT_GB = 20.0
+RUNS_LIMIT, RUNS_LIMIT_GB = "ONESHOT_RUNS_LIMIT_GB", 20.0  # environment variable; without it
 PREVIEW_SECONDS, EVENT_SECONDS = 1.0, 0.5  # at most one picture, one batch of loss points in this time
 PREVIEW_PX, SHOWN_PX = 768, 512
 COMPARED = 8  # pictures that a node shows in both looks
@@ -189,9 +187,8 @@ def kept_results(kind: str) -> core.KeptFolders:
 
 
 def _limit_bytes() -> int:
-    text = os.environ.get(RUNS_LIMIT, "")
     try:
-        limit = float(text) if text else RUNS_LIMIT_GB
+        limit = float(text := os.environ.get(RUNS_LIMIT) or f"{RUNS_LIMIT_GB}")
     except ValueError:
         limit = math.nan
     if not 0 <= limit < math.inf:
@@ -344,7 +341,6 @@ def working(lower: str, kept: str) -> Iterator[None]:
         lower: the inputs that decide about memory, for the message.
         kept: a sentence about what was computed until then.
     """
-
     asked = [math.inf]  # when the cancel was first seen
 
     def check(module: nn.Module, inputs: Any) -> None:

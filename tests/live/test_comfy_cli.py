@@ -22,7 +22,7 @@ from template_nodes import TITLES, template_file
 Workflow = Callable[..., dict[str, Any]]
 TEMPLATES = sorted(TITLES)
 DEMO_ENCODERS = {"clip": "demo", "perceptual": "demo", "download": False}
-MAX_PACKED_BYTES = 20_000_000
+MAX_PACKED_BYTES = 22_000_000  # of which 18 are the demo's networks, 1.5 the pictures of the help pages
 SHIPPED = {
     "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt", "example_workflows",
     "locales", "nodes", "oneshot_core", "subgraphs", "tests", "web",

@@ -11,27 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as TF
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from .draws import Draws
 from .tensors import Images
 
 ERASE_TRIES = 10  # rectangles drawn until one fits, as torchvision does
-FAR, OUTSIDE = (
-    1e6,
-    -3.0,
-)  # coordinates in a sampling grid: of no use beyond; certainly out of a picture's -1 to 1
-BLACK = (
-    1e-18  # below it the square of a pixel's largest channel vanishes, by which the gradient of hue divides
-)
+# Coordinates in a sampling grid: of no use beyond; certainly out of a picture's -1 to 1.
+FAR, OUTSIDE = 1e6, -3.0
+# Below it the square of a pixel's largest channel vanishes, by which the gradient of hue divides.
+BLACK = 1e-18
 
 Corners: TypeAlias = Sequence[Sequence[int]]  # x, y in pixels: top left, top right, bottom right, bottom left
+
+
+@cache
+def _torchvision() -> Any:
+    """Its image operations; imported late, since that takes two seconds, which few commands need."""
+    import torchvision.transforms.functional as operations
+
+    return operations
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,11 @@ class ViewAugmentation:
 
     Args:
         views: pictures that are compared with the target; 1 with the official parameters equals its 8, which
-            share
-            one draw and so are identical.
+            share one draw and so are identical.
         nearest_affine: sample the affine step with nearest neighbours, as the official code does; else
             bilinear.
         jitter_on_signed: jitter values in [-1, 1] with a clamp to [0, 1], as the official code does:
-            everything
-            darker than mid-grey becomes 0. Else the jitter runs on [0, 1].
+            everything darker than mid-grey becomes 0. Else the jitter runs on [0, 1].
     """
 
     views: int = 8
@@ -80,9 +82,10 @@ class ViewAugmentation:
         height, width = image.shape[-2:]
         signed = (2 * u - 1).tolist()
         shift = [round(signed[1] * self.translate * width), round(signed[2] * self.translate * height)]
-        mode = InterpolationMode.NEAREST if self.nearest_affine else InterpolationMode.BILINEAR
+        modes = _torchvision().InterpolationMode
+        mode = modes.NEAREST if self.nearest_affine else modes.BILINEAR
         shear = [signed[3] * self.shear_degrees, 0.0]
-        return TF.affine(image, signed[0] * self.degrees, shift, 1.0, shear, mode)
+        return _torchvision().affine(image, signed[0] * self.degrees, shift, 1.0, shear, mode)
 
     def _perspective(self, image: Images, u: Tensor) -> Images:
         """Move each corner inwards by up to `distortion` / 2 of the side."""
@@ -105,11 +108,11 @@ class ViewAugmentation:
         factors = ((2 * u[:4] - 1) * self.jitter).tolist()
         for which in u[4:].argsort().tolist():  # a random order
             if which == 0:
-                values = TF.adjust_brightness(values, 1 + factors[0])
+                values = _torchvision().adjust_brightness(values, 1 + factors[0])
             elif which == 1:
-                values = TF.adjust_contrast(values, 1 + factors[1])
+                values = _torchvision().adjust_contrast(values, 1 + factors[1])
             elif which == 2:
-                values = TF.adjust_saturation(values, 1 + factors[2])
+                values = _torchvision().adjust_saturation(values, 1 + factors[2])
             else:
                 values = shifted_hue(values, factors[3])
         return values if self.jitter_on_signed else values * 2 - 1
@@ -207,4 +210,4 @@ def shifted_hue(images: Images, shift: float) -> Images:
     with torch.no_grad():
         largest, smallest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
         black = (largest.abs() < BLACK) & (smallest < largest)
-    return TF.adjust_hue(torch.where(black, torch.zeros_like(images), images), shift)
+    return _torchvision().adjust_hue(torch.where(black, torch.zeros_like(images), images), shift)

@@ -9,6 +9,8 @@ H100 at 1024 px 8.4 GB (9.1).
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -36,6 +38,8 @@ _Storages: TypeAlias = dict[int, torch.UntypedStorage]  # held: a freed one give
 META = torch.device("meta")
 WORKING_SHARE = 1.15  # what is kept for backward, and what passes beside it: gradients of activations, copies
 OVERHEAD_BYTES = 100_000_000  # scratch space of convolution libraries, code loaded at the first step
+MOST_KNOWN = 256
+_KNOWN: dict[str, int] = {}  # estimates of this process: each takes a second or two, whatever the size
 
 
 def training_bytes(
@@ -67,6 +71,46 @@ def training_bytes(
         ValueError: aim or discriminator do not fit the preset or the generator.
     """
     check_run(bundle, aim, preset)
+    key = _shapes_key(bundle, encoders, aim, preset, [precision, recompute])
+    if key is None:
+        return _estimated(bundle, encoders, aim, preset, precision, recompute)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = _estimated(bundle, encoders, aim, preset, precision, recompute)
+    return _KNOWN[key]
+
+
+def _shapes_key(
+    bundle: GeneratorBundle, encoders: Encoders | EncodersOnDemand, aim: Aim, preset: Preset, rest: list[Any]
+) -> str | None:
+    """Everything that an estimate depends on: shapes and settings; None where an encoder is no network."""
+    used: list[Any] = [bundle.generator, bundle.discriminator, bundle.raw_generator]
+    used += [clip for clip, _ in encoders.clips]
+    used += [encoders.perceptual if preset.needs.perceptual else None]
+    told: list[Any] = [preset.describe(), aim.texts(), *rest]
+    told += [[name, list(value.shape)] for name, value in aim.tensors().items()]
+    for network in used:
+        if network is not None and not isinstance(network, nn.Module):
+            return None
+        told.append(None if network is None else _told_of(network))
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _told_of(network: nn.Module) -> list[Any]:
+    """What kind of network it is, and its shapes."""
+    shapes = [[name, list(value.shape)] for name, value in network.state_dict().items()]
+    return [shapes, repr(network), *(repr(getattr(network, name, "")) for name in ("config", "preprocess"))]
+
+
+def _estimated(
+    bundle: GeneratorBundle,
+    encoders: Encoders | EncodersOnDemand,
+    aim: Aim,
+    preset: Preset,
+    precision: str,
+    recompute: bool,
+) -> int:
     # The meta device knows no autocast; networks of that type stand for it.
     dtype = PRECISIONS[precision] or torch.float32
     shapes = replace(

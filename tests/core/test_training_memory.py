@@ -17,6 +17,7 @@ from oneshot_core.demo.world import demo_encoders, demo_generator
 from oneshot_core.latents import Latent
 from oneshot_core.objective import Aim
 from oneshot_core.objective.presets import oneshot_clip
+from oneshot_core.training import memory
 from oneshot_core.training.memory import editing_bytes, search_bytes, training_bytes
 
 AIM = Aim(torch.zeros(1, 3, 128, 128), demo_generator().mean_latent[None])
@@ -40,6 +41,34 @@ state = TrainState.create(bundle, encoders, aim, oneshot_clip(), SeededDraws(0))
 train(state, 5)
 print(status("VmHWM") - before)
 """
+
+
+@pytest.fixture(autouse=True)
+def every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimate at every call."""
+    monkeypatch.setattr(memory, "_shapes_key", lambda *_: None)
+
+
+def test_shapes_that_were_seen_are_not_estimated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    counted: list[int] = []
+    monkeypatch.setattr(memory, "_KNOWN", {})
+    monkeypatch.setattr(memory, "_estimated", lambda *_: counted.append(1) or len(counted))
+    encoders, preset = tiny_encoders(), oneshot_clip()
+    bundle = tiny_bundle(SIZE)
+    assert training_bytes(bundle, encoders, TINY_AIM, preset) == 1
+    other = replace(TINY_AIM, targets=torch.ones(1, 3, SIZE, SIZE))
+    assert training_bytes(tiny_bundle(SIZE, seed=3), tiny_encoders(), other, preset) == 1
+    two = replace(TINY_AIM, targets=torch.zeros(2, 3, SIZE, SIZE))
+    differing = [
+        training_bytes(bundle, encoders, two, preset),
+        training_bytes(bundle, encoders, TINY_AIM, preset.rebatched(3)),
+        training_bytes(bundle, encoders, TINY_AIM, preset, "bfloat16"),
+        training_bytes(bundle, encoders, TINY_AIM, preset, recompute=True),
+        training_bytes(bundle, replace(encoders, clips=encoders.clips * 2), TINY_AIM, preset),
+        training_bytes(replace(bundle, raw_generator=bundle.generator), encoders, TINY_AIM, preset),
+    ]
+    assert differing == [2, 3, 4, 5, 6, 7]
 
 
 def test_more_pictures_need_more_memory() -> None:

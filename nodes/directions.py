@@ -7,7 +7,7 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io, ui
-from .queue_checks import problem
+from .queue_checks import check_classes, problem
 from .sockets import Direction, Latent, generator_input, prefix_input, schema
 from .stamps import stamp
 from .values import checked
@@ -56,7 +56,7 @@ class OneShotApplyDirection(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, layers: str | None = None) -> bool | str:
         """Refuse a list that cannot be read."""
-        return problem(cls, {"layers": layers}, (("layers",), core.parse_classes))
+        return problem(cls, {"layers": layers}, (("layers",), check_classes))
 
     @classmethod
     @checked

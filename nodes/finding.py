@@ -7,7 +7,7 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
-from .queue_checks import Check, direction_checks, problem
+from .queue_checks import Check, check_classes, direction_checks, problem
 from .sockets import Direction, Latent, advanced, encoders_input, generator_input, schema, seed_input
 from .stamps import stamp
 from .values import checked
@@ -217,7 +217,7 @@ def _seed() -> io.Input:
     return seed_input("First seed of the random pictures.")
 
 
-_LAYERS: Check = (("layers",), core.parse_classes)
+_LAYERS: Check = (("layers",), check_classes)
 
 
 class OneShotComponentDirection(io.ComfyNode):

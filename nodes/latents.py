@@ -8,11 +8,11 @@ from .. import oneshot_core as core
 from ..oneshot_core.choices import OWN_DRAW
 from . import bridge
 from .api import io, ui
-from .queue_checks import problem
+from .queue_checks import check_classes, problem
 from .sockets import Latent, advanced, generator_input, schema, seed_draw_input, seeds_input
 from .values import checked
 
-_CLASSES = (("classes",), core.parse_classes)
+_CLASSES = (("classes",), check_classes)
 
 
 class OneShotRandomLatents(io.ComfyNode):

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import oneshot_core as core
-from ..oneshot_core.alignment import LARGEST
-from ..oneshot_core.choices import ALIGNED_PX, FEATHER, SMOOTH_FRAMES
+from ..oneshot_core.choices import ALIGNED_PX, FEATHER, LARGEST, SMOOTH_FRAMES
 from . import bridge
 from .api import io
 from .pictures import to_core

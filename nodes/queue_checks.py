@@ -64,6 +64,11 @@ def problem(node: Any, values: Mapping[str, Any], *checks: Check) -> bool | str:
     return True
 
 
+def check_classes(text: str) -> None:
+    """Refuse a list of numbers, of classes or layers, that cannot be read; raises ValueError."""
+    core.parse_classes(text)
+
+
 def check_seeds(text: str) -> None:
     """Refuse a list of seeds that cannot be read, or is too long for any generator; raises ValueError."""
     core.check_count(len(core.parse_seeds(text)), SMALLEST)
@@ -123,7 +128,7 @@ SOURCE_PICTURES = 1  # place among the outputs of SampleAdapted
 def sample_checks(here: Queued | None) -> list[Check]:
     """Checks of SampleAdapted; its seeds, and how many there are, only count where no latent is linked."""
     linked = here is not None and here.giver("latent") is not None
-    checks: list[Check] = [(("mix_seeds",), check_optional_seeds), (("classes",), core.parse_classes)]
+    checks: list[Check] = [(("mix_seeds",), check_optional_seeds), (("classes",), check_classes)]
     if not linked:
         checks += [(("seeds",), check_seeds)]
         checks += [(("seeds", name), partial(_check_list, name)) for name in ("mix_seeds", "classes")]
@@ -145,7 +150,7 @@ def evaluation_checks() -> list[Check]:
     return [
         (("seeds",), check_seeds),
         (("seeds", "psi"), lambda seeds, psi: core.EvaluationConfig(core.parse_seeds(seeds), psi=psi)),
-        (("classes",), core.parse_classes),
+        (("classes",), check_classes),
         (("seeds", "classes"), partial(_check_list, "classes")),
     ]
 

@@ -33,5 +33,6 @@ METHOD_STEPS = {"oneshot_clip": STEPS, "stylegan_nada": 300, "mind_the_gap": 600
 # Of aligned photos: FFHQ's side; how far a picture that is put back fades in, as a share of its side; the
 # deviation of what smooths a video's squares, in frames.
 ALIGNED_PX, FEATHER, SMOOTH_FRAMES = 1024, 0.1, 2.0
+LARGEST = "largest"  # of several faces
 SEARCH_METHODS = ("clip", "ii2s")  # ii2s: Mind the Gap's inversion, one code per slot
 DEMO_TARGET = f"{DEMO}:"  # before a look: the shipped picture of it

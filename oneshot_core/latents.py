@@ -156,7 +156,7 @@ class Latent:
                 f"{name} ({config.size} px) have {theirs}; use the generator that the {what} was made with"
             )
         slots = [config.w_dim] * config.num_layers
-        check_fitting(self.edits, slots, [len(layer.bias) for layer in generator.affine_layers()], name)
+        check_fitting(self.edits, slots, generator.style_widths, name)
 
 
 def z_from_seeds(seeds: Sequence[int], z_dim: int, draw: str = OWN_DRAW) -> Latents:

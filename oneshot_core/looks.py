@@ -184,7 +184,7 @@ def look_notes(bundle: GeneratorBundle, looks: Sequence[tuple[Look, float]]) -> 
 
 
 def _check_widths(look: Look, bundle: GeneratorBundle) -> None:
-    own = tuple(len(layer.bias) for layer in bundle.generator.affine_layers())
+    own = bundle.generator.style_widths
     if look.widths != own:
         raise ValueError(
             f"the look {look.name} does not fit {bundle.title}: the look has the widths "

@@ -265,6 +265,11 @@ class Generator(nn.Module):
             layers.append(self.to_rgbs[level].affine)
         return tuple(layers)
 
+    @property
+    def style_widths(self) -> tuple[int, ...]:
+        """Numbers of each style, in the order of `affine`."""
+        return tuple(len(layer.bias) for layer in self.affine_layers())
+
     def render(self, styles: Styles, noise: Noise | None, stage: Stage = kept) -> Images:
         """Draw images.
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..choices import LARGEST
 from ..quads import Point, Quad
 from .landmarks import as_points, ffhq_quad
 
-LARGEST = "largest"
 DOUBTFUL = 0.25  # of the surest one's score: what is less sure is not the largest face, whatever its size
 OTHER_WAYS = (
     "mark the eyes and the mouth by hand, or give landmarks of another detector, such as ComfyUI's own; of a "
@@ -84,7 +84,7 @@ def choose_face(faces: Sequence[Face], which: int | str = LARGEST, where: str = 
     if which > len(faces):
         count = "one face was" if len(faces) == 1 else f"{len(faces)} faces were"
         raise ValueError(
-            f"face {which} was asked for, but {count} found in {where}; give {LARGEST}, or a number from 1 "
+            f"face {which} was asked for, but {count} found in {where}; take the largest, or a number from 1 "
             f"to {len(faces)}, from left to right"
         )
     return sorted(faces, key=lambda face: face.centre)[which - 1]

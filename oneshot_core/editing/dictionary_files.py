@@ -36,7 +36,7 @@ from ..tensors import owned
 from ..texts import printable
 from .dictionary import Dictionary, all_rows
 from .statistics import COUNT, MAX_COUNT, PSI, StyleStatistics
-from .style_layout import convolution_styles, style_widths
+from .style_layout import convolution_styles
 
 STATISTICS_FORMAT, DICTIONARY_FORMAT, FORMAT_VERSION = "oneshot-style-statistics", "oneshot-dictionary", 1
 HALF_ROWS = torch.float16
@@ -216,7 +216,7 @@ def load_styleclip_statistics(
         CheckpointError: missing, damaged, or of another generator's widths.
     """
     path = Path(path)
-    widths = style_widths(bundle.generator)
+    widths = bundle.generator.style_widths
     with torch.inference_mode(False), naming(path), opened(path) as data:
         root = read_contents(data).root
         if not isinstance(root, list | tuple) or len(root) != 2:

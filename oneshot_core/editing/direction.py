@@ -18,7 +18,6 @@ from ..edits import MAX_EDITS, MOST_STRENGTH, STYLE, W_PLUS, LatentEdit, checked
 from ..latents import Latent
 from ..ranges import check_number
 from ..texts import printable
-from .style_layout import style_widths
 
 KINDS = ("w", W_PLUS, STYLE)
 MAX_TEXT = 2000  # characters of each text of a direction
@@ -267,7 +266,7 @@ def check_direction(direction: Direction, bundle: GeneratorBundle) -> None:
         )
     generator = bundle.generator
     slots = (generator.config.w_dim,) * generator.config.num_layers
-    own = style_widths(generator) if direction.kind == STYLE else slots
+    own = generator.style_widths if direction.kind == STYLE else slots
     if direction.widths != own:
         raise ValueError(
             f"{direction.title} does not fit {bundle.title}: it has {len(direction.widths)} layers of "

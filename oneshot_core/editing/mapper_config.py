@@ -19,7 +19,6 @@ from ..ranges import MOST_RATE, check_number
 from ..tensors import Images
 from .goal import TextGoal, check_preprocessing
 from .mapper import STEP, levels_groups, single_groups, style_groups
-from .style_layout import style_widths
 
 KINDS, OPTIMISERS = ("levels", "single"), ("ranger", "adam")
 IDENTITY_WEIGHT = 0.1  # StyleCLIP's, where there is an identity network
@@ -82,7 +81,7 @@ class MapperConfig:
     def groups(self, generator: Generator) -> dict[str, tuple[int, ...]]:
         """Slots or styles of each MLP."""
         if self.space == STYLE:
-            return style_groups(len(style_widths(generator)))
+            return style_groups(len(generator.style_widths))
         slots = generator.config.num_layers
         if self.kind == "single":
             return single_groups(slots)

@@ -16,7 +16,7 @@ from ..edits import MAX_EDITS, STYLE, W_PLUS, LatentEdit, edited_codes, edited_s
 from ..latents import Latent
 from ..networks import Generator
 from ..tensors import Latents, Styles, owned
-from .style_layout import convolution_styles, style_widths
+from .style_layout import convolution_styles
 
 
 def slot_widths(generator: Generator) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ def slot_widths(generator: Generator) -> tuple[int, ...]:
 
 def edit_widths(generator: Generator, space: str) -> tuple[int, ...]:
     """What a `LatentEdit` of that space has as `widths`."""
-    return style_widths(generator) if space == STYLE else slot_widths(generator)
+    return generator.style_widths if space == STYLE else slot_widths(generator)
 
 
 @dataclass(frozen=True)

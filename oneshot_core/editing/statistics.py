@@ -22,7 +22,7 @@ from ..fingerprints import fingerprint, network_fingerprint
 from ..networks import Generator, Linear
 from ..ranges import check_number
 from ..tensors import check_finite
-from .style_layout import slot_of, style_title, style_widths
+from .style_layout import slot_of, style_title
 
 COUNT, PSI = 100_000, 0.7  # samples and truncation of StyleCLIP's files
 MAX_COUNT = 10_000_000
@@ -106,7 +106,7 @@ class StyleStatistics:
         Raises:
             ValueError: it says what both have.
         """
-        own = style_widths(bundle.generator)
+        own = bundle.generator.style_widths
         if own != self.widths:
             raise ValueError(
                 f"{what} of {self.measured or 'another generator'} do not fit {bundle.title}: they have "

@@ -8,13 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..networks import Generator
-
-
-def style_widths(generator: Generator) -> tuple[int, ...]:
-    """Numbers of each style, in the order of `Generator.affine`."""
-    return tuple(len(layer.bias) for layer in generator.affine_layers())
-
 
 def is_colours(style: int) -> bool:
     """Whether a style belongs to a layer that makes colours (toRGB) rather than to a convolution."""

@@ -28,6 +28,7 @@ def light(monkeypatch):
     monkeypatch.setattr(resources, "usable_cores", lambda: 1)
 
 
+@pytest.mark.slow
 def test_notes_on_how_search_and_training_went_are_told_at_the_end(capsys, files, tmp_path, busy_machine):
     words = adapt_words(files, tmp_path / "run", "--steps", 8, "--search-steps", 5)
     code, told, err = run(capsys, *words)
@@ -71,6 +72,7 @@ def test_adapt_writes_everything_and_knows_when_it_is_done(capsys, files, tmp_pa
     assert json.loads((out / "run.json").read_text())["settings"]["seed"] == 1
 
 
+@pytest.mark.slow
 def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
     mask = Image.new("L", (256, 256), 255)  # the target's size
     mask.paste(0, (128, 0, 256, 256))
@@ -96,6 +98,7 @@ def test_adapt_learns_nothing_where_the_mask_is_black(capsys, files, tmp_path):
     assert (code, "is a safetensors file, not a picture" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_an_earlier_run(capsys, files, tmp_path):
     run(capsys, *adapt_words(files, tmp_path / "parts"))
     code, _, err = run(capsys, *adapt_words(files, tmp_path / "parts", "--steps", 7))
@@ -150,6 +153,7 @@ def test_a_folder_of_something_else_is_left_alone(capsys, files, tmp_path):
     assert (tmp_path / "grid.png").read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 128])
 def test_the_official_profile_runs_on_small_generators_and_says_what_differs(capsys, files, tmp_path, size):
     save(tiny_bundle(size), tmp_path / "source.safetensors")
@@ -171,6 +175,7 @@ def test_what_is_made_up_for_is_said_and_what_cannot_be_adapted_is_refused(capsy
     assert not (tmp_path / "one").exists() or not list((tmp_path / "one").iterdir())
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_was_stopped_is_not_taken_for_done(capsys, files, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert run(capsys, *adapt_words(files, out))[0] == 0
@@ -196,6 +201,7 @@ def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     assert preset["optimiser"]["average_half_life"] == 20
 
 
+@pytest.mark.slow
 def test_the_precision_is_an_option_and_a_setting_where_it_is_not_the_default(capsys, files, tmp_path):
     words = adapt_words(files, tmp_path / "out", "--precision", "bfloat16")
     assert run(capsys, *words)[0] == 0

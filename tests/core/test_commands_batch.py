@@ -152,6 +152,7 @@ def test_a_job_that_fails_here_does_not_stop_the_others(capsys, tmp_path, genera
     assert entries["bad"]["seconds"] >= 0 and entries["bad"]["versions"] == entries["a"]["versions"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_here_keeps_the_step_and_the_same_command_goes_on(capsys, tmp_path, generator, monkeypatch):
     plan, out = write_plan(tmp_path, generator, jobs=[{"target": "a.png"}]), tmp_path / "out"
     update = ProgressBar.update

@@ -53,6 +53,7 @@ def test_every_option_reaches_the_recipe(tmp_path):
     assert not left
 
 
+@pytest.mark.slow
 def test_a_seed_given_with_a_recipe_is_of_everything_random(capsys, files, tmp_path):
     assert run(capsys, *adapt_words(files, tmp_path / "one"))[0] == 0
     sources = (tmp_path / "one" / "adapted.safetensors", tmp_path / "one")
@@ -64,6 +65,7 @@ def test_a_seed_given_with_a_recipe_is_of_everything_random(capsys, files, tmp_p
     assert made[0] == made[1] == made[2]
 
 
+@pytest.mark.slow
 def test_a_result_of_a_given_latent_is_made_again_by_searching_it(capsys, files, tmp_path, monkeypatch):
     search = ["search", "--generator", files["generator"], "--target", files["target"], "--steps", 3]
     assert run(capsys, *search, "--device", "cpu", "--out", tmp_path / "found")[0] == 0
@@ -98,6 +100,7 @@ def test_results_are_never_written_over_what_they_are_made_from(capsys, files, t
     assert own.read_bytes() == files["generator"].read_bytes()
 
 
+@pytest.mark.slow
 def test_other_seeds_of_a_finished_run_are_drawn(capsys, files, tmp_path):
     assert run(capsys, *adapt_words(files, tmp_path))[0] == 0
     before = (tmp_path / "grid.png").read_bytes()

@@ -213,6 +213,7 @@ def test_another_latent_in_its_place_does_not_answer_for_it(
     assert torch.equal(load_latent(path).values, first.latent.values)
 
 
+@pytest.mark.slow
 def test_an_adaptation_tells_it_before_it_trains_and_once_more_when_it_is_asked_again(
     tmp_path: Path, world: Inputs, counted: list[int]
 ) -> None:

@@ -75,6 +75,7 @@ def small_test() -> EntranceTest:
     return EntranceTest(("watercolour", "blueprint"), people=16, readers=48)
 
 
+@pytest.mark.slow
 def test_the_shipped_clip_passes(small_test: EntranceTest) -> None:
     """In small: a look of its training and one that it has never seen; the whole table is in benchmarks."""
     found = small_test.run(demo_encoders().clip)

@@ -69,6 +69,7 @@ def test_generator_draws_the_person_of_the_latent(sampled, truth):
     assert (own < others.min(0).values).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_generator_draws_curls_glasses_hats_and_beards():
     """As the judge reads them, against what it reads off the drawn portraits."""
     z = torch.randn(40, 128, generator=seeded(21, 0, "test.world"))
@@ -123,6 +124,7 @@ def test_perceptual_distance_orders_people(truth):
     assert 0.2 < far < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", ["watercolour", "cel shading", "sepia photograph", "line art"])
 def test_perceptual_distance_ranks_the_own_truth_first(look, latents, truth):
     """A search compares a plain picture with the target: the person must count beside the look."""

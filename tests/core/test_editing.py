@@ -254,6 +254,7 @@ def test_the_demo_generator_follows_a_caption():
     assert float(gained) > 0.08
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_memory_is_refused_before_it(monkeypatch):
     bundle, clip = demo_generator(), demo_encoders().clip
     needed = [editing_step_bytes(bundle, clip, 2, views) for views in (0, 1, 2, 6)]

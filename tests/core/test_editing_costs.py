@@ -49,6 +49,7 @@ def test_the_whole_is_what_is_done_once_and_the_default_number_of_units():
     assert cells[4] == f"{5 + 3 * steps:,.0f} s" and cells[5] == "2,000 (900)"
 
 
+@pytest.mark.slow
 def test_a_method_is_measured_and_its_row_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # for the process of its own
     editing_costs.compute(["SeFa"], 16, 1, tmp_path)

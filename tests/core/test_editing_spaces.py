@@ -21,7 +21,7 @@ from oneshot_core.editing import (
     edit_latents,
 )
 from oneshot_core.editing.goal import TextGoal, check_legacy, legacy_pixels
-from oneshot_core.editing.style_layout import convolution_styles, style_widths
+from oneshot_core.editing.style_layout import convolution_styles
 from oneshot_core.edits import LatentEdit
 from oneshot_core.features import ClipEncoder, build_clip
 from oneshot_core.latent_files import load_latent, save_latent
@@ -36,7 +36,7 @@ STYLE = EditConfig(steps=8, space="style", l2_weight=0.0)
 def styled(count: int = 1, **changes) -> Latent:
     """Latents that carry an edit of a slot and one of a style."""
     bundle = tiny_bundle(SIZE)
-    slots, styles = (bundle.generator.config.w_dim,) * bundle.num_layers, style_widths(bundle.generator)
+    slots, styles = (bundle.generator.config.w_dim,) * bundle.num_layers, bundle.generator.style_widths
     edits = (
         LatentEdit("w+", {1: torch.full((7,), 0.5)}, slots),
         LatentEdit("style", {0: torch.full((6,), 0.3), 1: torch.full((6,), -0.2)}, styles, 2.0),
@@ -47,7 +47,7 @@ def styled(count: int = 1, **changes) -> Latent:
 def test_styles_of_convolutions_move_and_those_of_colours_stay():
     bundle = tiny_bundle(SIZE)
     names = [name for name, _ in bundle.generator.named_modules() if name.endswith(".affine")]
-    assert len(style_widths(bundle.generator)) == len(names)
+    assert len(bundle.generator.style_widths) == len(names)
     assert convolution_styles(8) == (0, 2, 3, 5, 6)
     latent = random_latents(bundle, [0, 1, 2])
     result = edit(latent, dataclasses.replace(STYLE, steps=20))

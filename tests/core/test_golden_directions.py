@@ -51,7 +51,7 @@ from oneshot_core.editing.global_directions import (
     text_feature,
 )
 from oneshot_core.editing.statistics import StyleStatistics, style_statistics
-from oneshot_core.editing.style_layout import convolution_styles, slot_of, style_widths
+from oneshot_core.editing.style_layout import convolution_styles, slot_of
 from oneshot_core.edits import STYLE, LatentEdit, edited_codes, edited_styles
 from oneshot_core.latents import Latent, truncate
 from oneshot_core.networks import Generator, GeneratorConfig
@@ -104,7 +104,7 @@ def _check_modifications(
     generator: Generator, codes: Tensor, modifications: list, tensors: dict, precision: str, drawn: float
 ) -> None:
     """Edits of one channel each, given as edits that a latent carries."""
-    widths = style_widths(generator)
+    widths = generator.style_widths
     edits = []
     for one in modifications:
         vector = torch.zeros(widths[one["style_index"]], dtype=torch.float64)

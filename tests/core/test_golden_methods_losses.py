@@ -385,6 +385,7 @@ class PathNetwork(Trace):
         self.meta = {"style_dim": told["latent"], "n_mlp": told["n_mlp"]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not path_cases(), reason="no recorded path lengths")
 def test_cdc_path_length() -> None:
     from rosinality_names import original_name, original_state

@@ -278,6 +278,7 @@ def test_generator_gradients(path, width):
     assert_gradients(case, loss, inputs | {"wplus": (w, w.shape)}, "out.grad.", "gradcheck", width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GENERATORS)
 def test_path_length_penalty(path):
     case, width = recorded(path), "f64"
@@ -309,6 +310,7 @@ def test_logits(path, width):
         assert_close(logits, case.tensors[match[0]], CLOSE[width])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DISCRIMINATORS)
 def test_r1_and_its_gradients(path):
     case, width = recorded(path), "f64"
@@ -321,6 +323,7 @@ def test_r1_and_its_gradients(path):
     assert_gradients(case, 10 / 2 * penalty * LAZY, inputs, "out.r1grad.", "r1gradcheck", width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", DISCRIMINATORS)
 def test_adversarial_losses_and_the_gradient_of_the_images(path, width):
@@ -359,6 +362,7 @@ def judge(case: Recorded, width: str, kind: str, images: Tensor) -> Tensor:
     return judged(case.discriminator(width), case.heads(width), kind, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", PATCHED)
 @torch.no_grad()

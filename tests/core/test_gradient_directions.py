@@ -110,6 +110,7 @@ def test_the_length_of_a_feature_does_not_count(bundle, statistics):
     assert float(found[0].abs().max()) < 1e-10 * float(found[1].abs().max())
 
 
+@pytest.mark.slow
 def test_probes_measure_how_far_the_feature_moves(bundle, statistics):
     view = StyleView(bundle, ReadingClip(), statistics)
     config = dataclasses.replace(FEW, probes=400)

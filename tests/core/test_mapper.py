@@ -18,7 +18,6 @@ from oneshot_core.editing.mapper import (
     style_groups,
 )
 from oneshot_core.editing.spaces import edit_widths
-from oneshot_core.editing.style_layout import style_widths
 from oneshot_core.latent_files import load_latent, save_latent
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.tensors import seeded
@@ -128,7 +127,7 @@ def test_what_does_not_fit_is_refused():
     full = dataclasses.replace(latent, edits=apply_mapper(BUNDLE, own, latent).edits * 64)
     with pytest.raises(ValueError, match="carries 64 edits already"):
         apply_mapper(BUNDLE, own, full)
-    widths = style_widths(BUNDLE.generator)
+    widths = BUNDLE.generator.style_widths
     for space, groups, said in (
         ("z", single_groups(6), "a mapper is in w\\+ or style"),
         ("w+", {}, "has no group"),

@@ -14,7 +14,6 @@ from stand_ins import tiny_bundle
 from oneshot_core.checkpoints import CheckpointError, UnsafePickleError, read_tensors, save, write_tensors
 from oneshot_core.editing import LatentMapper, apply_mapper, load_mapper, save_mapper
 from oneshot_core.editing.mapper import fresh_net, levels_groups, style_groups
-from oneshot_core.editing.style_layout import style_widths
 from oneshot_core.sampling import random_latents
 
 BUNDLE = tiny_bundle(16)
@@ -22,7 +21,7 @@ WIDE = 8
 
 
 def own(space: str = "w+", **settings) -> LatentMapper:
-    widths = style_widths(BUNDLE.generator) if space == "style" else (7,) * 6
+    widths = BUNDLE.generator.style_widths if space == "style" else (7,) * 6
     groups = style_groups(len(widths)) if space == "style" else levels_groups(6)
     net = fresh_net(space, widths, groups, 1).eval().requires_grad_(False)
     told = {"text": "a hat", "neutral_text": "a head", "clip": "demo", "measured": "tiny"}

@@ -143,6 +143,7 @@ def test_the_bootstrap_draws_whole_clusters() -> None:
     assert 0 <= low < 0.5 < high <= 1 and not math.isnan(low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", ["watercolour", "sepia photograph", "line art", "woodcut"])
 def test_the_order_of_untrained_arms(look: str) -> None:
     """Truth, half of it, the source, collapse: a measure that rewards one picture decides nothing."""

@@ -68,6 +68,7 @@ def package_lpips(net: str, state: dict[str, torch.Tensor]) -> lpips.LPIPS:
     return original.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_equals_the_package(net, backbones):
     perceptual = load_perceptual(net, backbones[net], allow_download=False)

@@ -365,6 +365,7 @@ def test_command_plan_and_the_two_halves_of_the_canvas_give_one_result(
     assert made == [canvas.provenance.history["recipe"]]  # the canvas's, too, tells of the search
 
 
+@pytest.mark.slow
 def test_a_result_can_be_made_again_from_its_own_header(
     tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +388,7 @@ def test_a_result_can_be_made_again_from_its_own_header(
     assert "not the target that the recipe was made with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_whichever_half_was_interrupted(tmp_path: Path, files: dict[str, str]) -> None:
     values = {"generator": files["generator"], "aim": {"target": files["target"]}, "search": {"steps": 3}}
     recipe = recipe_of(**values)

@@ -54,6 +54,7 @@ def parsers() -> list:
     return list(verbs.choices.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (ASSETS / "generator.safetensors").is_file(), reason="the demo's assets are not made yet"
 )

@@ -24,16 +24,14 @@ def world() -> Inputs:
 
 
 def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path, world: Inputs) -> None:
-    program = """
+    first, second = (bound(seed).key("") for seed in (1, 2))
+    program = f"""
 import sys, time
 from pathlib import Path
-from oneshot_core.recipe import Recipe
-from oneshot_core.store import RunStore
+from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.writing import atomic_path
-store = RunStore(Path(sys.argv[1]))
-trainings = ({"seed": seed, "precision": "float32"} for seed in (1, 2))
-a, b = (Recipe.of({"training": training, "inputs": {"size": 64}}) for training in trainings)
-with store.claim(a) as one, store.claim(b) as two, atomic_path(two.folder / "state") as half:
+kept = KeptFolders(Path(sys.argv[1]))
+with kept.claim("{first}"), kept.claim("{second}") as two, atomic_path(two / "state") as half:
     half.write_bytes(bytes(1000))
     print("ready", flush=True)
     time.sleep(60)
@@ -68,10 +66,9 @@ def test_the_store_removes_the_longest_unused(tmp_path: Path, world: Inputs) -> 
 
 def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from oneshot_core.store import RunStore\n"
-        "from oneshot_core.recipe import Recipe\n"
-        "recipe = Recipe.of({'training': {'seed': 1, 'precision': 'float32'}, 'inputs': {'size': 64}})\n"
-        "with RunStore(Path(sys.argv[1])).claim(recipe):\n    print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from oneshot_core.kept_folders import KeptFolders\n"
+        f"with KeptFolders(Path(sys.argv[1])).claim('{bound(1).key('')}'):\n"
+        "    print('held', flush=True); time.sleep(60)"
     )
     here = Path(__file__).parents[2]
     with subprocess.Popen(

@@ -30,7 +30,6 @@ from oneshot_core.editing.style_layout import (
     resolution_of,
     slot_of,
     style_title,
-    style_widths,
 )
 from oneshot_core.latents import labels, truncate
 
@@ -64,7 +63,7 @@ def test_they_are_those_of_the_samples(psi, cutoff, c_dim):
     for styles, mean, sigma in zip(drawn_styles(bundle, psi, cutoff), found.mean, found.sigma, strict=True):
         torch.testing.assert_close(mean, styles.double().mean(dim=0), rtol=0, atol=1e-6)
         torch.testing.assert_close(sigma, styles.double().std(dim=0, correction=0), rtol=0, atol=1e-6)
-    assert (found.widths, found.count, found.seed) == (style_widths(bundle.generator), COUNT, 4)
+    assert (found.widths, found.count, found.seed) == (bundle.generator.style_widths, COUNT, 4)
     assert found.family == bundle.family and found.measured == bundle.title and len(found.fingerprint) == 64
 
 
@@ -135,7 +134,7 @@ def test_slots_are_those_that_the_affine_layers_read():
 def test_a_generator_has_not_drifted_from_itself():
     report = drift_report(BUNDLE, BUNDLE, 500)
     assert report.notes() == [] and report.most_shift == 0 and report.least_correlation > 1 - 1e-9
-    assert len(report.layers) == len(style_widths(BUNDLE.generator))
+    assert len(report.layers) == len(BUNDLE.generator.style_widths)
 
 
 def test_a_shift_of_means_is_seen_where_correlation_is_one():

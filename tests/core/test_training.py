@@ -354,6 +354,7 @@ def test_without_a_sound_state_the_run_starts_anew(tmp_path: Path, caplog) -> No
     assert "starts anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_damaged_states_change_nothing_and_end_in_one_kind_of_error(tmp_path: Path) -> None:
     run(2, folder=tmp_path)
     bundle, encoders, target, reference = inputs()

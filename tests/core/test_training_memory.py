@@ -71,6 +71,7 @@ def test_shapes_that_were_seen_are_not_estimated_again(monkeypatch: pytest.Monke
     assert differing == [2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_more_pictures_need_more_memory() -> None:
     bundle, encoders = demo_generator(), demo_encoders()
     small, large = (training_bytes(bundle, encoders, AIM, oneshot_clip().rebatched(n)) for n in (2, 4))
@@ -140,6 +141,7 @@ def calls() -> dict[str, Callable[[], int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["training", "search", "editing"])
 def test_an_estimate_leaves_nothing_behind(what) -> None:
     assert tensors_kept_by(calls()[what], 1) == 0

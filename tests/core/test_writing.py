@@ -227,6 +227,7 @@ def test_a_damaged_file_is_set_aside_with_a_note(tmp_path: Path, caplog: pytest.
     assert "set aside as state.damaged.bin: it is empty" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the limit of file sizes")
 def test_a_limit_of_file_sizes_leaves_no_broken_file(tmp_path: Path) -> None:
     """Every writer of the engine, in a process that may write 3000 bytes to a file."""

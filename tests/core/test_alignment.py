@@ -299,7 +299,7 @@ def test_a_face_is_chosen():
     assert choose_face(faces) is faces[0]  # the largest one is hardly a face
     assert [choose_face(faces, number) for number in (1, 2, 3)] == [faces[1], faces[0], faces[2]]
     with pytest.raises(
-        ValueError, match="face 5 was asked for, but 4 faces were found in a.png; give largest"
+        ValueError, match="face 5 was asked for, but 4 faces were found in a.png; take the largest"
     ):
         choose_face(faces, 5, "a.png")
     with pytest.raises(ValueError, match="but one face was found in the photo"):

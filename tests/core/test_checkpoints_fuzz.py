@@ -143,6 +143,7 @@ def without_frames(raw: bytes) -> bytes:
 PICKLES = [kind for kind in SOUND if "torch" not in kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PICKLES)
 def test_odd_instructions_end_in_our_error(kind: str, tmp_path: Path) -> None:
     (tmp_path / "sound").write_bytes(without_frames(SOUND[kind]()))

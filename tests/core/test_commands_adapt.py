@@ -192,6 +192,7 @@ def test_a_longer_run_that_was_stopped_is_not_taken_for_done(capsys, files, tmp_
     assert load(out / "adapted.safetensors").provenance.history["step"] == 7
 
 
+@pytest.mark.slow
 def test_crops_rate_and_average_are_options(capsys, files, tmp_path):
     more = ["--crop-px", 12, "--learning-rate", 0.001, "--ema-half-life", 20]
     assert run(capsys, *adapt_words(files, tmp_path / "out", *more))[0] == 0

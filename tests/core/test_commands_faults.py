@@ -66,6 +66,7 @@ def assert_same_files(one: Path, two: Path) -> None:
 # Signals ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("number", "code", "phase"),
@@ -101,6 +102,7 @@ def flipped(data: bytes) -> bytes:
     return data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [lambda data: b"", flipped, lambda data: data[: len(data) // 2]],

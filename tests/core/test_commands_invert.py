@@ -93,6 +93,7 @@ def test_a_photo_is_cut_by_its_quad(folder, capsys, tmp_path):
     assert code == 2 and "--quad belongs to one photo" in err
 
 
+@pytest.mark.slow
 def test_an_encoder_alone_and_refined(folder, capsys, tmp_path):
     encoder = ("--e4e", folder / "e4e.safetensors")
     code, out, err = invert(folder, capsys, tmp_path / "alone", *encoder, "--json")

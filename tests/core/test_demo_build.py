@@ -64,6 +64,7 @@ def test_generator_stages_make_a_loadable_bundle(tmp_path, faces):
     assert bundle.provenance.history["origin"]["format"] == "oneshot-demo"
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_ends_like_a_whole_one(tmp_path, faces, monkeypatch):
     whole, broken = _linked(tmp_path / "whole", faces), _linked(tmp_path / "broken", faces)
     _build(whole).discriminator()

@@ -113,6 +113,7 @@ def test_sentences_are_of_the_person_and_the_look(people: People) -> None:
     assert "neon" in texts[1] and "ink" in texts[3] and not {"neon", "ink"} & (texts[0] | texts[2])
 
 
+@pytest.mark.slow
 def test_some_steps_teach_and_repeat_exactly(people: People) -> None:
     runs = []
     for _ in range(2):

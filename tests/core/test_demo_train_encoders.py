@@ -74,6 +74,7 @@ def test_the_average_follows_weights_and_statistics() -> None:
     assert int(average.module[1].num_batches_tracked) == 3
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_exactly_and_its_file_loads(tmp_path: Path, small: None) -> None:
     whole = train(tmp_path / "whole", 4)
     train_until(tmp_path / "parts", stop=2, steps=4)

@@ -138,6 +138,7 @@ def test_perceptual_distance_ranks_the_own_truth_first(look, latents, truth):
         assert (own < others.min(0).values).float().mean() > 0.8
 
 
+@pytest.mark.slow
 def test_judge_tells_all_looks_and_describes(latents):
     judge = demo_judge()
     right = []

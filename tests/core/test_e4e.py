@@ -69,6 +69,7 @@ def test_pictures_are_encoded_each_by_itself(bundle):
         encode_pictures(bundle, tiny(), pictures * torch.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8,), (1, 8), (ROWS, 8), (1, ROWS, 8)], ids=str)
 def test_the_published_file_is_read_without_its_decoder(tmp_path, shape):
     path, encoder = tmp_path / "e4e_ffhq_encode.pt", tiny()
@@ -90,6 +91,7 @@ def test_older_files_hold_their_settings_as_an_object(tmp_path):
         load_e4e(tmp_path / "psp.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_an_encoder_is_kept_as_safetensors(tmp_path, dtype):
     encoder = tiny()

@@ -307,6 +307,7 @@ def test_rows_are_judged_alike_and_the_best_is_marked(source, adapted) -> None:
     assert best_of([1.0, 2.0, 2.0]) == 1
 
 
+@pytest.mark.slow
 def test_the_snapshots_of_a_kept_run_are_found_by_what_the_result_says(tmp_path: Path) -> None:
     world = tiny_inputs()
     result, _ = run(tmp_path, world)

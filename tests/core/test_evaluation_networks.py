@@ -37,6 +37,7 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_is_read_from_a_file_and_sees_8_bit_colours(weights: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloaded"))
     network = load_inception(weights)

@@ -45,6 +45,7 @@ def lpips_cases() -> list:
     return found or [pytest.param(None, "", "", id="none", marks=skip)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "net", "width"), lpips_cases())
 def test_lpips_equals_the_package_and_the_official_class(path, net, width):
     recorded, tensors, dtype = golden.describe(path), golden.tensors_of(path), DTYPES[width]

@@ -298,6 +298,7 @@ def test_path_length_penalty(path):
 # ---- section 3: the discriminator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", DISCRIMINATORS)
 @torch.no_grad()
@@ -423,6 +424,7 @@ def test_r1_leaves_the_recorded_parameters_without_gradient(path, kind):
     assert sorted(without) == sorted(case.meta[f"r1_grad_none.{kind}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("path", "kind"), kinds(r"g_ns\.(\w+)\.f64"))
 def test_patch_generator_loss_and_the_gradient_of_the_images(path, kind, width):

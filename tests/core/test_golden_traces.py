@@ -265,6 +265,7 @@ def replay(trace: Trace, steps: int) -> Recorder:
     return recorder
 
 
+@pytest.mark.slow
 @pytest.mark.excerpt
 @pytest.mark.parametrize("trace", EXCERPTS, indirect=True)
 def test_training_follows_the_first_iteration(trace: Trace) -> None:

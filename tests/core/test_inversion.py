@@ -39,6 +39,7 @@ def drawable(count: int = 1) -> torch.Tensor:
     return sample(BUNDLE, random_latents(BUNDLE, range(40, 40 + count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_an_inversion_comes_nearer_to_a_picture_that_can_be_drawn(method):
     target = drawable()
@@ -72,6 +73,7 @@ def test_result_says_what_it_is():
     assert set(plain.losses) == {"perceptual", "pixel", "prior"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_batch_gives_what_its_pictures_give_alone(method, batch_size):

@@ -70,7 +70,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("work", WORKS)
-@pytest.mark.parametrize("at", [2, STEPS, STEPS + 3], ids=["amid a chunk", "at its end", "in the next"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(2, id="amid a chunk"),
+        pytest.param(STEPS, id="at its end", marks=pytest.mark.slow),
+        pytest.param(STEPS + 3, id="in the next", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_work_goes_on_with_the_same_bits(tmp_path, work, at):
     whole = work(KeptFolders(tmp_path / "whole"), Stopping())
     kept = KeptFolders(tmp_path / "kept")

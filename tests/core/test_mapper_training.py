@@ -39,6 +39,7 @@ def same(one: MapperResult, other: MapperResult) -> bool:
     return curves and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w+", "style"])
 def test_a_mapper_brings_unseen_codes_to_the_text(space):
     config = dataclasses.replace(
@@ -77,6 +78,7 @@ def test_the_network_of_the_best_validation_is_taken():
     assert all(torch.equal(value, state_of(until)[name]) for name, value in state_of(result).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"optimiser": "adam", "kind": "single"}, {"views": 2}])
 def test_a_training_repeats_and_depends_on_its_seed(settings):
     config = dataclasses.replace(SHORT, **settings)

@@ -115,6 +115,7 @@ def test_a_stopped_run_is_thrown_away_when_it_is_to_be_trained_again(tmp_path: P
     assert run(tmp_path, world, kept=TRAIN_AGAIN)[1] == STEPS
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_where_a_shorter_run_ended(tmp_path: Path, world: Inputs) -> None:
     for steps in (1, 3):  # each goes on from the one before
         run(tmp_path / "a", world, steps=steps)
@@ -149,6 +150,7 @@ def test_fresh_trains_again(tmp_path: Path, world: Inputs) -> None:
     assert run(tmp_path, world, kept=TRAIN_AGAIN)[1] == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [[RESULT], [RECORD, f"{WORK}/{RECORD}"]], ids=["result", "records"])
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:100], lambda data: b"", flipped_last], ids=["cut", "empty", "flipped"]

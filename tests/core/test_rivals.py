@@ -69,6 +69,7 @@ def same(first: Any, second: Any) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [DEFAULT, OFFICIAL], ids=["default", "official"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, profile: Any, tmp_path: Path) -> None:
@@ -78,6 +79,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, profile: Any, tmp_
     assert not same(whole, run(name, 5, profile=profile))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_cancelled_run_goes_on(name: str, tmp_path: Path) -> None:
     stop = StopSignal()

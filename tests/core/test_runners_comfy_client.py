@@ -162,6 +162,7 @@ def test_without_aiohttp_there_are_no_events_and_one_line_says_so(client, monkey
     assert caplog.text.count("aiohttp is missing") == 1
 
 
+@pytest.mark.slow
 def test_the_plain_client_fetches_what_was_saved(comfy, tmp_path):
     def run(workflow: dict) -> subprocess.CompletedProcess:
         (tmp_path / "w.json").write_text(json.dumps(workflow))

@@ -179,6 +179,7 @@ FILES: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*HISTORIES, *FILES])
 def test_a_history_of_another_form_ends_its_job_alone(comfy, tmp_path, case):
     def answer(handler: Any) -> None:
@@ -227,6 +228,7 @@ def test_an_answer_of_any_kind_ends_its_job_alone(comfy, tmp_path, route, case):
     assert not (tmp_path / "out" / "bad").exists() or not list((tmp_path / "out" / "bad").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [drips, drips_its_head, never_ends])
 @pytest.mark.parametrize("route", ["history", "view"])
 def test_what_never_ends_ends_its_job(comfy, tmp_path, monkeypatch, route, case):

@@ -102,6 +102,7 @@ def test_a_target_that_goes_while_the_plan_runs_fails_its_own_job(tmp_path):
 PEAK_MB = 1.0  # of the list of seeds, and eight bytes a job; the jobs would take three and more
 
 
+@pytest.mark.slow
 def test_a_grid_of_many_jobs_takes_no_memory_for_them(tmp_path):
     """Names, marks and seeds stay; no job does."""
     grid = {"targets": ["demo:comic"], "seeds": list(range(1500)), "settings": [{"steps": 8}, {"steps": 9}]}
@@ -153,6 +154,7 @@ def lines(count: int) -> Iterator[bytes]:
         yield b'%s,"checksum":"%08x"}\n' % (body, zlib.crc32(body))
 
 
+@pytest.mark.slow
 def test_a_manifest_of_a_hundred_thousand_jobs_is_read_in_seconds(tmp_path):
     head = {"format": "oneshot-batch-manifest", "format_version": 3, "plan": "p"}
     with open(tmp_path / "manifest.jsonl", "wb") as file:

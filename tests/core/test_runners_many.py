@@ -180,6 +180,7 @@ def test_a_server_that_was_only_silent_loses_what_others_have_now(servers, tmp_p
     assert not ids & set(silent.history)  # they were taken out of its queue
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_goes_on(servers, tmp_path):
     restarted, other = servers
     other.automatic = False
@@ -220,6 +221,7 @@ def test_servers_that_are_not_there(servers, tmp_path):
         make_run(make_plan(tmp_path, 4), servers).run()
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_later_takes_part(servers, tmp_path):
     late, other = servers
     late.stop()
@@ -247,6 +249,7 @@ def failing(server: FakeComfy, wanted: Callable[[dict[str, Any]], bool]) -> None
     server.finish = finishing  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_what_others_can_do_gets_no_more(servers, tmp_path):
     broken, sound = servers
     failing(broken, lambda _: True)

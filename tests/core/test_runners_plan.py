@@ -370,6 +370,7 @@ def odd_json(values: dict, seeds: range) -> Iterator[str]:
         yield json.dumps(mutated_json(values, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["plan", "workflow"])
 def test_damaged_plans_and_workflows_end_in_a_plan_error(folder, place):
     """Blind damage, and members of other types; the workflow is read through the plan that names it."""

@@ -230,6 +230,7 @@ def test_what_the_reader_refuses_is_invalid(folder, case):
     assert not SCHEMA_OF.is_valid(REFUSED[case])
 
 
+@pytest.mark.slow
 def test_both_agree_on_plans_with_an_odd_value(folder):
     """What is taken is valid; what is refused is invalid, but for what no schema can see."""
     beyond = re.compile("|".join(BEYOND))

@@ -69,6 +69,7 @@ def test_result_says_what_it_is():
     assert not latent.values.requires_grad and not result.reconstruction.requires_grad
 
 
+@pytest.mark.slow
 def test_on_a_busy_machine_threads_sleep_which_is_told_and_changes_nothing(busy_machine):
     seen = []
     found = search(SearchConfig(steps=9), callbacks=[seen.append])

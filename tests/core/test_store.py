@@ -90,6 +90,7 @@ def test_a_run_that_is_held_is_neither_removed_nor_waited_for_in_vain(tmp_path: 
         pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, world: Inputs) -> None:
     for seed in (0, 1):
         run(tmp_path, world, seed=seed)
@@ -100,6 +101,7 @@ def test_a_run_that_was_just_trained_is_not_the_first_to_go(tmp_path: Path, worl
     assert run(tmp_path, world, seed=0)[1] == 0  # the older one went
 
 
+@pytest.mark.slow
 def test_states_of_ended_runs_go_before_whole_runs(tmp_path: Path, world: Inputs) -> None:
     for seed in (0, 1):
         run(tmp_path, world, seed=seed)
@@ -111,6 +113,7 @@ def test_states_of_ended_runs_go_before_whole_runs(tmp_path: Path, world: Inputs
     assert run(tmp_path, world, seed=1, steps=STEPS + 1)[1] == 1
 
 
+@pytest.mark.slow
 def test_what_cancelled_runs_left_counts_towards_the_limit(tmp_path: Path, world: Inputs) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, world, seed=0, counting=Counting(2))

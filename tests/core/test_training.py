@@ -129,6 +129,7 @@ def _start(folder: Path, steps: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", KILLED.format(paths=paths), str(folder), str(steps)])
 
 
+@pytest.mark.slow
 def test_run_killed_in_the_middle_resumes_exactly(tmp_path: Path) -> None:
     process = _start(tmp_path, 100_000)
     deadline = time.monotonic() + 120
@@ -178,6 +179,7 @@ def test_long_loss_curves_are_thinned_and_keep_their_end() -> None:
     assert curves["rare"] == [[5000, 7.0]]
 
 
+@pytest.mark.slow
 def test_cancel_is_noticed_within_one_step_and_the_run_goes_on_later(tmp_path: Path) -> None:
     signal_ = StopSignal()
     seen: list[int] = []
@@ -258,6 +260,7 @@ def test_nan_stops_with_the_term_and_leaves_the_last_good_state(tmp_path: Path) 
     assert_same(run(7), run(7, folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_state_with_nan_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"so the state was not saved at step 4 \(seed 3\)"):
         run(9, folder=tmp_path, callbacks=[Poison(4)])

@@ -24,6 +24,7 @@ def test_recomputing_comes_only_where_memory_is_short(free: int | None, recomput
     assert ("computed again" in caplog.text) == recompute
 
 
+@pytest.mark.slow
 def test_networks_that_lie_somewhere_are_asked_where(monkeypatch) -> None:
     bundle = tiny_bundle(64)
     given = bundle, stand_in_encoders(), tiny_aim(bundle), oneshot_clip(), "float32"

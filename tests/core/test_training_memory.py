@@ -81,6 +81,7 @@ def test_more_pictures_need_more_memory() -> None:
     assert 0 < one < two < 2 * one
 
 
+@pytest.mark.slow
 def test_a_reference_that_knows_its_family_is_estimated_as_a_bare_one() -> None:
     bundle, encoders = tiny_bundle(SIZE), tiny_encoders()
     known = replace(TINY_AIM, reference=Latent("w", TINY_AIM.reference, bundle.family))
@@ -98,6 +99,7 @@ def test_nothing_of_the_networks_is_changed() -> None:
     assert all(p.device.type == "cpu" and not p.requires_grad for net in networks for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_it_works_where_comfyui_runs_nodes() -> None:
     bundle, encoders = tiny_bundle(SIZE), tiny_encoders()
     with torch.inference_mode():

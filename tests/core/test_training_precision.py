@@ -109,6 +109,7 @@ def run(
     return adapt(bundle, stand_in_encoders(), tiny_aim(bundle), config=config, run_folder=folder)
 
 
+@pytest.mark.slow
 def test_losses_are_finite_and_every_weight_stays_float32(tmp_path: Path) -> None:
     result = run(6, "bfloat16", tmp_path)
     values = [value for losses in result.losses.values() for value in losses if value == value]
@@ -121,6 +122,7 @@ def test_losses_are_finite_and_every_weight_stays_float32(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(5, "bfloat16")
     run(2, "bfloat16", tmp_path)

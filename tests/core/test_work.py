@@ -57,6 +57,7 @@ def clip_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield seen
 
 
+@pytest.mark.slow
 def test_a_training_step_does_no_more_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = demo_generator()
     aim = Aim(TARGET, bundle.mean_latent[None])
@@ -74,6 +75,7 @@ def test_a_training_step_does_no_more_than_it_must(monkeypatch: pytest.MonkeyPat
     assert pictures == CLIP_PICTURES
 
 
+@pytest.mark.slow
 def test_a_search_step_does_no_more_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     flops = {}
     for steps in (1, 2):

@@ -14,7 +14,9 @@ from comfy_server import PACK, comfy_folders, comfy_python
 
 from oneshot_core.writing import holding
 
-SCRIPT = Path(__file__).parent / "dump_schemas.py"
+HERE = Path(__file__).parent
+SCHEMAS, LOADED = "dump_schemas", "-- the pack is loaded --"  # see run_scripts.py
+SCRIPTS = [HERE / f"{name}.py" for name in ("frame_targets", "wire_wrongly", "refuse_values")]
 
 
 def needs_comfy() -> pytest.MarkDecorator:
@@ -24,39 +26,37 @@ def needs_comfy() -> pytest.MarkDecorator:
     )
 
 
-@cache
-def printed(script: Path, folder: Path | None = None, seconds: int = 600) -> dict[str, Any]:
+def printed(script: Path, folder: Path | None = None) -> dict[str, Any]:
     """What a script prints as JSON that an interpreter of a ComfyUI runs with the pack; of the first one."""
-    return _answered(folder or comfy_folders()[0], [str(script)], seconds)[0]
+    found: dict[str, Any] = _answered(folder or comfy_folders()[0])[0][script.stem]
+    return found
+
+
+def loaded() -> tuple[dict[str, Any], str]:
+    """What the pack registers when it is loaded in a fresh process, and what goes to standard error."""
+    found, errors = _answered(comfy_folders()[0])
+    return found[SCHEMAS], errors
 
 
 @cache
-def loaded() -> tuple[dict[str, Any], str]:
-    """Load the pack in a fresh process.
-
-    Returns:
-        What it registered, and what went to standard error.
-    """
-    return _answered(comfy_folders()[0], [str(SCRIPT)], 300)
-
-
-def _answered(folder: Path, words: list[str], seconds: int) -> tuple[dict[str, Any], str]:
-    """Run a script once, for all test processes of a run: to import ComfyUI takes ten seconds."""
+def _answered(folder: Path) -> tuple[dict[str, Any], str]:
+    """Run all scripts once, for all test processes of a run."""
     if SHARED.place is None:
-        return _run(folder, words, seconds)
-    key = hashlib.sha256(repr((folder, words)).encode()).hexdigest()[:16]
+        return _run(folder)
+    key = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     answered = SHARED.place / f"comfy-{key}.json"
     with holding(SHARED.place / f"comfy-{key}.lock"):
         if not answered.is_file():
-            answered.write_text(json.dumps(_run(folder, words, seconds)))
+            answered.write_text(json.dumps(_run(folder)))
     found, errors = json.loads(answered.read_text())
     return found, errors
 
 
-def _run(folder: Path, words: list[str], seconds: int) -> tuple[dict[str, Any], str]:
-    command = [comfy_python(folder), *words, str(PACK)]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=seconds)
-    return json.loads(answer.stdout.splitlines()[-1]), answer.stderr
+def _run(folder: Path) -> tuple[dict[str, Any], str]:
+    command = [comfy_python(folder), str(HERE / "run_scripts.py"), str(PACK), *map(str, SCRIPTS)]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.splitlines()[-1]), answer.stderr.partition(LOADED)[0]
 
 
 class Shared:

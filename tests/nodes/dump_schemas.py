@@ -55,6 +55,12 @@ loaded = asyncio.run(nodes.load_custom_node(PACK))
 cpu_seconds = time.process_time() - started
 own = [name for name in nodes.NODE_CLASS_MAPPINGS if name not in before]
 
-if __name__ == "__main__":
+
+def answer() -> dict[str, object]:
+    """What is printed."""
     found = {name: described(nodes.NODE_CLASS_MAPPINGS[name]) for name in own}
-    print(json.dumps({"loaded": loaded, "nodes": found, "cpu_seconds": cpu_seconds}, default=str))
+    return {"loaded": loaded, "nodes": found, "cpu_seconds": cpu_seconds}
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(), default=str))

@@ -16,7 +16,7 @@ pytestmark = needs_comfy()
 
 def told(folder: Path) -> dict[str, Any]:
     """What the script printed."""
-    return printed(SCRIPT, folder, 300)
+    return printed(SCRIPT, folder)
 
 
 def each_comfy() -> pytest.MarkDecorator:

@@ -29,7 +29,7 @@ test-slow: $(READY)
 	$(PYTEST) -m "slow and not golden" tests/core tests/nodes
 
 test-golden: $(READY)
-	$(PYTEST) -m "golden and not excerpt" tests/core
+	$(PYTEST) -m golden tests/core
 
 # Needs a CUDA device; without one every test is skipped, and the summary says so.
 test-gpu: $(READY)

@@ -107,6 +107,7 @@ def mutated_headers(seeds: range, folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_headers_with_other_values(tmp_path: Path) -> None:
     assert mutated_headers(range(80), tmp_path) == []
 
@@ -140,5 +141,6 @@ def with_tensors(values: Any, state: dict[str, torch.Tensor]) -> Any:
     return values
 
 
+@pytest.mark.slow
 def test_odd_entries_in_state_dicts(tmp_path: Path) -> None:
     assert odd_roots(range(80), tmp_path) == []

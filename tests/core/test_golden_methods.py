@@ -26,12 +26,6 @@ def of(path: Path) -> Trace:
     return KINDS[path.name.partition("_")[0]](path)
 
 
-@pytest.mark.excerpt
-@pytest.mark.parametrize("path", traces("nada_trace_*_modern.json")[:1], ids=lambda path: path.stem)
-def test_the_first_iteration_is_followed(path: Path) -> None:
-    replay(of(path), 1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", recordings(), ids=lambda path: path.stem)
 def test_all_recorded_iterations_are_followed(path: Path) -> None:

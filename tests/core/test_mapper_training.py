@@ -86,6 +86,7 @@ def test_a_training_repeats_and_depends_on_its_seed(settings):
     assert not same(train(config), train(dataclasses.replace(config, seed=1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["ranger", "adam"])
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_training_equals_an_uninterrupted_one(optimiser, stop, tmp_path):

@@ -308,6 +308,7 @@ def test_the_method_of_the_search_is_part_of_what_determines_a_result(world: Inp
     assert "method" not in prepared(Recipe(), world, "search")[0].settings("search")["search"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["oneshot_clip", "mind_the_gap"])
 def test_ii2s_finds_the_reference_of_an_adaptation(tmp_path: Path, world: Inputs, preset: str) -> None:
     values = recipe_of(1, method={"preset": preset}, search={"steps": 3, "method": "ii2s"}).values()

@@ -175,6 +175,7 @@ def test_one_target_is_repeated_with_flips_of_its_own_and_several_are_drawn_by_w
     assert any(torch.equal(one, targets[0].flip(2)) for one in real) and len(real) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIVALS)
 def test_memory_is_estimated(name: str) -> None:
     found = training_bytes(tiny_bundle(SIZE), encoders_for(name), aim_for(name), RIVALS[name]())

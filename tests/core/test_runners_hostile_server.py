@@ -218,6 +218,7 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ANSWERS)
 @pytest.mark.parametrize("route", ["history", "view"])
 def test_an_answer_of_any_kind_ends_its_job_alone(comfy, tmp_path, route, case):

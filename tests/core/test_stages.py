@@ -34,6 +34,7 @@ def gradients_of(state: TrainState, step: int, phase: str) -> list[Tensor]:
     return [p.grad for network in state.networks() for p in network.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("phase", ["discriminator", "r1", "generator"])
 @pytest.mark.parametrize("step", [0, 1])

@@ -324,6 +324,7 @@ def rewritten(path: Path, **changes) -> None:
     write_tensors(path, tensors, {**header, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

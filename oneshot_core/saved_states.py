@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .checkpoints import CheckpointError, read_tensors, write_tensors
 from .json_values import Fields, JsonError, read, told
-from .writing import atomic_path, set_aside
+from .writing import atomic_path, remove_stale_temporaries, set_aside
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made", covariant=True)
 
 HISTORY = "history."
 MAX_CURVES = 1000
@@ -194,6 +197,52 @@ class StateFile:
             raise DamagedState(f"{path}: {reason}")
         history = {name: curve.tolist() for name, curve in curves.items() if curve is not None}
         return SavedState(step, settings, tensors, history)
+
+
+class Resumable(Protocol[Made]):
+    """Steps that can be saved after each of them, and gone on with."""
+
+    def run(self, callbacks: Sequence[Callable[[Any], None]]) -> Made:
+        """Do the steps that are left; callbacks are called after each."""
+
+    def save(self, states: StateFile) -> None:
+        """Write the state; nothing amid a step."""
+
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Go on from a file; one that raises DamagedState has changed nothing."""
+
+
+def run_saved(
+    work: Resumable[Made],
+    states: StateFile | None,
+    callbacks: Sequence[Callable[[Any], None]],
+    every_seconds: float,
+) -> Made:
+    """Do steps, from the state that is there on, and save from time to time and at any end.
+
+    Args:
+        work: the steps.
+        states: where; None: nothing is written.
+        callbacks: called after every step; one that raises ends the work.
+        every_seconds: between two saved states.
+    """
+    if states is None:
+        return work.run(callbacks)
+    remove_stale_temporaries(states.path.parent)
+    states.load(lambda path: work.restore(states, path))
+    saved = time.monotonic()
+
+    def save(_: Any) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > every_seconds:
+            work.save(states)
+            saved = time.monotonic()
+
+    try:
+        # It comes last: a step is saved when everybody has been told of it.
+        return work.run([*callbacks, save])
+    finally:
+        work.save(states)
 
 
 def _wrong_curves(curves: Mapping[str, Tensor | None], step: int, allow_nan: bool) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -38,11 +37,10 @@ from .pace import Pace
 from .pictures import check_mask
 from .precision import PRECISIONS, check_precision, forward_pass, precision_setting
 from .ranges import MOST_RATE, check_number
-from .saved_states import DamagedState, SavedState, StateError, StateFile
+from .saved_states import DamagedState, SavedState, StateError, StateFile, run_saved
 from .tensors import Images, check_finite, check_shape, gradients, is_finite, owned
 from .threads import ThreadWatch
 from .whitening import whitening_of
-from .writing import remove_stale_temporaries
 
 log = logging.getLogger(__name__)
 
@@ -166,16 +164,8 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     # In ComfyUI's inference mode no graph would be recorded (comfyui.md 3.1).
     with gradients():
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
-        if state_file is None:
-            return search.run(callbacks)
-        states = search_states(state_file)
-        remove_stale_temporaries(states.path.parent)
-        states.load(lambda path: search.restore(states, path))
-        try:
-            # The saver comes last: a step is saved when everybody has been told of it.
-            return search.run([*callbacks, _Saver(search, states)])
-        finally:
-            search.save(states)
+        states = None if state_file is None else search_states(state_file)
+        return run_saved(search, states, callbacks, SAVE_EVERY_SECONDS)
 
 
 def search_states(path: Path | str) -> StateFile:
@@ -204,20 +194,6 @@ def check_search(
         check_finite(start, "the latent to start from")
     bundle.check_finite()
     check_encoders(encoders)
-
-
-@dataclass
-class _Saver:
-    """Save a search from time to time."""
-
-    search: _Search
-    states: StateFile
-    last: float = field(default_factory=time.monotonic)
-
-    def __call__(self, progress: StepProgress) -> None:
-        if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
-            self.search.save(self.states)
-            self.last = time.monotonic()
 
 
 class _Search:

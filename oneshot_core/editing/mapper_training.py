@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,11 +26,10 @@ from ..latent_optimiser import StepProgress
 from ..latents import Latent, truncate
 from ..memory import check_memory
 from ..pace import Pace
-from ..saved_states import DamagedState, SavedState, StateError, StateFile
+from ..saved_states import DamagedState, SavedState, StateError, StateFile, run_saved
 from ..tensors import Images, check_weights, gradients, is_finite, owned
 from ..threads import ThreadWatch
 from ..training.memory import editing_step_bytes
-from ..writing import remove_stale_temporaries
 from .goal import TextGoal, check_legacy
 from .mapper import LatentMapper, MapperNet, fresh_net
 from .mapper_config import MapperConfig, MapperLoss
@@ -103,15 +101,8 @@ def train_mapper(  # noqa: PLR0913 - what to train for on what, and how to follo
         goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
         loss = MapperLoss(goal, config.weights(identity), identity)
         training = _Training(bundle, loss, config, latents, {"text": text, "neutral_text": neutral_text})
-        if state_file is None:
-            return training.run(callbacks)
-        states = training_states(state_file)
-        remove_stale_temporaries(states.path.parent)
-        states.load(lambda path: training.restore(states, path))
-        try:
-            return training.run([*callbacks, _Saver(training, states)])
-        finally:
-            training.save(states)
+        states = None if state_file is None else training_states(state_file)
+        return run_saved(training, states, callbacks, SAVE_EVERY_SECONDS)
 
 
 def training_states(path: Path | str) -> StateFile:
@@ -162,23 +153,6 @@ def _net_bytes(bundle: GeneratorBundle, config: MapperConfig) -> int:
     generator = bundle.generator
     net = MapperNet(config.space, edit_widths(generator, config.space), config.groups(generator))
     return 4 * sum(value.numel() for value in net.parameters())
-
-
-@dataclass
-class _Saver:
-    """Save a training from time to time."""
-
-    training: _Training
-    states: StateFile
-    last: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.last = time.monotonic()
-
-    def __call__(self, progress: StepProgress) -> None:
-        if time.monotonic() - self.last > SAVE_EVERY_SECONDS:
-            self.training.save(self.states)
-            self.last = time.monotonic()
 
 
 class _Training:

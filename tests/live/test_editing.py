@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,21 @@ def test_projectors_invert(server: Server, base: Path, method: str) -> None:
     assert len(pictures(server, base, graph, "8", 1)) == 1
 
 
-def test_an_inversion_is_cancelled_within_seconds(server: Server) -> None:
-    prompt = server.queue(shown(photo(**{"method.steps": 5000}), "8", 1))
-    time.sleep(8)
-    asked = time.monotonic()
-    server.post("/interrupt", {})
-    assert failure(server.wait(prompt, 30)) == "interrupted" and time.monotonic() - asked < 10
+def _is_beyond(step: int, event: dict[str, Any]) -> bool:
+    return event["type"] == "oneshot.loss" and event["data"]["step"] > step
+
+
+def test_a_cancelled_inversion_goes_on_where_it_was(server: Server) -> None:
+    graph, reached = shown(photo(**{"method.steps": 5000}), "8", 1), 0
+    for _ in range(2):
+        prompt = server.queue(graph)
+        events = server.watch(partial(_is_beyond, reached + 3), 60)
+        steps = [event["data"]["step"] for event in events if event["type"] == "oneshot.loss"]
+        assert steps and min(steps) > reached
+        asked = time.monotonic()
+        server.post("/interrupt", {})
+        assert failure(server.wait(prompt, 30)) == "interrupted" and time.monotonic() - asked < 10
+        reached = max(steps)
 
 
 def test_a_mapper_is_trained_kept_and_used(server: Server, base: Path) -> None:

@@ -29,7 +29,9 @@ TAKEN = {  # by each method, beside texts and what all take
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """Add what the verb edit asks for, but for how it runs."""
     option(parser, "--generator", "checkpoint, or demo", metavar="FILE|demo", required=True)
-    option(parser, "--out", "folder for the results", metavar="DIR", required=True)
+    option(
+        parser, "--out", "folder for the results; a stopped edit goes on there", metavar="DIR", required=True
+    )
     option(
         parser,
         "--method",

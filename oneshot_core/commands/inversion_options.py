@@ -19,7 +19,13 @@ def add_invert(parser: argparse.ArgumentParser) -> None:
         "pictures", type=filled, nargs="+", metavar="PICTURE", help="aligned pictures, such as align writes"
     )
     option(parser, "--generator", "checkpoint, or demo", metavar="FILE|demo", required=True)
-    option(parser, "--out", "folder for latents.safetensors and pictures", metavar="DIR", required=True)
+    option(
+        parser,
+        "--out",
+        "folder for latents.safetensors and pictures; a stopped inversion goes on there",
+        metavar="DIR",
+        required=True,
+    )
     option(
         parser,
         "--method",

@@ -74,6 +74,7 @@ def test_the_face_stands_upright_in_its_square(face: Face, astronaut: Image.Imag
     assert abs(corners - ((0, 0), (0, 256), (256, 256), (256, 0))).max() < 0.06 * 256
 
 
+@pytest.mark.slow
 @with_detector
 def test_a_larger_photo_has_the_same_face(face: Face, astronaut: Image.Image) -> None:
     larger = choose_face(find_faces(astronaut.resize((3072, 3072), Image.Resampling.BICUBIC)))

@@ -65,6 +65,7 @@ def test_patches_are_the_convolution() -> None:
     assert _makes_patches(layer) and not _makes_patches(torch.nn.Conv2d(3, 5, 4, stride=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", TOWERS)
 def test_a_lowered_tower_gives_what_autocast_gives(tmp_path, tower: str) -> None:
     vision, quick = TOWERS[tower]

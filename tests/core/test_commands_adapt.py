@@ -165,6 +165,7 @@ def test_the_official_profile_runs_on_small_generators_and_says_what_differs(cap
     assert record["settings"]["preset"]["profile"] == "official"
 
 
+@pytest.mark.slow
 def test_what_is_made_up_for_is_said_and_what_cannot_be_adapted_is_refused(capsys, files, tmp_path):
     save(tiny_bundle(64), tmp_path / "bare.safetensors", with_discriminator=False)
     words = adapt_words({**files, "generator": tmp_path / "bare.safetensors"}, tmp_path / "out")

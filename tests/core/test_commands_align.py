@@ -128,6 +128,7 @@ def test_what_cannot_be_followed_is_refused_in_one_line(capsys, tmp_path, photo,
     assert not out.exists() and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_search_sees_the_square_of_the_quad_and_its_recipe_makes_it_again(capsys, files, tmp_path, photo):
     assert run(capsys, "align", photo, "--out", tmp_path / "a", "--size", 64, "--points", *POINTS)[0] == 0
     quad = tmp_path / "a" / "me.json"

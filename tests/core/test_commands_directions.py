@@ -120,6 +120,7 @@ def test_a_stopped_dictionary_goes_on(folder, capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "d.state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_dictionaries_and_texts_by_gradients(folder, capsys, tmp_path):
     told = measured(capsys, folder, tmp_path / "g.safetensors", "--by", "gradients", "--half")
     assert "16 channels of 2 layers by gradients" in told

@@ -122,6 +122,7 @@ def test_damaged_results_are_not_done_already(
     assert_same_files(done, whole)
 
 
+@pytest.mark.slow
 def test_a_result_of_another_step_is_not_done_already(files: Any, whole: Path, done: Path) -> None:
     shutil.copy(done / "run" / "snapshots" / "step_000002.safetensors", done / "adapted.safetensors")
     assert cli.main(adapt_words(files, done)) == 0

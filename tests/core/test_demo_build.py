@@ -108,6 +108,7 @@ def _then_stop(save):
     return saving
 
 
+@pytest.mark.slow
 def test_encoder_stages_make_loadable_assets(tmp_path):
     build = _build(tmp_path)
     for name in ("perceptual", "targets"):

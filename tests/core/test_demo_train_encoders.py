@@ -112,6 +112,7 @@ def train_until(out: Path, stop: int, steps: int) -> None:
             train(out, steps)
 
 
+@pytest.mark.slow
 def test_the_judge_trains_and_loads(tmp_path: Path) -> None:
     train(tmp_path, 2, "judge", "--groups", "1", "--group", "3")
     judge = load_judge(tmp_path / "judge.safetensors")

@@ -279,6 +279,7 @@ def test_clip_configurations_are_bounded_before_anything_is_built(tmp_path, name
     assert time.process_time() - began < 1
 
 
+@pytest.mark.slow
 def test_odd_headers_and_configurations_end_in_one_kind_of_error(tmp_path):
     net, weights = tmp_path / "net", tmp_path / "clip.safetensors"
     tensors = {key: value.clone() for key, value in make_small(SmallConfig((4, 4))).state_dict().items()}

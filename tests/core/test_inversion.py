@@ -168,6 +168,7 @@ def test_it_starts_at_the_mean_of_random_codes_or_at_the_generators_own():
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_given_code_is_refined():
     latent = random_latents(BUNDLE, [3, 8])
     pictures = drawable(2)

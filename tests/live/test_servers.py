@@ -55,7 +55,6 @@ def done_by(out: Path, server: Server) -> list[str]:
     return [one["job"] for one in lines_of(out) if one["status"] == "done" and one["server"] == server.url]
 
 
-@pytest.mark.slow  # a minute or more on two quiet cores
 def test_two_servers_of_which_one_is_killed(comfy: Path | None, workflow: Workflow, tmp_path: Path) -> None:
     if comfy is None:
         pytest.skip("no ComfyUI found; set COMFYUI_PATH")

@@ -33,7 +33,10 @@ def printed(script: Path, folder: Path | None = None) -> dict[str, Any]:
 
 
 def loaded() -> tuple[dict[str, Any], str]:
-    """What the pack registers when it is loaded in a fresh process, and what goes to standard error."""
+    """What the pack registers when it is loaded in a fresh process, and what goes to standard error.
+
+    Among it what was imported in what time.
+    """
     found, errors = _answered(comfy_folders()[0])
     return found[SCHEMAS], errors
 
@@ -53,7 +56,8 @@ def _answered(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _run(folder: Path) -> tuple[dict[str, Any], str]:
-    command = [comfy_python(folder), str(HERE / "run_scripts.py"), str(PACK), *map(str, SCRIPTS)]
+    words = ["-X", "importtime", str(HERE / "run_scripts.py"), str(PACK), *map(str, SCRIPTS)]
+    command = [comfy_python(folder), *words]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.splitlines()[-1]), answer.stderr.partition(LOADED)[0]

@@ -147,9 +147,10 @@ def _optimised(
         device = bridge.make_room(needed)
         with core.gradients():
             known = None if identity is None else identity.to(device)
-            result = core.cached_edit(
-                bridge.kept_results("edits"), generator.to(device), encoders.to(device).clip, latent, text,
-                config, neutral_text=neutral_text, identity=known, callbacks=[run.report], poll=run.check,
+            result = core.edit_latents(
+                generator.to(device), encoders.to(device).clip, latent, text, config,
+                neutral_text=neutral_text, identity=known, callbacks=[run.report],
+                kept=bridge.kept_results("edits"), poll=run.check,
             )  # fmt: skip
     images, before = bridge.to_comfy(result.images), bridge.to_comfy(result.before)
     return _shown(result.latent, images, before, result.losses, [*notes, *bridge.said(run.notes)])

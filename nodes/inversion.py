@@ -84,22 +84,15 @@ class OneShotInvertImage(io.ComfyNode):
             with core.gradients():  # what is moved in inference mode could not be taken back through
                 placed, net = generator.to(device), encoders.to(device).perceptual
                 start = _encoded(placed, pictures, method, quads)
-                found = _found(placed, pictures, net, config, start, quads, run)
+                found = core.inverted(
+                    placed, pictures, net, config, start, quads,
+                    callbacks=[run.report], kept=bridge.kept_results("inversions"), poll=run.check,
+                )  # fmt: skip
         drawn = bridge.to_comfy(found.images)
         notes = bridge.said([*notes, *run.notes, *core.likelihood_notes(generator, found.latent)])
         curves = {"losses": [core.plot_points(found.losses)], "text": notes, "notes": notes}
         shown = bridge.compared(("photo", bridge.to_comfy(pictures)), ("inverted", drawn))
         return io.NodeOutput(found.latent, drawn, ui={**curves, **shown})
-
-
-def _found(generator: Any, pictures: Tensor, net: Any, config: Any, start: Any, quads: Any, run: Any) -> Any:
-    """Optimise, or take the encoder's code as it is."""
-    if config is None:
-        return core.inverted(generator, pictures, net, None, start, quads)
-    kept = bridge.kept_results("inversions")
-    return core.cached_inversion(
-        kept, generator, pictures, net, config, start, quads=quads, callbacks=[run.report], poll=run.check
-    )
 
 
 def _config(method: dict[str, Any]) -> Any:

@@ -90,7 +90,6 @@ if TYPE_CHECKING:
         save_dictionary,
         save_statistics,
     )
-    from .editing.edit_cache import cached_edit
     from .editing.finite_differences import DictionaryConfig, measure_dictionary
     from .editing.foreign_directions import load_boundary, load_components
     from .editing.global_directions import (
@@ -150,7 +149,6 @@ if TYPE_CHECKING:
         load_e4e,
         save_e4e,
     )
-    from .inversion.cache import cached_inversion
     from .kept_folders import KeptFolders
     from .latent_files import latent_notes, load_latent, save_latent
     from .latent_optimiser import StepProgress
@@ -246,7 +244,6 @@ _MODULES = {
         "load_dictionary load_statistics load_styleclip_dictionary "
         "load_styleclip_statistics save_dictionary save_statistics"
     ),
-    "editing.edit_cache": "cached_edit",
     "editing.finite_differences": "DictionaryConfig measure_dictionary",
     "editing.foreign_directions": "load_boundary load_components",
     "editing.global_directions": "GlobalDirection Selection find_direction global_direction text_change",
@@ -276,7 +273,6 @@ _MODULES = {
         "likelihood_notes load_e4e save_e4e"
     ),
     "kept_folders": "KeptFolders",
-    "inversion.cache": "cached_inversion",
     "latent_files": "latent_notes load_latent save_latent",
     "latent_optimiser": "StepProgress",
     "latents": "Latent",

@@ -29,8 +29,13 @@ _OURS = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}(\.damaged-\d+)?")
 
 def settings_key(settings: Mapping[str, Any]) -> str:
     """Name of what JSON values determine: 32 hex digits of their SHA-256."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+    return digest(settings)[:KEY_DIGITS]
+
+
+def digest(values: Any) -> str:
+    """SHA-256 in hex of JSON values; the order of keys does not matter."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class KeptFolders:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .kept_folders import KeptFolders, settings_key
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .pace import Pace
 from .saved_states import DamagedState, SavedState, StateError, StateFile
@@ -49,17 +51,35 @@ class SavedChunks:
     """Where the chunks of a work are saved.
 
     Args:
-        folder: made when it is missing; of this work alone.
+        folder: of this work alone.
         settings: JSON values of everything that determines the result.
     """
 
     folder: Path
     settings: Mapping[str, Any]
 
-    @classmethod
-    def at(cls, folder: Path | str | None, settings: Callable[[], Mapping[str, Any]]) -> SavedChunks | None:
-        """Find out the settings where there is a folder: to hash networks takes a while."""
-        return None if folder is None else cls(Path(folder), settings())
+
+@contextmanager
+def saved_chunks(
+    kept: KeptFolders | None,
+    settings: Callable[[], Mapping[str, Any]],
+    poll: Callable[[], None] | None = None,
+) -> Iterator[SavedChunks | None]:
+    """Hold the folder of a work while it is done; None where nothing is kept.
+
+    Args:
+        kept: the folders; trimmed afterwards.
+        settings: of the work; asked only where it is kept: to hash networks takes a while.
+        poll: called while another process is at the same work; may raise to give up.
+    """
+    if kept is None:
+        yield None
+        return
+    found = settings()
+    with kept.claim(settings_key(found), poll) as folder:
+        remove_stale_temporaries(folder)
+        yield SavedChunks(folder, found)
+    kept.trim()
 
 
 @dataclass(frozen=True)
@@ -153,8 +173,6 @@ class _Running:
                 "first": chunk.first,
                 "count": len(chunk.optimiser.codes),
             }
-            work.saved.folder.mkdir(parents=True, exist_ok=True)
-            remove_stale_temporaries(work.saved.folder)
             path = work.saved.folder / f"codes_{chunk.first}.safetensors"
             self._states = StateFile(path, FORMAT, FORMAT_VERSION, f"a saved {work.what}")
             self._states.load(self._restore)

@@ -9,8 +9,6 @@ Nothing here imports torch before it is needed, so that menus may ask for defaul
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +29,7 @@ from .choices import (
 from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
-from .kept_folders import KEY_DIGITS
+from .kept_folders import KEY_DIGITS, digest
 from .method_recipe import MethodRecipe, RecipeError
 from .quads import Quad
 from .ranges import MOST_RATE, check_number
@@ -416,9 +414,4 @@ class Recipe:
             32 hexadecimal digits; the first 24 are equal for recipes that differ in nothing but steps.
         """
         steps = self.search.steps if half == "search" else self.training.steps
-        return _digest(self.settings(half))[:STEM_DIGITS] + _digest(steps)[: KEY_DIGITS - STEM_DIGITS]
-
-
-def _digest(values: Any) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self.settings(half))[:STEM_DIGITS] + digest(steps)[: KEY_DIGITS - STEM_DIGITS]

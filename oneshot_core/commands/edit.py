@@ -14,13 +14,12 @@ import torch
 from ..checkpoints import GeneratorBundle, check_family, check_pair
 from ..editing.direction import Direction, apply_direction, check_direction
 from ..editing.direction_files import load_direction, save_direction
-from ..editing.edit_cache import cached_edit
 from ..editing.gradient_directions import GradientConfig, text_direction
 from ..editing.mapper import LatentMapper, apply_mapper
 from ..editing.mapper_config import MapperConfig
 from ..editing.mapper_files import load_mapper, save_mapper
 from ..editing.mapper_training import train_mapper, training_states
-from ..editing.optimisation import EditConfig, EditResult, direction_of_edit
+from ..editing.optimisation import EditConfig, EditResult, direction_of_edit, edit_latents
 from ..edits import STYLE
 from ..encoder_choice import EncoderChoice, encoder_notes
 from ..features import ClipEncoder
@@ -179,9 +178,9 @@ def _optimised(job: _Job, kept: KeptFolders) -> _Edited:
     steps = config.steps * (1 if job.latent is None else len(job.latent.values))
     clip, identity = _clip(job), _identity(job)
     with followed_steps("edit", steps, options.quiet) as follow:
-        result = cached_edit(
-            kept, job.bundle, clip, job.latent, options.text, config,
-            neutral_text=options.neutral_text or "", identity=identity, callbacks=[follow],
+        result = edit_latents(
+            job.bundle, clip, job.latent, options.text, config,
+            neutral_text=options.neutral_text or "", identity=identity, callbacks=[follow], kept=kept,
         )  # fmt: skip
     before = job.latent or _start_of(result)
     direction = save_direction(direction_of_edit(result, job.bundle), job.out / "direction.safetensors")

@@ -23,7 +23,6 @@ from ..inversion import (
     likelihood_notes,
     load_e4e,
 )
-from ..inversion.cache import cached_inversion
 from ..latent_files import save_latent
 from ..latents import Latent
 from ..pictures import labelled_grid, load_target, save_png
@@ -52,13 +51,11 @@ def invert_command(options: Namespace) -> None:
     net = None if config is None else _perceptual(bundle, options).to(device)
     folder = out_folder(options.out)
     with gone_on_with(folder, "inversion") as kept:
-        if config is None:
+        if config is None:  # nothing has steps, between which a signal could end it
             found = inverted(bundle, pictures, net, None, start, quads)
         else:
             with followed_steps("invert", config.steps * len(pictures), options.quiet) as follow:
-                found = cached_inversion(
-                    kept, bundle, pictures, net, config, start, quads=quads, callbacks=[follow]
-                )
+                found = inverted(bundle, pictures, net, config, start, quads, callbacks=[follow], kept=kept)
         for line in likelihood_notes(bundle, found.latent):
             note(line)
         written = _written(found, pictures, photos, folder, config)

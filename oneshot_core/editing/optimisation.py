@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,8 @@ from ..edits import EDIT_SPACES, STYLE, W_PLUS, LatentEdit
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet, identity_distance
 from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
-from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks
+from ..kept_folders import KeptFolders
+from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks, saved_chunks
 from ..latent_optimiser import RAMP_DOWN, RAMP_UP, LatentOptimiser, StepProgress, learning_rate_at
 from ..latents import Latent, truncate, z_from_seeds
 from ..memory import check_memory
@@ -122,7 +122,8 @@ def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
     neutral_text: str = "",
     identity: IdentityNet | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
-    folder: Path | str | None = None,
+    kept: KeptFolders | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> EditResult:
     """Change codes until their pictures show what a text says, staying near the codes that were given.
 
@@ -141,8 +142,9 @@ def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
             picture and text.
         identity: recognises faces, on the generator's device; needed for an `identity_weight` above 0.
         callbacks: called after every step with the rounds done, summed over all codes; may raise.
-        folder: where the work is saved, every 30 s and at any end; with the same settings it is gone on with
-            there, to what an uninterrupted edit would have given. None: nothing is written.
+        kept: where the work is kept, saved every 30 s and at any end; the same work is gone on with there, to
+            what an uninterrupted one would have given, and one that is done takes no step. None: nowhere.
+        poll: called while another process is at the same work; may raise to give up.
 
     Returns:
         Codes, pictures, pictures before, losses: "clip" or "direction", "deviation" and "identity".
@@ -151,7 +153,6 @@ def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
         ValueError: see `check_edit`; words that CLIP does not know, two texts of one meaning, weights that
             are not finite, or a step that does not fit main memory.
         EncoderError: the CLIP model reads no text.
-        StateError: the folder holds an edit with other settings.
         FloatingPointError: a loss or gradient is not finite; the message names term, code, step and seed.
 
     Source: StyleCLIP section 4, orpatashnik/StyleCLIP optimization/run_optimization.py and criteria/;
@@ -162,11 +163,10 @@ def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
     check_edit(bundle, latent, text, config, identity)
     _check_work(bundle, clip, config, (text, neutral_text), identity)
     start = _started(bundle, latent, config)
-    with gradients():
+    given = (bundle, clip, latent, text, config, neutral_text, identity)
+    with gradients(), saved_chunks(kept, lambda: edit_settings(*given), poll) as saved:
         goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
         work = _Work(bundle.generator, goal, config, identity if config.identity_weight else None)
-        given = (bundle, clip, latent, text, config, neutral_text, identity)
-        saved = SavedChunks.at(folder, lambda: edit_settings(*given))
         chunks, losses = _run(work, start, callbacks, saved)
         edited, change, images, before = _joined(bundle, start, chunks, text, config)
     names = {"generator": start.generator_name or bundle.title, "clip": clip.name, "text": text}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..checkpoints import GeneratorBundle
 from ..features import Perceptual
+from ..kept_folders import KeptFolders
 from ..latent_optimiser import StepProgress
 from ..latents import Latent
 from ..quads import Quad
@@ -18,15 +18,17 @@ from .config import InversionConfig
 from .projection import InversionResult, invert_pictures, quad_values
 
 
-def inverted(
+def inverted(  # noqa: PLR0913 - what to invert how, and how to follow it
     bundle: GeneratorBundle,
     pictures: Images,
     perceptual: Perceptual | None,
     config: InversionConfig | None,
     start: Latent | None = None,
     quads: Sequence[Quad | None] | None = None,
+    *,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
-    folder: Path | str | None = None,
+    kept: KeptFolders | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> InversionResult:
     """Optimise codes, from an encoder's on where these are given, or take the encoder's as they are.
 
@@ -38,15 +40,17 @@ def inverted(
         start: an encoder's codes, see `encode_pictures`.
         quads: where each picture was cut from its photo, kept in the latent's origin.
         callbacks: of the optimisation.
-        folder: where the optimisation is saved, see `invert_pictures`.
+        kept: where the optimisation is kept, see `invert_pictures`.
+        poll: called while another process is at the same one.
 
     Raises:
         ValueError: neither settings nor codes, or see `invert_pictures`.
     """
     if config is not None:
         return invert_pictures(
-            bundle, pictures, perceptual, config, start=start, quads=quads, callbacks=callbacks, folder=folder
-        )
+            bundle, pictures, perceptual, config, start=start, quads=quads, callbacks=callbacks, kept=kept,
+            poll=poll,
+        )  # fmt: skip
     if start is None:
         raise ValueError("there is nothing to invert with; give settings, or the codes of an encoder")
     corners = quad_values(quads, len(pictures))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,8 @@ from ..checkpoints import GeneratorBundle, check_family
 from ..draws import Draws, SeededDraws
 from ..features import Perceptual
 from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
-from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks
+from ..kept_folders import KeptFolders
+from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks, saved_chunks
 from ..latent_optimiser import LatentOptimiser, StepProgress
 from ..latents import Latent, drawn_noise
 from ..memory import check_memory
@@ -84,7 +84,8 @@ def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
     quads: Sequence[Quad | None] | None = None,
     callbacks: Sequence[Callable[[StepProgress], None]] = (),
     given: Given = Given(),
-    folder: Path | str | None = None,
+    kept: KeptFolders | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> InversionResult:
     """Find the codes whose pictures are given pictures, each as if it were alone.
 
@@ -97,9 +98,9 @@ def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
         quads: where each picture was cut from its photo (FFHQ's alignment), kept in the latent's origin.
         callbacks: called after every step with the rounds done, summed over all pictures; may raise.
         given: what is not to be drawn or measured here.
-        folder: where every picture's work is saved, every 30 s and at any end; what is found there with the
-            same settings is gone on with and gives what an uninterrupted inversion would have given. None:
-            nothing is written.
+        kept: where the work is kept, saved every 30 s and at any end; the same work is gone on with there, to
+            what an uninterrupted one would have given, and one that is done takes no step. None: nowhere.
+        poll: called while another process is at the same work; may raise to give up.
 
     Returns:
         The codes, their pictures, the losses: "perceptual", "pixel", "noise" and "prior" as far as they
@@ -107,16 +108,14 @@ def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
 
     Raises:
         ValueError: see `check_inversion`; or a step that does not fit main memory.
-        StateError: the folder holds an inversion with other settings.
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, picture and
             step.
     """
     check_inversion(bundle, pictures, perceptual, config, start)
     corners = quad_values(quads, len(pictures))
-    with gradients():
+    asked = (bundle, pictures, perceptual, config, start)
+    with gradients(), saved_chunks(kept, lambda: inversion_settings(*asked), poll) as saved:
         work = _Work(bundle, perceptual, config, given)
-        settings = (bundle, pictures, perceptual, config, start)
-        saved = SavedChunks.at(folder, lambda: inversion_settings(*settings))
         own = owned(pictures).to(bundle.generator.const)
         chunks, losses = _run(work, own, start, callbacks, saved)
         values, images = (torch.cat([getattr(one, name) for one in chunks]) for name in ("codes", "images"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ from reading_clip import TEXT, ReadingClip
 from stand_ins import StandInPerceptual, tiny_bundle
 
 from oneshot_core import latent_chunks
-from oneshot_core.editing import EditConfig
-from oneshot_core.editing.edit_cache import cached_edit
+from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.inversion import inversion_config, invert_pictures
-from oneshot_core.inversion.cache import cached_inversion
-from oneshot_core.kept_folders import KeptFolders
+from oneshot_core.inversion.projection import inversion_settings
+from oneshot_core.kept_folders import KeptFolders, settings_key
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.saved_states import StateError
 
@@ -40,13 +40,13 @@ class Stopping:
 def inverted(kept: KeptFolders, follow: Any, method: str = "projector (nvidia)", **more: Any) -> Any:
     settings = {"steps": STEPS, "mean": 50 * ("projector" in method), **more}
     config = inversion_config(method, **settings)
-    return cached_inversion(kept, BUNDLE, PICTURES, StandInPerceptual(), config, callbacks=[follow])
+    return invert_pictures(BUNDLE, PICTURES, StandInPerceptual(), config, callbacks=[follow], kept=kept)
 
 
 def edited(kept: KeptFolders, follow: Any, **more: Any) -> Any:
     config = EditConfig(**{"steps": STEPS, "batch_size": 1, **more})
     latent = random_latents(BUNDLE, range(COUNT))
-    return cached_edit(kept, BUNDLE, ReadingClip(), latent, TEXT, config, callbacks=[follow])
+    return edit_latents(BUNDLE, ReadingClip(), latent, TEXT, config, callbacks=[follow], kept=kept)
 
 
 def in_style(kept: KeptFolders, follow: Any, **more: Any) -> Any:
@@ -108,10 +108,14 @@ def test_other_settings_are_another_work(tmp_path, work):
 def test_a_folder_of_another_work_is_refused(tmp_path):
     config = inversion_config("ii2s", steps=2)
     net = StandInPerceptual()
-    invert_pictures(BUNDLE, PICTURES, net, config, folder=tmp_path)
+    kept = KeptFolders(tmp_path)
+    invert_pictures(BUNDLE, PICTURES, net, config, kept=kept)
+    (own,) = tmp_path.iterdir()
     for other, pictures in ((replace(config, seed=1), PICTURES), (config, -PICTURES)):
+        key = settings_key(inversion_settings(BUNDLE, pictures, net, other))
+        shutil.copytree(own, kept.folder(key))  # somebody renamed it
         with pytest.raises(StateError, match="a saved inversion with other settings"):
-            invert_pictures(BUNDLE, pictures, net, other, folder=tmp_path)
+            invert_pictures(BUNDLE, pictures, net, other, kept=kept)
 
 
 def test_a_damaged_state_is_set_aside_and_the_one_before_it_serves(tmp_path, monkeypatch):
@@ -141,7 +145,7 @@ class Breaking(StandInPerceptual):
 def test_what_came_before_a_step_that_is_not_finite_is_kept(tmp_path):
     kept, config = KeptFolders(tmp_path), inversion_config("ii2s", steps=STEPS)
     with pytest.raises(FloatingPointError, match="at step 2 for picture 0"):
-        cached_inversion(kept, BUNDLE, PICTURES, Breaking(2), config)
+        invert_pictures(BUNDLE, PICTURES, Breaking(2), config, kept=kept)
     rest = Stopping()
-    cached_inversion(kept, BUNDLE, PICTURES, StandInPerceptual(), config, callbacks=[rest])
+    invert_pictures(BUNDLE, PICTURES, StandInPerceptual(), config, callbacks=[rest], kept=kept)
     assert rest.steps[0] == 3

@@ -207,13 +207,16 @@ class Run:
             goes_on: a run that was stopped and kept has not come to its end.
 
         Returns:
-            None where the run has not come so far, or its file is damaged, which is then set aside.
+            None where the run has not come so far, or its file is damaged, which is then set aside. A run
+            that was killed after its last step has not come to its end: its record lacks the losses.
 
         Raises:
             RunError: the run has ended and keeps no snapshot of that step.
         """
         steps, end = self.recipe.training.steps, self._end(values, goes_on)
-        step = snapshot or end or steps
+        step = snapshot or end
+        if step is None:
+            return None
         path = self.folder / RESULT if step == end else snapshot_files(self.work).get(step)
         if path is None and end is not None:
             kept = ", ".join(map(str, self.snapshots())) or "none"

@@ -47,7 +47,7 @@ def test_the_second_call_loads_the_same_result(tmp_path: Path, world: Inputs) ->
     assert (trained, again) == (STEPS, 0)
     assert same(first.bundle, second.bundle) and second.bundle.discriminator is not None
     assert first.step == second.step == STEPS and list(second.snapshots) == [2, 4]
-    assert [v for v in second.losses["generator"]] == first.losses["generator"]
+    assert second.losses["generator"] == first.losses["generator"]
 
 
 def test_it_equals_a_plain_adaptation(tmp_path: Path, world: Inputs) -> None:
@@ -443,7 +443,8 @@ def test_a_process_that_ends_between_result_and_record_loses_nothing(
             work(*bound_to, RunStore(tmp_path))
     counting = Counting()
     follow = [counting] if half == "adaptation" else [lambda now: counting.after_step(now)]
-    work(*bound_to, RunStore(tmp_path), callbacks=follow)
+    found = work(*bound_to, RunStore(tmp_path), callbacks=follow)
+    assert found.losses and all(map(len, found.losses.values()))
     assert counting.steps == 0 and not [path for path in tmp_path.rglob("*") if "damaged" in path.name]
 
 

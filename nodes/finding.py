@@ -16,7 +16,8 @@ GRADIENT, HYBRID, DIFFERENCES = "gradient", "hybrid", "finite differences"
 MEASURE = "measure"  # a dictionary, instead of a file
 SEFA, GANSPACE = "sefa", "ganspace"
 PARTS = 1000  # of the progress bar
-LOWER, KEPT = "the generator's size, or use a smaller CLIP", "Nothing is kept"
+LOWER = "the generator's size, or use a smaller CLIP"
+KEPT = "The pictures that were looked at are kept until it is queued again"
 
 
 class OneShotTextDirection(io.ComfyNode):
@@ -116,7 +117,10 @@ def found_direction(generator: Any, encoders: Any, text: str, neutral: str, sett
         with core.gradients():  # what is moved in inference mode could not be taken back through
             placed, clip = generator.to(device), encoders.to(device).clip
             given = _given_dictionary(placed, clip, settings, told, run.check)
-            request = core.TextRequest(text, neutral, _gradient_config(settings), dictionary=given)
+            request = core.TextRequest(
+                text, neutral, _gradient_config(settings), dictionary=given,
+                kept=bridge.kept_results("directions"), poll=run.check,
+            )  # fmt: skip
             return core.find_text_direction(method, placed, clip, request, told)
 
 
@@ -283,7 +287,7 @@ class OneShotComponentDirection(io.ComfyNode):
         if method["method"] == SEFA:
             found = core.sefa_directions(generator, chosen or None, component + 1)[component]
             return io.NodeOutput(found, ui={"text": [found.summary()]})
-        with bridge.working("codes", KEPT):
+        with bridge.working("codes", "Nothing is kept"):
             bridge.place([generator.generator], 0)
             every = core.ganspace_directions(
                 generator, component + 1, method["codes"], method["seed"], progress=told

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,42 @@ class KeptFolders:
             if free:
                 shutil.rmtree(folder, ignore_errors=True)
             return free
+
+
+@dataclass(frozen=True)
+class KeptWork:
+    """Where a work is saved while it is done.
+
+    Args:
+        folder: of this work alone; this process holds it.
+        settings: JSON values of everything that determines the result.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+@contextmanager
+def kept_work(
+    kept: KeptFolders | None,
+    settings: Callable[[], Mapping[str, Any]],
+    poll: Callable[[], None] | None = None,
+) -> Iterator[KeptWork | None]:
+    """Hold the folder of a work while it is done; None where nothing is kept.
+
+    Args:
+        kept: the folders; trimmed afterwards.
+        settings: of the work; asked only where it is kept: to hash networks takes a while.
+        poll: called while another process is at the same work; may raise to give up.
+    """
+    if kept is None:
+        yield None
+        return
+    found = settings()
+    with kept.claim(settings_key(found), poll) as folder:
+        remove_stale_temporaries(folder)
+        yield KeptWork(folder, found)
+    kept.trim()
 
 
 def _lock_of(folder: Path) -> Path:

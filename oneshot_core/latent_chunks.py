@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .kept_folders import KeptFolders, settings_key
+from .kept_folders import KeptWork
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .pace import Pace
 from .saved_states import DamagedState, SavedState, StateError, StateFile
 from .tensors import Images, is_finite, owned
 from .threads import ThreadWatch
-from .writing import remove_stale_temporaries
 
 log = logging.getLogger(__name__)
 
@@ -47,42 +45,6 @@ Finished = TypeVar("Finished")
 
 
 @dataclass(frozen=True)
-class SavedChunks:
-    """Where the chunks of a work are saved.
-
-    Args:
-        folder: of this work alone.
-        settings: JSON values of everything that determines the result.
-    """
-
-    folder: Path
-    settings: Mapping[str, Any]
-
-
-@contextmanager
-def saved_chunks(
-    kept: KeptFolders | None,
-    settings: Callable[[], Mapping[str, Any]],
-    poll: Callable[[], None] | None = None,
-) -> Iterator[SavedChunks | None]:
-    """Hold the folder of a work while it is done; None where nothing is kept.
-
-    Args:
-        kept: the folders; trimmed afterwards.
-        settings: of the work; asked only where it is kept: to hash networks takes a while.
-        poll: called while another process is at the same work; may raise to give up.
-    """
-    if kept is None:
-        yield None
-        return
-    found = settings()
-    with kept.claim(settings_key(found), poll) as folder:
-        remove_stale_temporaries(folder)
-        yield SavedChunks(folder, found)
-    kept.trim()
-
-
-@dataclass(frozen=True)
 class ChunkedWork:
     """How much is to be done.
 
@@ -100,7 +62,7 @@ class ChunkedWork:
     count: int
     size: int
     device: torch.device
-    saved: SavedChunks | None = None
+    saved: KeptWork | None = None
 
 
 def optimise_chunks(

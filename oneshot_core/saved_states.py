@@ -150,7 +150,7 @@ class StateFile:
         self,
         path: Path,
         settings: Mapping[str, Any],
-        required: Mapping[str, Tensor],
+        required: Mapping[str, Tensor] | Callable[[int], Mapping[str, Tensor]],
         groups: Iterable[Mapping[str, Tensor]] = (),
         allow_nan: bool = False,
     ) -> SavedState:
@@ -159,7 +159,8 @@ class StateFile:
         Args:
             path: of the newest state or the one before it.
             settings: of the computation that wants to go on.
-            required: tensors that must be there, in shape and type.
+            required: tensors that must be there, in shape and type; or a function of the steps done, where
+                their shape depends on it.
             groups: tensors that are there together or not at all, such as the moments of one parameter.
             allow_nan: whether curves have NaN where a step does not compute a value.
 
@@ -192,7 +193,8 @@ class StateFile:
                 "use the same settings, or another folder"
             )
         curves = {name: tensors.pop(f"{HISTORY}{name}", None) for name in names}
-        reason = _wrong_curves(curves, step, allow_nan) or _wrong_tensors(tensors, required, groups)
+        wanted = required(step) if callable(required) else required
+        reason = _wrong_curves(curves, step, allow_nan) or _wrong_tensors(tensors, wanted, groups)
         if reason:
             raise DamagedState(f"{path}: {reason}")
         history = {name: curve.tolist() for name, curve in curves.items() if curve is not None}

@@ -40,6 +40,7 @@ from ..editing.text_methods import TextRequest, find_text_direction
 from ..encoder_choice import EncoderChoice, encoder_notes
 from ..features import ClipEncoder
 from .console import BadInput, ProgressBar, note, say, say_json
+from .following import UNFINISHED, gone_on_with
 from .resources import open_generator, open_latent, out_folder, prepare, shown_download
 
 
@@ -72,17 +73,19 @@ def _text(options: Namespace) -> None:
         }
         _write(options, found.direction, out, told, found.summary())
         return
-    request = TextRequest(
-        options.to, options.neutral, GradientConfig(selection=selection, seed=options.seed),
-        _measured_statistics(options, bundle), name=options.name,
-    )  # fmt: skip
-    with _bar(options, options.by) as show:
-        made = find_text_direction(options.by, bundle, clip, request, show)
-    for line in made.notes:
-        note(line)
-    told = {"samples": made.samples, "agreement": made.agreement, "channels": made.direction.channels}
-    agreed = "" if made.agreement is None else f", halves agree to {made.agreement:.2f}"
-    _write(options, made.direction, out, told, f"{made.samples} samples{agreed}")
+    statistics = _measured_statistics(options, bundle)
+    with gone_on_with(out.with_name(f"{out.stem}.{UNFINISHED}"), "search for a direction") as kept:
+        request = TextRequest(
+            options.to, options.neutral, GradientConfig(selection=selection, seed=options.seed),
+            statistics, name=options.name, kept=kept,
+        )  # fmt: skip
+        with _bar(options, options.by) as show:
+            made = find_text_direction(options.by, bundle, clip, request, show)
+        for line in made.notes:
+            note(line)
+        told = {"samples": made.samples, "agreement": made.agreement, "channels": made.direction.channels}
+        agreed = "" if made.agreement is None else f", halves agree to {made.agreement:.2f}"
+        _write(options, made.direction, out, told, f"{made.samples} samples{agreed}")
 
 
 def _sefa(options: Namespace) -> None:
@@ -126,18 +129,17 @@ def _dictionary(options: Namespace) -> None:
     bundle = open_generator(options.generator, device)
     clip = _clip(options, bundle, device)
     statistics = _measured_statistics(options, bundle)
-    if options.by == "gradients":
-        config = GradientDictionaryConfig(options.images, options.seed, options.layers, options.batch)
-        with _bar(options, "gradients") as show:
-            found = measure_gradient_dictionary(bundle, clip, config, statistics, progress=show)
-        _write_dictionary(options, found, out)
-        return
     path = out.with_name(f"{out.stem}.state.safetensors")
     if options.fresh:
         state_file(path).remove()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _bar(options, "channels") as show:
-        found = measure_dictionary(bundle, clip, differences, statistics, state=path, progress=show)
+    if options.by == "gradients":
+        config = GradientDictionaryConfig(options.images, options.seed, options.layers, options.batch)
+        with _bar(options, "gradients") as show:
+            found = measure_gradient_dictionary(bundle, clip, config, statistics, state=path, progress=show)
+    else:
+        with _bar(options, "channels") as show:
+            found = measure_dictionary(bundle, clip, differences, statistics, state=path, progress=show)
     _write_dictionary(options, found, out)
     state_file(path).remove()
 

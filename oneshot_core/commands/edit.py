@@ -33,7 +33,7 @@ from ..sampling import SampleConfig, count_of, iter_codes, keys_of, parse_seeds,
 from ..tensors import owned
 from .console import BadInput, Interrupted, ProgressBar, note
 from .edit_options import DIRECTION, GRADIENT, LEVELS, MAPPER, OPTIMISATION, check_options, given
-from .following import followed_steps, gone_on_with
+from .following import UNFINISHED, followed_steps, gone_on_with
 from .interrupts import Signalled
 from .resources import (
     open_generator,
@@ -89,7 +89,7 @@ def edit_command(options: Namespace) -> None:
     began = time.monotonic()
     check_options(options)
     job = _job(options)
-    with gone_on_with(job.out, "edit") as kept:
+    with gone_on_with(job.out / UNFINISHED, "edit") as kept:
         edited = _METHODS[options.method](job, kept)
         files = {
             "latent": save_latent(edited.after, job.out / "edited.safetensors"),
@@ -253,7 +253,8 @@ def _by_gradient(job: _Job, kept: KeptFolders) -> _Edited:
             bar.total = total
             bar.update(done)
 
-        found = text_direction(job.bundle, clip, options.text, options.neutral_text, config, progress=tell)
+        asked = job.bundle, clip, options.text, options.neutral_text, config
+        found = text_direction(*asked, progress=tell, kept=kept)
     for line in found.notes:
         note(line)
     latent, direction = _wanted(job), found.direction

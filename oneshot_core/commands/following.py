@@ -22,17 +22,17 @@ UNFINISHED = "unfinished"  # a folder beside the results
 
 
 @contextmanager
-def gone_on_with(out: Path, what: str) -> Iterator[KeptFolders]:
+def gone_on_with(folder: Path, what: str) -> Iterator[KeptFolders]:
     """Keep work beside its results until the block, which writes them, has come to its end.
 
     Args:
-        out: folder of the results.
+        folder: for that work; it is removed when the block has come to its end.
         what: is worked on, for messages.
 
     Raises:
         Interrupted: the user stopped it.
     """
-    kept = KeptFolders(out / UNFINISHED)
+    kept = KeptFolders(folder)
     try:
         yield kept
     except KeyboardInterrupt as stopped:

@@ -31,7 +31,7 @@ from ..quad_files import load_quad
 from ..quads import Quad
 from ..tensors import Images
 from .console import BadInput, note
-from .following import followed_steps, gone_on_with
+from .following import UNFINISHED, followed_steps, gone_on_with
 from .inversion_options import E4E, METHODS
 from .resources import open_generator, out_folder, out_path, prepare, report, shown_download
 
@@ -50,7 +50,7 @@ def invert_command(options: Namespace) -> None:
     start = None if options.e4e is None else _encoded(options.e4e, bundle, pictures, device)
     net = None if config is None else _perceptual(bundle, options).to(device)
     folder = out_folder(options.out)
-    with gone_on_with(folder, "inversion") as kept:
+    with gone_on_with(folder / UNFINISHED, "inversion") as kept:
         if config is None:  # nothing has steps, between which a signal could end it
             found = inverted(bundle, pictures, net, None, start, quads)
         else:

@@ -11,10 +11,8 @@ mean in all pictures, editing.md 1c); pictures are reduced in floating point unl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from ..latents import Latent, truncate
 from ..networks import Generator
 from ..ranges import check_number
 from ..sampling import random_latents
-from ..saved_states import DamagedState, SavedState, StateFile
+from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import Images, Latents, Styles, check_weights, owned
 from ..threads import ThreadWatch
 from .clip_features import picture_features
@@ -327,8 +325,11 @@ def measure_dictionary(
         styles, channels = config.places(statistics.widths)
         codes = sample_codes(bundle, config, statistics, latent)
         settings = dictionary_settings(bundle, clip, config, statistics, codes)
-        work = _Measurement(statistics, styles, channels, settings, state)
-        work.run(_Samples(bundle.generator, codes, clip, config), progress)
+        work = _Measurement(
+            _Samples(bundle.generator, codes, clip, config), statistics, styles, channels, settings
+        )
+        told = [] if progress is None else [lambda now: progress(*now)]
+        run_saved(work, None if state is None else state_file(state), told, SAVE_SECONDS)
         return Dictionary(
             work.whole(), styles, channels, statistics,
             rho=torch.tensor(work.rho, dtype=torch.float32),
@@ -338,72 +339,62 @@ def measure_dictionary(
 
 
 class _Measurement:
-    """The rows so far, in memory and on disk."""
+    """The rows so far."""
 
     def __init__(
         self,
+        samples: _Samples,
         statistics: StyleStatistics,
         styles: Tensor,
         channels: Tensor,
         settings: Mapping[str, Any],
-        state: Path | str | None,
     ) -> None:
-        self.statistics, self.settings = statistics, settings
-        self.places = list(zip(styles.tolist(), channels.tolist(), strict=True))
+        self._samples, self._statistics, self._settings = samples, statistics, settings
+        self._places = list(zip(styles.tolist(), channels.tolist(), strict=True))
         self.rows, self.rho, self.effect = list[Tensor](), list[float](), list[float]()
-        self.file = None if state is None else state_file(state)
-        self._saved, self._when = 0, time.monotonic()
+        self._saved = 0  # rows
 
     def whole(self) -> Tensor:
         """The rows [K, D]."""
         return torch.stack(self.rows)
 
-    def run(self, samples: _Samples, progress: Progress | None) -> None:
-        """Measure what is missing; what was measured is saved, however it ends."""
-        if self.file is not None:
-            self.file.load(partial(self._restore, samples))
+    def run(self, callbacks: Sequence[Callable[[tuple[int, int]], None]]) -> None:
+        """Measure what is missing."""
+        samples, total = self._samples, len(self._places)
         if not samples.config.restore:
-            for place in self.places[: len(self.rows)]:
-                samples.set_to_mean(*place, self.statistics)
-        device = samples.generator.const.device
-        try:
-            with ThreadWatch(device, "dictionary") as watch:
-                for number in range(len(self.rows), len(self.places)):
-                    watch.begin()
-                    self._measure(samples, *self.places[number])
-                    watch.end(number + 1, self.places[number][0])
-                    if progress is not None:
-                        progress(number + 1, len(self.places))
-                    if time.monotonic() - self._when > SAVE_SECONDS:
-                        self._save()
-        finally:
-            self._save()
+            for place in self._places[: len(self.rows)]:
+                samples.set_to_mean(*place, self._statistics)
+        with ThreadWatch(samples.generator.const.device, "dictionary") as watch:
+            for number in range(len(self.rows), total):
+                watch.begin()
+                self._measure(*self._places[number])
+                watch.end(number + 1, self._places[number][0])
+                for callback in callbacks:
+                    callback((number + 1, total))
 
-    def _measure(self, samples: _Samples, style: int, channel: int) -> None:
-        row, rho, effect = channel_row(*samples.features(style, channel, self.statistics))
+    def _measure(self, style: int, channel: int) -> None:
+        row, rho, effect = channel_row(*self._samples.features(style, channel, self._statistics))
         self.rows.append(row.float())
         self.rho.append(rho)
         self.effect.append(effect)
-        if not samples.config.restore:
-            samples.set_to_mean(style, channel, self.statistics)
+        if not self._samples.config.restore:
+            self._samples.set_to_mean(style, channel, self._statistics)
 
-    def _save(self) -> None:
-        self._when = time.monotonic()
-        if self.file is None or len(self.rows) == self._saved:
+    def save(self, states: StateFile) -> None:
+        """Write the rows; atomic, and none twice."""
+        if len(self.rows) == self._saved:
             return
-        rows = torch.zeros(len(self.places), len(self.rows[0]))
-        rows[: len(self.rows)] = self.whole()
         history = {"rho": self.rho, "effect": self.effect}
-        self.file.save(SavedState(len(self.rows), self.settings, {"rows": rows}, history))
+        states.save(SavedState(len(self.rows), self._settings, {"rows": self.whole()}, history))
         self._saved = len(self.rows)
 
-    def _restore(self, samples: _Samples, path: Path) -> None:
-        """Take over a state; raises DamagedState or StateError without having changed anything."""
-        assert self.file is not None
-        found = self.file.read(path, self.settings, {"rows": torch.zeros(len(self.places), samples.width)})
-        if found.step > len(self.places):
-            raise DamagedState(f"{path}: has {found.step} rows, there are {len(self.places)}")
-        self.rows = list(found.tensors["rows"][: found.step])
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Go on from a file; one that raises DamagedState has changed nothing."""
+        width = self._samples.width
+        found = states.read(path, self._settings, lambda count: {"rows": torch.zeros(count, width)})
+        if not 0 < found.step <= len(self._places):
+            raise DamagedState(f"{path}: has {found.step} rows, there are {len(self._places)}")
+        self.rows = list(found.tensors["rows"])
         self.rho, self.effect = list(found.history["rho"]), list(found.history["effect"])
         self._saved = found.step
 

@@ -7,8 +7,10 @@ differences (editing.md 2). No text is needed, and any is a product afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +20,12 @@ from torch import Tensor
 from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder
 from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import check_finite, check_shape, check_weights
 from .dictionary import Dictionary
-from .finite_differences import MAX_IMAGES
+from .finite_differences import MAX_IMAGES, SAVE_SECONDS, state_file
 from .statistics import Progress, StyleStatistics, style_statistics
-from .style_gradients import TINY, StyleView, measured_gradients
+from .style_gradients import TINY, StyleView, take_gradients
 from .style_layout import check_styles, convolution_styles
 
 METHOD = "gradients"
@@ -78,6 +81,7 @@ def measure_gradient_dictionary(
     statistics: StyleStatistics | None = None,
     *,
     basis: Tensor | None = None,
+    state: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Dictionary:
     """Measure a dictionary: one forward pass per sample, and one backward pass per sample and vector.
@@ -89,6 +93,7 @@ def measure_gradient_dictionary(
         statistics: of its styles; None: measured from 100,000 codes at psi 0.7.
         basis: [M, D] orthonormal, the part of CLIP's space that is looked at, such as what many pairs of
             texts span; rows lie in it. None: all of it, M = D.
+        state: file in which what was measured is kept; see `measure_dictionary`.
         progress: told after each batch how many samples of how many are done; one that raises stops.
 
     Returns:
@@ -97,6 +102,7 @@ def measure_gradient_dictionary(
     Raises:
         ValueError: settings, statistics or a basis that do not fit, weights that are not finite, or a step
             that does not fit main memory.
+        StateError: the state belongs to other settings.
         FloatingPointError: a picture is not finite.
     """
     config = config or GradientDictionaryConfig()
@@ -109,16 +115,19 @@ def measure_gradient_dictionary(
     kept = config.rows(view)
     with torch.inference_mode(False):
         vectors = _basis(view, basis)
-        mean, effect = _unit_tangents(view, vectors, kept, config, progress)
         seen_by = encoder_fingerprint(clip)
         told = {
             "method": METHOD,
             "generator": network_fingerprint(bundle.generator),
+            "mean": fingerprint({"mean": bundle.mean_latent}),
             "clip": seen_by,
             "statistics": statistics.digest,
             "basis": "" if basis is None else fingerprint({"basis": basis}),
             "config": config.describe(),
         }
+        states = None if state is None else state_file(state)
+        work = _Tangents(view, vectors, kept, config, told)
+        mean, effect = run_saved(work, states, _shown(progress), SAVE_SECONDS)
         return Dictionary(
             (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
             view.places[0][kept], view.places[1][kept], statistics,
@@ -127,26 +136,61 @@ def measure_gradient_dictionary(
         )  # fmt: skip
 
 
-def _unit_tangents(
-    view: StyleView,
-    vectors: Tensor,
-    kept: Tensor,
-    config: GradientDictionaryConfig,
-    progress: Progress | None,
-) -> tuple[Tensor, Tensor]:
-    """Mean unit tangent [K, M] of the kept channels, and mean length of the tangents [K]; float64."""
-    total = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
-    lengths = torch.zeros(len(total), dtype=torch.float64)
-    for first in range(0, config.samples, config.batch_size):
-        last = min(first + config.batch_size, config.samples)
-        seeds = range(config.seed + first, config.seed + last)
-        tangents = measured_gradients(view, vectors, seeds, len(seeds))[:, :, kept].double()  # [M, n, K]
-        size = tangents.norm(dim=0)
-        total += (tangents / size.clamp_min(TINY)).sum(dim=1).T
-        lengths += size.sum(dim=0)
-        if progress is not None:
-            progress(last, config.samples)
-    return total / config.samples, lengths / config.samples
+def _shown(progress: Progress | None) -> list[Callable[[tuple[int, int]], None]]:
+    return [] if progress is None else [lambda now: progress(*now)]
+
+
+class _Tangents:
+    """Sums over samples of the kept channels' unit tangents [K, M], and of the tangents' lengths [K]."""
+
+    def __init__(
+        self,
+        view: StyleView,
+        vectors: Tensor,
+        kept: Tensor,
+        config: GradientDictionaryConfig,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._view, self._vectors, self._kept = view, vectors, kept
+        self._config, self._settings = config, settings
+        self._tangents = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
+        self._lengths = torch.zeros(len(self._tangents), dtype=torch.float64)
+        self._sizes, self._saved = list[float](), 0  # of the samples so far; how many of them are saved
+
+    def run(self, callbacks: Sequence[Callable[[tuple[int, int]], None]]) -> tuple[Tensor, Tensor]:
+        """Take the samples that are missing; mean unit tangents and mean lengths, float64."""
+        config = self._config
+
+        def taken(values: Tensor) -> None:
+            tangents = values[:, :, self._kept].double()  # [M, n, K]
+            sizes = tangents.norm(dim=0)
+            self._tangents += (tangents / sizes.clamp_min(TINY)).sum(dim=1).T
+            self._lengths += sizes.sum(dim=0)
+            self._sizes += sizes.mean(dim=1).tolist()
+            for callback in callbacks:
+                callback((len(self._sizes), config.samples))
+
+        seeds = range(config.seed + len(self._sizes), config.seed + config.samples)
+        take_gradients(self._view, self._vectors, seeds, config.batch_size, taken)
+        return self._tangents / config.samples, self._lengths / config.samples
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"tangents": self._tangents, "lengths": self._lengths}
+
+    def save(self, states: StateFile) -> None:
+        """Write the sums; atomic. No sample twice, and never what is not finite."""
+        if len(self._sizes) > self._saved and all(map(math.isfinite, self._sizes)):
+            state = SavedState(len(self._sizes), self._settings, self._state(), {"size": self._sizes})
+            states.save(state)
+            self._saved = state.step
+
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Go on from a file; one that raises DamagedState has changed nothing."""
+        found = states.read(path, self._settings, self._state())
+        if not 0 < found.step <= self._config.samples:
+            raise DamagedState(f"{path}: holds {found.step} samples, there are {self._config.samples}")
+        self._tangents, self._lengths = found.tensors["tangents"], found.tensors["lengths"]
+        self._sizes, self._saved = list(found.history["size"]), found.step
 
 
 def _basis(view: StyleView, basis: Tensor | None) -> Tensor:

@@ -9,8 +9,9 @@ are this project's (editing.md 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder
+from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
+from ..kept_folders import KeptFolders, KeptWork, kept_work
 from ..ranges import check_number
+from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import check_weights, seeded
 from .direction import Direction
 from .finite_differences import MAX_IMAGES
@@ -27,12 +31,13 @@ from .statistics import Progress, StyleStatistics, style_statistics
 from .style_gradients import (
     StyleGradients,
     StyleView,
-    counted,
-    measured_gradients,
     rank_correlation,
+    take_gradients,
 )
 
 METHOD = "gradient"
+STATE_FORMAT, STATE_VERSION = "oneshot-gradients", 1
+SAVE_SECONDS = 30.0  # between two saved states
 # What decides which channels are taken; how far each moves is always its mean effect.
 SCORES: Mapping[str, Callable[[StyleGradients], Tensor]] = {
     "consistency": lambda found: found.consistency,
@@ -84,7 +89,10 @@ class GradientConfig:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        layers = self.selection.layers
+        values["selection"]["layers"] = None if layers is None else list(layers)
+        return values
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ class FoundGradients:
     backwards: int
 
 
-def text_direction(
+def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow it
     bundle: GeneratorBundle,
     clip: ClipEncoder,
     text: str,
@@ -143,6 +151,8 @@ def text_direction(
     *,
     name: str = "",
     progress: Progress | None = None,
+    kept: KeptFolders | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> TextDirection:
     """Find the direction of style space from one text to another, without a dictionary.
 
@@ -156,18 +166,22 @@ def text_direction(
         name: of the direction; "": the text.
         progress: told after each batch how many samples of how many are done; the second number grows where
             samples are doubled. One that raises stops.
+        kept: where gradients are kept, so that a stopped work goes on with the same result bit for bit, and
+            one that is done is not done again; None: nowhere.
+        poll: called while another process is at the same work; may raise to give up.
 
     Raises:
         ValueError: texts that CLIP cannot read or that mean the same to it, settings or statistics that do
             not fit, weights that are not finite, or a step that does not fit main memory.
         EncoderError: the CLIP model reads no text.
         FloatingPointError: a picture is not finite.
+        WriteError: `kept` cannot be written.
     """
     config = config or GradientConfig()
     view = checked_view(bundle, clip, config.batch_size, statistics)
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)
-        found = find_gradients(view, change, config, progress)
+        found = kept_gradients(view, change, config, progress, kept, poll)
         taken = chosen_channels(found.gradients, config.score, config.selection)
         texts = {"name": name or text, "text": text, "neutral_text": neutral_text, "method": METHOD}
         direction = style_direction(found.gradients, taken, {**texts, "clip": clip.name})
@@ -190,8 +204,38 @@ def checked_view(
     return view
 
 
+def gradient_settings(view: StyleView, change: Tensor, config: GradientConfig) -> dict[str, Any]:
+    """Everything that determines gradients, as JSON values; see `settings_key`."""
+    return {
+        "method": METHOD,
+        "generator": network_fingerprint(view.bundle.generator),
+        "mean": fingerprint({"mean": view.bundle.mean_latent}),
+        "clip": encoder_fingerprint(view.clip),
+        "statistics": view.statistics.digest,
+        "change": fingerprint({"change": change}),
+        "config": config.describe(),
+    }
+
+
+def kept_gradients(
+    view: StyleView,
+    change: Tensor,
+    config: GradientConfig,
+    progress: Progress | None,
+    kept: KeptFolders | None,
+    poll: Callable[[], None] | None,
+) -> FoundGradients:
+    """Find gradients and keep them; see `text_direction`."""
+    with kept_work(kept, lambda: gradient_settings(view, change, config), poll) as saved:
+        return find_gradients(view, change, config, progress, saved)
+
+
 def find_gradients(
-    view: StyleView, change: Tensor, config: GradientConfig, progress: Progress | None = None
+    view: StyleView,
+    change: Tensor,
+    config: GradientConfig,
+    progress: Progress | None = None,
+    saved: KeptWork | None = None,
 ) -> FoundGradients:
     """Take gradients of samples until two halves of them rank the channels alike.
 
@@ -200,45 +244,107 @@ def find_gradients(
         change: [D] unit change of CLIP's feature.
         config: settings.
         progress: see `text_direction`.
+        saved: where samples are saved, and gone on with.
     """
     if not config.reach:
-        return _looked(view, change, config, None, 0, progress)
+        return _looked(_Look(view, change, config, saved, "look"), progress)
     first = replace(config, reach=0.0, most_samples=config.first_samples, probes=0)
     if config.score == "cosine":
         first = replace(first, score="effect")
-    begun = _looked(view, change, first, None, 0, progress)
+    begun = _looked(_Look(view, change, first, saved, "first_look"), progress)
     shift = chosen_channels(begun.gradients, first.score, config.selection) * config.reach / 2
-    found = _looked(view, change, config, shift, config.first_samples, progress)
+    found = _looked(_Look(view, change, config, saved, "look", shift), progress, config.first_samples)
     return replace(
         found, forwards=begun.forwards + found.forwards, backwards=begun.backwards + found.backwards
     )
 
 
-def _looked(
-    view: StyleView,
-    change: Tensor,
-    config: GradientConfig,
-    shift: Tensor | None,
-    before: int,
-    progress: Progress | None,
-) -> FoundGradients:
-    """Gradients at samples, each moved by `shift` [K]; `before` samples were looked at already."""
-    draws = torch.randn(config.probes, len(change), generator=seeded(config.seed, 0, "gradient.probes"))
-    directions = torch.cat([change[None], draws.to(change)])
-    parts, done, total = list[Tensor](), 0, config.first_samples
-    while True:
-        seeds = range(config.seed + done, config.seed + total)
-        told = counted(progress, before + done, before + total)
-        parts.append(measured_gradients(view, directions, seeds, config.batch_size, shift=shift, told=told))
-        values = torch.cat(parts, dim=1)
-        lengths = values[1:].square().mean(dim=0).sqrt() if config.probes else None
-        found = StyleGradients(values[0], *view.places, view.statistics, lengths)
-        score = SCORES[config.score]
+def _looked(look: _Look, progress: Progress | None, before: int = 0) -> FoundGradients:
+    """Look at samples, or go on; `before` samples were looked at already."""
+
+    def told(now: _Look) -> None:
+        if progress is not None:
+            progress(before + now.done, before + now.total)
+
+    found = run_saved(look, look.states, [told], SAVE_SECONDS)
+    if look.states is not None:
+        look.states.forget_previous()
+    return found
+
+
+class _Look:
+    """Gradients at samples, each moved by `shift` [K]; saved in `saved` by a name."""
+
+    def __init__(
+        self,
+        view: StyleView,
+        change: Tensor,
+        config: GradientConfig,
+        saved: KeptWork | None,
+        name: str,
+        shift: Tensor | None = None,
+    ) -> None:
+        self._view, self._config, self._shift = view, config, shift
+        draws = torch.randn(config.probes, len(change), generator=seeded(config.seed, 0, "gradient.probes"))
+        self._directions = torch.cat([change[None], draws.to(change)])
+        self._parts = list[Tensor]()
+        self.done, self.total, self._saved = 0, config.first_samples, 0
+        self.states: StateFile | None = None
+        if saved is not None:
+            self._settings = {**saved.settings, "look": name}
+            path = saved.folder / f"{name}.safetensors"
+            self.states = StateFile(path, STATE_FORMAT, STATE_VERSION, "gradients of a text direction")
+
+    def run(self, callbacks: Sequence[Callable[[_Look], None]]) -> FoundGradients:
+        """Take the gradients that are missing."""
+        config = self._config
+
+        def taken(values: Tensor) -> None:
+            self._parts.append(values)
+            self.done += values.shape[1]
+            for callback in callbacks:
+                callback(self)
+
+        while True:
+            seeds = range(config.seed + self.done, config.seed + self.total)
+            take_gradients(self._view, self._directions, seeds, config.batch_size, taken, self._shift)
+            found = self._found()
+            if found.agreement >= config.agreement or self.total == config.most_samples:
+                return found
+            self.total = min(2 * self.total, config.most_samples)
+
+    def _found(self) -> FoundGradients:
+        """What the first `total` samples say; a state that was read may hold more."""
+        values = torch.cat(self._parts, dim=1)[:, : self.total]
+        lengths = values[1:].square().mean(dim=0).sqrt() if self._config.probes else None
+        found = StyleGradients(values[0], *self._view.places, self._view.statistics, lengths)
+        score = SCORES[self._config.score]
         agreement = rank_correlation(score(found.half(0)), score(found.half(1)))
-        done = total
-        if agreement >= config.agreement or done == config.most_samples:
-            return FoundGradients(found, agreement, done, done * len(directions))
-        total = min(2 * done, config.most_samples)
+        return FoundGradients(found, agreement, self.total, self.total * len(self._directions))
+
+    def save(self, states: StateFile) -> None:
+        """Write what was taken; atomic. No sample twice, and never what is not finite."""
+        if self.done == self._saved:
+            return
+        values = torch.cat(self._parts, dim=1)
+        sizes = values.double().abs().mean(dim=(0, 2))
+        if bool(sizes.isfinite().all()):
+            states.save(SavedState(self.done, self._settings, {"values": values}, {"size": sizes.tolist()}))
+            self._saved = self.done
+
+    def restore(self, states: StateFile, path: Path) -> None:
+        """Go on from a file; one that raises DamagedState has changed nothing."""
+
+        def like(count: int) -> dict[str, Tensor]:
+            width = len(self._view.places[0])
+            return {"values": torch.empty(len(self._directions), count, width, device="meta")}
+
+        found = states.read(path, self._settings, like)
+        if not 0 < found.step <= self._config.most_samples:
+            raise DamagedState(
+                f"{path}: holds {found.step} samples, at most {self._config.most_samples} are looked at"
+            )
+        self._parts, self.done, self._saved = [found.tensors["values"]], found.step, found.step
 
 
 def agreement_notes(found: FoundGradients, config: GradientConfig) -> tuple[str, ...]:

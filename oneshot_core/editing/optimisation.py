@@ -19,8 +19,8 @@ from ..edits import EDIT_SPACES, STYLE, W_PLUS, LatentEdit
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet, identity_distance
 from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
-from ..kept_folders import KeptFolders
-from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks, saved_chunks
+from ..kept_folders import KeptFolders, KeptWork, kept_work
+from ..latent_chunks import ChunkedWork, optimise_chunks
 from ..latent_optimiser import RAMP_DOWN, RAMP_UP, LatentOptimiser, StepProgress, learning_rate_at
 from ..latents import Latent, truncate, z_from_seeds
 from ..memory import check_memory
@@ -164,7 +164,7 @@ def edit_latents(  # noqa: PLR0913 - what to edit how, and how to follow it
     _check_work(bundle, clip, config, (text, neutral_text), identity)
     start = _started(bundle, latent, config)
     given = (bundle, clip, latent, text, config, neutral_text, identity)
-    with gradients(), saved_chunks(kept, lambda: edit_settings(*given), poll) as saved:
+    with gradients(), kept_work(kept, lambda: edit_settings(*given), poll) as saved:
         goal = TextGoal.of(clip, text, neutral_text, config.preprocessing, config.views, config.seed)
         work = _Work(bundle.generator, goal, config, identity if config.identity_weight else None)
         chunks, losses = _run(work, start, callbacks, saved)
@@ -337,7 +337,7 @@ def _run(
     work: _Work,
     latent: Latent,
     callbacks: Sequence[Callable[[StepProgress], None]],
-    saved: SavedChunks | None,
+    saved: KeptWork | None,
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
     """Edit a latent chunk by chunk; also return the mean loss per term and step."""
     config, count = work.config, len(latent.values)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from ..training.memory import editing_step_bytes
 from .clip_features import picture_features
 from .dictionary import all_rows
 from .finite_differences import PartialDrawing
-from .statistics import Progress, StyleStatistics
+from .statistics import StyleStatistics
 
 TINY = 1e-30  # squared gradients below which a channel counts as one that nothing follows
 
@@ -169,42 +168,44 @@ def drawn_px(generator: Generator, clip: ClipEncoder) -> int:
     return side
 
 
-def measured_gradients(
+def take_gradients(
     view: StyleView,
     directions: Tensor,
     seeds: Sequence[int],
     batch_size: int,
-    *,
+    each: Callable[[Tensor], None],
     shift: Tensor | None = None,
-    told: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Take the gradients of samples.
+) -> None:
+    """Take the gradients of samples, batch by batch.
 
     Args:
         view: generator, CLIP and statistics.
         directions: [M, D] of CLIP's space.
         seeds: of the N samples.
-        batch_size: samples at once; changes no more than last bits.
+        batch_size: n samples at once; changes no more than last bits.
+        each: gets each batch's gradients [M, n, K], float32 on the CPU; one that raises stops.
         shift: [K] in sigmas, where the gradients are taken instead of at the samples themselves.
-        told: told after each batch how many samples are done; one that raises stops.
-
-    Returns:
-        [M, N, K] float32 on the CPU.
 
     Raises:
         FloatingPointError: a picture is not finite.
     """
-    found = list[Tensor]()
     with gradients(), ThreadWatch(view.bundle.generator.const.device, "direction") as watch:
         for first in range(0, len(seeds), batch_size):
             watch.begin()
             styles = view.sampled(seeds[first : first + batch_size])
             if shift is not None:
                 styles = shifted(styles, shift, view)
-            found.append(view.gradients(styles, directions).float().cpu())
+            found = view.gradients(styles, directions).float().cpu()
             watch.end(first // batch_size + 1, len(styles[0]))
-            if told is not None:
-                told(min(first + batch_size, len(seeds)))
+            each(found)
+
+
+def measured_gradients(
+    view: StyleView, directions: Tensor, seeds: Sequence[int], batch_size: int, shift: Tensor | None = None
+) -> Tensor:
+    """Take the gradients [M, N, K] of all samples; see `take_gradients`."""
+    found = list[Tensor]()
+    take_gradients(view, directions, seeds, batch_size, found.append, shift)
     return torch.cat(found, dim=1)
 
 
@@ -214,12 +215,3 @@ def shifted(styles: Styles, shift: Tensor, view: StyleView) -> Styles:
     parts = (shift.to(view.sigma) * view.sigma).split(widths)
     moved = [style + part.to(style) for style, part in zip(styles, parts, strict=False)]
     return (*moved, *styles[view.count :])
-
-
-def counted(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:
-    """Tell of a part of a work: numbers start after `done`, of `total`."""
-    return None if progress is None else partial(_tell, progress, done, total)
-
-
-def _tell(progress: Progress, done: int, total: int, now: int) -> None:
-    progress(done + now, total)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder
+from ..kept_folders import KeptFolders
 from .dictionary import Dictionary
+from .dictionary_cache import cached_dictionary
 from .finite_differences import DictionaryConfig, measure_dictionary
 from .global_directions import Selection, direction_of, find_direction, relevance, select, text_change
 from .gradient_directions import (
@@ -22,7 +24,7 @@ from .gradient_directions import (
     TextDirection,
     agreement_notes,
     checked_view,
-    find_gradients,
+    kept_gradients,
     shortlist,
     text_direction,
 )
@@ -42,6 +44,8 @@ class TextRequest:
         statistics: of the generator's styles; None: measured.
         dictionary: of the generator or its source, for the method that needs one.
         name: of the direction; "": the text.
+        kept: where samples are kept, so that a stopped work goes on; None: nowhere.
+        poll: called while another process is at the same work; may raise to give up.
     """
 
     text: str
@@ -50,6 +54,8 @@ class TextRequest:
     statistics: StyleStatistics | None = None
     dictionary: Dictionary | None = None
     name: str = ""
+    kept: KeptFolders | None = None
+    poll: Callable[[], None] | None = None
 
     def texts(self, clip: ClipEncoder, method: str) -> dict[str, str]:
         """What a direction says of itself."""
@@ -83,7 +89,7 @@ def by_gradient(
     """See `gradient_directions.text_direction`."""
     return text_direction(
         bundle, clip, request.text, request.neutral_text, request.gradient, request.statistics,
-        name=request.name, progress=progress,
+        name=request.name, progress=progress, kept=request.kept, poll=request.poll,
     )  # fmt: skip
 
 
@@ -101,7 +107,7 @@ def by_hybrid(
     view = checked_view(bundle, clip, config.batch_size, request.statistics)
     with torch.inference_mode(False):
         change = text_change(clip, request.text, request.neutral_text)
-        found = find_gradients(view, change, config, progress)
+        found = kept_gradients(view, change, config, progress, request.kept, request.poll)
         channels = shortlist(found.gradients, SHORTLIST, config.selection)
         differences = DictionaryConfig(
             DIFFERENCE_IMAGES, seed=config.seed, channels=tuple(channels), max_px=view.max_px,
@@ -114,11 +120,15 @@ def by_hybrid(
             if progress is not None:
                 progress(samples + done, total)
 
-        measured = measure_dictionary(bundle, clip, differences, view.statistics, progress=told)
+        asked = bundle, clip, differences, view.statistics
+        if request.kept is None:
+            measured = measure_dictionary(*asked, progress=told)
+        else:
+            measured = cached_dictionary(request.kept, *asked, progress=told, poll=request.poll)
         amplitudes = secant_amplitudes(measured, change, config.selection)
-        direction = direction_of(measured, amplitudes, request.texts(clip, "hybrid"))
+        direction = direction_of(measured, amplitudes, request.texts(clip, HYBRID))
     return TextDirection(
-        direction, "hybrid", samples, found.forwards + 2 * DIFFERENCE_IMAGES * len(channels),
+        direction, HYBRID, samples, found.forwards + 2 * DIFFERENCE_IMAGES * len(channels),
         found.backwards, found.agreement,
         (*clip.text_notes(request.text), *agreement_notes(found, config)),
     )  # fmt: skip

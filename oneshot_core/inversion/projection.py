@@ -20,8 +20,8 @@ from ..checkpoints import GeneratorBundle, check_family
 from ..draws import Draws, SeededDraws
 from ..features import Perceptual
 from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
-from ..kept_folders import KeptFolders
-from ..latent_chunks import ChunkedWork, SavedChunks, optimise_chunks, saved_chunks
+from ..kept_folders import KeptFolders, KeptWork, kept_work
+from ..latent_chunks import ChunkedWork, optimise_chunks
 from ..latent_optimiser import LatentOptimiser, StepProgress
 from ..latents import Latent, drawn_noise
 from ..memory import check_memory
@@ -114,7 +114,7 @@ def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
     check_inversion(bundle, pictures, perceptual, config, start)
     corners = quad_values(quads, len(pictures))
     asked = (bundle, pictures, perceptual, config, start)
-    with gradients(), saved_chunks(kept, lambda: inversion_settings(*asked), poll) as saved:
+    with gradients(), kept_work(kept, lambda: inversion_settings(*asked), poll) as saved:
         work = _Work(bundle, perceptual, config, given)
         own = owned(pictures).to(bundle.generator.const)
         chunks, losses = _run(work, own, start, callbacks, saved)
@@ -280,7 +280,7 @@ def _run(
     pictures: Images,
     start: Latent | None,
     callbacks: Sequence[Callable[[StepProgress], None]],
-    saved: SavedChunks | None,
+    saved: KeptWork | None,
 ) -> tuple[list[_Finished], dict[str, list[float]]]:
     """Invert pictures chunk by chunk; also return the mean loss per term and step."""
     count = len(pictures)

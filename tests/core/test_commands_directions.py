@@ -90,34 +90,41 @@ def test_a_dictionary_is_measured_shown_and_asked(folder, capsys, tmp_path):
     )
 
 
-def test_a_stopped_dictionary_goes_on(folder, capsys, tmp_path, monkeypatch):
-    whole, path = tmp_path / "whole.safetensors", tmp_path / "d.safetensors"
-    measured(capsys, folder, whole)
+DICTIONARY = ("--images", 2, "--layers", "0,3", "--device", "cpu", *FEW)
+
+
+@pytest.mark.parametrize(
+    ("words", "stop", "unfinished"),
+    [
+        (("dictionary", *DICTIONARY), ("channels", 3), "made.state.safetensors"),
+        (("dictionary", "--by", "gradients", "--batch", 1, *DICTIONARY), ("gradients", 1),
+         "made.state.safetensors"),
+        (("text", *TEXTS, "--device", "cpu", *FEW), ("gradient", 72), "made.unfinished"),
+    ],
+    ids=["differences", "gradients", "text"],
+)  # fmt: skip
+def test_stopped_work_goes_on(folder, capsys, tmp_path, monkeypatch, words, stop, unfinished):
+    whole, made = tmp_path / "whole.safetensors", tmp_path / "made.safetensors"
+    done(capsys, folder, *words, "--out", whole)
+    original, told = verb.ProgressBar.update, []
+
+    def update(bar, count, *more):
+        told.append((bar.label, count))
+        original(bar, count, *more)
+        if told[-1] == stop:
+            raise KeyboardInterrupt
+
+    source = ("--generator", folder / "source.safetensors")
     with monkeypatch.context() as patched:
-        original, calls = verb.ProgressBar.update, []
-
-        def stop(bar, done, *more):
-            calls.append((bar.label, done))
-            if calls[-1] == ("channels", 3):
-                raise KeyboardInterrupt
-            original(bar, done, *more)
-
-        patched.setattr(verb.ProgressBar, "update", stop)
-        words = ("--images", 2, "--layers", "0,3", "--device", "cpu", *FEW)
-        code, _, _ = run(
-            capsys,
-            "directions",
-            "dictionary",
-            "--generator",
-            folder / "source.safetensors",
-            "--out",
-            path,
-            *words,
-        )
-        assert code == 130 and (tmp_path / "d.state.safetensors").is_file() and not path.exists()
-    measured(capsys, folder, path)
-    assert torch.equal(load_dictionary(path).rows, load_dictionary(whole).rows)
-    assert not (tmp_path / "d.state.safetensors").exists()
+        patched.setattr(verb.ProgressBar, "update", update)
+        code, _, _ = run(capsys, "directions", words[0], *source, *words[1:], "--out", made)
+        assert code == 130 and (tmp_path / unfinished).exists() and not made.exists()
+        stop = None
+        told.clear()
+        done(capsys, folder, *words, "--out", made)
+    assert min(count for label, count in told if label != "codes") > 1  # not from its beginning
+    assert made.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.safetensors", "whole.safetensors"]
 
 
 @pytest.mark.slow

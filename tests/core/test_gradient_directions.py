@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ from oneshot_core.editing.style_gradients import (
     rank_correlation,
 )
 from oneshot_core.edits import edited_styles
+from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.latents import truncate, z_from_seeds
+from oneshot_core.saved_states import StateError
 from oneshot_core.tensors import seeded
 
 SIZE = 32
@@ -241,6 +244,66 @@ def test_the_gradients_that_count_are_those_half_way(bundle, statistics):
     assert plain.vectors.keys() != found.direction.vectors.keys() or any(
         not torch.equal(plain.vectors[style], vector) for style, vector in found.direction.vectors.items()
     )
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(at: int):
+    def progress(done: int, _: int) -> None:
+        if done >= at:
+            raise Stopped
+
+    return progress
+
+
+# Looks at 4 samples, then at 4, 8 and 10 shifted ones: no two halves agree wholly.
+LONG = GradientConfig(
+    samples=4, most_samples=10, agreement=1.0, reach=4.0, batch_size=3, selection=Selection(channels=6)
+)
+
+
+@pytest.mark.parametrize("at", [3, 4, 7, 8, 11, 14])
+def test_stopped_work_goes_on_with_the_same_bits_and_what_is_done_stays(bundle, statistics, tmp_path, at):
+    whole, kept, told = find(bundle, statistics, LONG), KeptFolders(tmp_path), []
+    with pytest.raises(Stopped):
+        find(bundle, statistics, LONG, progress=stopping(at), kept=kept)
+    again = find(bundle, statistics, LONG, progress=lambda done, _: told.append(done), kept=kept)
+    assert (not told if at == 14 else told[0] > at) and again.samples == whole.samples == 10
+    assert again.agreement == whole.agreement
+    assert again.direction.vectors.keys() == whole.direction.vectors.keys()
+    assert all(torch.equal(again.direction.vectors[k], v) for k, v in whole.direction.vectors.items())
+    find(bundle, statistics, LONG, progress=stopping(0), kept=kept)  # nothing is looked at again
+    with pytest.raises(Stopped):  # of other texts it is
+        find(bundle, statistics, LONG, text="a face with a beard", progress=stopping(0), kept=kept)
+
+
+def test_damaged_samples_are_set_aside(bundle, statistics, tmp_path):
+    kept = KeptFolders(tmp_path)
+    whole = find(bundle, statistics, LONG, kept=kept).direction
+    (state,) = tmp_path.glob("*/look.safetensors")
+    state.write_bytes(state.read_bytes()[:-64])
+    told = []
+    again = find(bundle, statistics, LONG, progress=lambda done, _: told.append(done), kept=kept).direction
+    assert told[0] == 4 + 3  # the first look was sound
+    assert all(torch.equal(again.vectors[k], v) for k, v in whole.vectors.items())
+    assert list(tmp_path.glob("*/look.damaged*"))
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_a_stopped_dictionary_by_gradients_goes_on(bundle, statistics, tmp_path, at):
+    config, state = GradientDictionaryConfig(samples=6, batch_size=1), tmp_path / "state.safetensors"
+    measure = partial(measure_gradient_dictionary, bundle, ReadingClip(), config, statistics)
+    whole, told = measure(), []
+    with pytest.raises(Stopped):
+        measure(state=state, progress=stopping(at))
+    again = measure(state=state, progress=lambda done, _: told.append(done))
+    assert told == list(range(at + 1, 7)) and again.digest == whole.digest
+    with pytest.raises(StateError, match="seed differ"):
+        measure_gradient_dictionary(
+            bundle, ReadingClip(), dataclasses.replace(config, seed=1), statistics, state=state
+        )
 
 
 def test_layers_limit_a_direction_and_a_shortlist(bundle, statistics):

@@ -22,6 +22,7 @@ from oneshot_core.editing.text_methods import (
     find_text_direction,
     secant_amplitudes,
 )
+from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.tensors import seeded
 
 TEXT, NEUTRAL = "a face with a hat", "a face"
@@ -109,6 +110,27 @@ def test_a_hybrid_stops_when_it_is_told_to(bundle, request_):
 
     with pytest.raises(Stop):
         find_text_direction("hybrid", bundle, ReadingClip(), request_, progress=stop)
+
+
+@pytest.mark.parametrize("at", [4, 9])
+def test_a_stopped_hybrid_goes_on_with_the_same_bits(bundle, request_, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(text_methods, "SHORTLIST", 10)
+
+    def find(told=None, **kept):
+        asked = dataclasses.replace(request_, **kept)
+        return find_text_direction("hybrid", bundle, ReadingClip(), asked, told).direction.vectors
+
+    def stop(done: int, _: int) -> None:
+        if done == at:
+            raise InterruptedError
+
+    kept, told = KeptFolders(tmp_path), []
+    with pytest.raises(InterruptedError):
+        find(stop, kept=kept)
+    again = find(lambda done, _: told.append(done), kept=kept)
+    assert told[0] == at + 1 and told[-1] == 14
+    whole = find()
+    assert again.keys() == whole.keys() and all(torch.equal(again[k], v) for k, v in whole.items())
 
 
 def test_a_dictionary_of_either_kind_is_read(bundle, request_):

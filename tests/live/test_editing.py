@@ -82,6 +82,26 @@ def test_a_direction_is_found_applied_saved_loaded_and_shown(server: Server, bas
     assert [(a == b).all() for a, b in zip(columns, plain + edited, strict=True)] == [True] * 4
 
 
+def _values(events: list[dict[str, Any]]) -> list[float]:
+    """Progress of the node "7" in events."""
+    told = [event["data"]["nodes"].get("7", {}) for event in events if event["type"] == "progress_state"]
+    return [float(node["value"]) for node in told if node.get("max") == 1000 and node["value"]]
+
+
+def test_a_cancelled_direction_goes_on_where_it_was(server: Server) -> None:
+    graph = start() | {"7": direction(text="a person wearing a red shirt", **{"method.samples": 4096})}
+    graph = shown(graph | {"10": samples(["6", 0])}, "10", 0)
+    graph["8"] = node("OneShotSaveDirection", direction=["7", 0], filename_prefix="oneshot_directions/red")
+    prompt = server.queue(graph)
+    before = _values(server.watch(lambda event: max(_values([event]), default=0) >= 500, 60))
+    server.post("/interrupt", {})
+    assert failure(server.wait(prompt, 30)) == "interrupted"
+    prompt = server.queue(graph)
+    (first, *_) = _values(server.watch(lambda event: bool(_values([event])), 60))
+    assert first > before[-1] >= 500 > before[0]
+    server.wait(prompt, 60)
+
+
 def test_components_and_differences_need_no_text(server: Server, base: Path) -> None:
     graph = start()
     plain = pictures(server, base, graph | {"11": samples(["6", 0])}, "11", 0)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from .. import oneshot_core as core
 from . import bridge
 from .api import io, ui
+from .file_kinds import DIRECTIONS, PREFIX_CHECK
 from .queue_checks import check_classes, problem
 from .sockets import Direction, Latent, generator_input, prefix_input, schema
-from .stamps import stamp
 from .values import checked
 
-PREFIX = f"{bridge.DIRECTIONS}/direction"
 MOST = 100.0
 
 
@@ -83,33 +83,23 @@ class OneShotSaveDirection(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Direction.Input("direction", tooltip="The direction to save."),
-                prefix_input(PREFIX),
+                prefix_input(DIRECTIONS.prefix("direction")),
             ],
-            outputs=[
-                io.String.Output(
-                    "direction_name",
-                    display_name="direction_name",
-                    tooltip="Name of the file as Load Direction lists it.",
-                )
-            ],
+            outputs=[DIRECTIONS.output()],
         )
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuse a place outside the output folder."""
-        values = {"filename_prefix": filename_prefix}
-        return problem(cls, values, (("filename_prefix",), bridge.check_prefix))
+        return problem(cls, {"filename_prefix": filename_prefix}, PREFIX_CHECK)
 
     @classmethod
     @checked
     def execute(cls, direction: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file and report it."""
-        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
-            core.save_direction(direction, path)
-        listed = bridge.loadable_name(path, bridge.DIRECTIONS)
-        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        text = f"saved as {listed}\n{direction.summary()}"
-        return io.NodeOutput(listed, ui={"directions": [saved], "text": [text]})
+        write = partial(core.save_direction, direction)
+        _, listed, told = DIRECTIONS.save(filename_prefix, write, direction.summary())
+        return io.NodeOutput(listed, ui=told)
 
 
 class OneShotLoadDirection(io.ComfyNode):
@@ -140,15 +130,13 @@ class OneShotLoadDirection(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, direction_name: str) -> str:
         """Run again when the file changed."""
-        return stamp(bridge.file_path(bridge.DIRECTIONS, direction_name, "direction_name"))
+        return DIRECTIONS.stamp(direction_name)
 
     @classmethod
     @checked
     def execute(cls, direction_name: str) -> io.NodeOutput:
         """Load."""
-        path = bridge.file_path(bridge.DIRECTIONS, direction_name, "direction_name")
-        with bridge.by_name(path, direction_name):
-            direction = core.load_direction(path)
+        direction = DIRECTIONS.read(direction_name, core.load_direction)
         return io.NodeOutput(direction, ui={"text": [direction.summary()]})
 
 

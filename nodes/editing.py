@@ -7,10 +7,10 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
+from .file_kinds import IDENTITY_NETS, MAPPERS
 from .finding import GRADIENT, found_direction, text_inputs
 from .queue_checks import check_neutral, edit_checks, problem
 from .sockets import Latent, Mapper, advanced, encoders_input, generator_input, schema, seed_input
-from .stamps import stamp
 from .values import checked
 
 DIRECTION, OPTIMISATION, MAPPER = "text direction", "latent optimisation", "latent mapper"
@@ -80,9 +80,8 @@ class StyleCLIPEdit(io.ComfyNode):
     def fingerprint_inputs(cls, method: Any = None, **_: Any) -> str:
         """Run again when a file that is read changed."""
         chosen = method if isinstance(method, dict) else {}
-        files = [(bridge.MAPPERS, "mapper_name"), (bridge.ENCODERS, "identity_file")]
-        named = [(key, chosen[name], name) for key, name in files if chosen.get(name, NONE) != NONE]
-        return " ".join(stamp(bridge.file_path(*one)) for one in named)
+        named = [(kind, chosen.get(kind.asked, NONE)) for kind in (MAPPERS, IDENTITY_NETS)]
+        return " ".join(kind.stamp(name) for kind, name in named if name != NONE)
 
     @classmethod
     @checked
@@ -125,9 +124,7 @@ def _mapped(
         name = method["mapper_name"]
         if name == NONE:
             raise ValueError("mapper_name is none; choose a file, or connect Train Latent Mapper to mapper")
-        path = bridge.file_path(bridge.MAPPERS, name, "mapper_name")
-        with bridge.by_name(path, name):
-            mapper = core.load_mapper(path)
+        mapper = MAPPERS.read(name, core.load_mapper)
     bridge.place([generator.generator], 0)
     edited = core.apply_mapper(generator, mapper, latent, method["mapper_strength"])
     return edited, {}, bridge.said([mapper.summary(), *mapper.notes])
@@ -187,11 +184,7 @@ def _config(method: dict[str, Any]) -> Any:
 
 def _identity(name: str) -> Any:
     """The face recogniser of a file; None for none."""
-    if name == NONE:
-        return None
-    path = bridge.file_path(bridge.ENCODERS, name, "identity_file")
-    with bridge.by_name(path, name):
-        return core.load_arcface(path)
+    return None if name == NONE else IDENTITY_NETS.read(name, core.load_arcface)
 
 
 def _direction_inputs() -> list[io.Input]:

@@ -7,9 +7,9 @@ from typing import Any
 from .. import oneshot_core as core
 from . import bridge
 from .api import io
+from .file_kinds import DICTIONARIES
 from .queue_checks import Check, check_classes, direction_checks, problem
 from .sockets import Direction, Latent, advanced, encoders_input, generator_input, schema, seed_input
-from .stamps import stamp
 from .values import checked
 
 GRADIENT, HYBRID, DIFFERENCES = "gradient", "hybrid", "finite differences"
@@ -93,7 +93,7 @@ class OneShotTextDirection(io.ComfyNode):
     def fingerprint_inputs(cls, method: Any = None, **_: Any) -> str:
         """Run again when the dictionary's file changed."""
         name = method.get("dictionary_name", MEASURE) if isinstance(method, dict) else MEASURE
-        return "" if name == MEASURE else stamp(_dictionary_path(name))
+        return "" if name == MEASURE else DICTIONARIES.stamp(name)
 
     @classmethod
     @checked
@@ -145,17 +145,11 @@ def _given_dictionary(generator: Any, clip: Any, settings: dict[str, Any], told:
         return None
     name = settings["dictionary_name"]
     if name != MEASURE:
-        path = _dictionary_path(name)
-        with bridge.by_name(path, name):
-            return core.load_dictionary(path)
+        return DICTIONARIES.read(name, core.load_dictionary)
     config = core.DictionaryConfig(images=settings["images"], seed=settings["seed"])
     return core.cached_dictionary(
         bridge.kept_results("dictionaries"), generator, clip, config, progress=told, poll=poll
     )
-
-
-def _dictionary_path(name: str) -> Any:
-    return bridge.file_path(bridge.DICTIONARIES, name, "dictionary_name")
 
 
 def text_inputs() -> list[io.Input]:

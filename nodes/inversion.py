@@ -10,9 +10,9 @@ from .. import oneshot_core as core
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io
+from .file_kinds import E4E_ENCODERS
 from .pictures import framed_batch
 from .sockets import Alignment, Latent, encoders_input, generator_input, schema, seed_input
-from .stamps import stamp
 from .values import checked
 
 NVIDIA, ROSINALITY, II2S, E4E = "projector (nvidia)", "projector (rosinality)", "ii2s", "e4e"
@@ -66,7 +66,7 @@ class OneShotInvertImage(io.ComfyNode):
     def fingerprint_inputs(cls, method: Any = None, **_: Any) -> str:
         """Run again when the encoder's file changed."""
         name = method.get("e4e_file") if isinstance(method, dict) else None
-        return stamp(_e4e_path(name)) if name else ""
+        return E4E_ENCODERS.stamp(name) if name else ""
 
     @classmethod
     @checked
@@ -109,15 +109,8 @@ def _encoded(generator: Any, pictures: Tensor, method: dict[str, Any], quads: An
     """The encoder's latent; None for the other methods."""
     if method["method"] != E4E:
         return None
-    name = method["e4e_file"]
-    path = _e4e_path(name)
-    with bridge.by_name(path, name):
-        encoder = core.load_e4e(path)
+    encoder = E4E_ENCODERS.read(method["e4e_file"], core.load_e4e)
     return core.encode_pictures(generator, encoder.to(generator.generator.const.device), pictures)
-
-
-def _e4e_path(name: str) -> Any:
-    return bridge.file_path(bridge.ENCODERS, name, "e4e_file")
 
 
 def _steps() -> io.Input:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .. import oneshot_core as core
 from ..oneshot_core.choices import DEMO_PHOTO, DEMO_PICTURES, PERCEPTUAL_NETS, TARGET_LOOKS
 from . import bridge
 from .api import io
+from .file_kinds import CLIPS, GENERATORS, LATENTS, PERCEPTUAL_FILES, PREFIX_CHECK
 from .queue_checks import problem
 from .sockets import Encoders, Generator, Latent, advanced, prefix_input, schema
-from .stamps import stamp
 from .values import checked
 
 AUTOMATIC = "automatic"
@@ -23,8 +25,6 @@ CLIP_MODELS = [
     "ViT-B-16:laion2b_s34b_b88k",
 ]
 FORMATS = {"safetensors": ".safetensors", "rosinality": ".pt"}
-SAVE_PREFIX = f"{bridge.GENERATORS}/generator"
-LATENT_PREFIX = f"{bridge.LATENTS}/latent"
 
 
 class LoadStyleGAN(io.ComfyNode):
@@ -64,7 +64,7 @@ class LoadStyleGAN(io.ComfyNode):
         """Run again when the file changed."""
         if generator_name == bridge.DEMO:
             return bridge.DEMO
-        return stamp(bridge.file_path(bridge.GENERATORS, generator_name, "generator_name"))
+        return GENERATORS.stamp(generator_name)
 
     @classmethod
     @checked
@@ -73,9 +73,7 @@ class LoadStyleGAN(io.ComfyNode):
         if generator_name == bridge.DEMO:
             bundle = core.demo_generator()
         else:
-            path = bridge.file_path(bridge.GENERATORS, generator_name, "generator_name")
-            with bridge.by_name(path, generator_name):
-                bundle = core.load(path)
+            bundle = GENERATORS.read(generator_name, core.load)
         info = bundle.summary()
         kind, *_ = info.splitlines()
         notes = list(bundle.provenance.notes)
@@ -163,7 +161,7 @@ class OneShotLoadEncoders(io.ComfyNode):
         def check(model: str, file: str) -> None:
             if file != AUTOMATIC:
                 core.EncoderChoice(model, file)
-                bridge.file_path(bridge.ENCODERS, file, "clip_file")
+                CLIPS.path(file)
 
         given = {"clip": clip, "clip_file": clip_file, "more_clips": more_clips}
         return problem(cls, given, (("clip", "clip_file"), check), (("more_clips",), core.further_clips))
@@ -171,10 +169,8 @@ class OneShotLoadEncoders(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, clip_file: str, perceptual_file: str, **_: Any) -> str:
         """Run again when a file changed."""
-        chosen = {"clip_file": clip_file, "perceptual_file": perceptual_file}
-        files = {asked: name for asked, name in chosen.items() if name != AUTOMATIC}
-        paths = [bridge.file_path(bridge.ENCODERS, name, asked) for asked, name in files.items()]
-        return " ".join([AUTOMATIC, *map(stamp, paths)])
+        chosen = ((CLIPS, clip_file), (PERCEPTUAL_FILES, perceptual_file))
+        return " ".join([AUTOMATIC, *(kind.stamp(name) for kind, name in chosen if name != AUTOMATIC)])
 
     @classmethod
     @checked
@@ -183,8 +179,8 @@ class OneShotLoadEncoders(io.ComfyNode):
     ) -> io.NodeOutput:
         """Remember the choice; nothing is loaded yet."""
         paths = [
-            None if name == AUTOMATIC else str(bridge.file_path(bridge.ENCODERS, name, asked))
-            for asked, name in (("clip_file", clip_file), ("perceptual_file", perceptual_file))
+            None if name == AUTOMATIC else str(kind.path(name))
+            for kind, name in ((CLIPS, clip_file), (PERCEPTUAL_FILES, perceptual_file))
         ]
         more = core.further_clips(more_clips)
         choice = core.EncoderChoice(clip, paths[0], perceptual, paths[1], more)
@@ -248,7 +244,7 @@ class OneShotSaveGenerator(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Generator.Input("generator", tooltip="The generator to save: adapted, blended or any other."),
-                prefix_input(SAVE_PREFIX),
+                prefix_input(GENERATORS.prefix("generator")),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
@@ -270,13 +266,7 @@ class OneShotSaveGenerator(io.ComfyNode):
                     "more surely; without it that starts a fresh one. Off: about half the size.",
                 ),
             ],
-            outputs=[
-                io.String.Output(
-                    "generator_name",
-                    display_name="generator_name",
-                    tooltip="Name of the file as Load StyleGAN2 lists it.",
-                )
-            ],
+            outputs=[GENERATORS.output()],
         )
 
     @classmethod
@@ -285,7 +275,7 @@ class OneShotSaveGenerator(io.ComfyNode):
     ) -> bool | str:
         """Refuse a place outside the output folder, and what the format does not know."""
         values = {"filename_prefix": filename_prefix, "format": format, "dtype": dtype}
-        return problem(cls, values, _PREFIX, (("format", "dtype"), core.check_format))
+        return problem(cls, values, PREFIX_CHECK, (("format", "dtype"), core.check_format))
 
     @classmethod
     @checked
@@ -301,17 +291,14 @@ class OneShotSaveGenerator(io.ComfyNode):
         own = format == "safetensors"
         cover, notes = _cover(generator) if own else (None, [])
         kept = with_discriminator
-        with bridge.save_place(filename_prefix, FORMATS[format]) as (path, name, subfolder):
+
+        def write(path: Path) -> None:
             card = core.model_card(generator, cover, title=path.stem.rstrip("_"))
             texts = {**card, **bridge.workflow_metadata(cls.hidden)} if own else {}
             core.save(generator, path, format=format, dtype=dtype, with_discriminator=kept, metadata=texts)
-        listed = bridge.loadable_name(path, bridge.GENERATORS)
-        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        text = "\n".join([f"saved as {listed}", *notes])
-        return io.NodeOutput(listed, ui={"generators": [saved], "text": [text], "notes": notes})
 
-
-_PREFIX = (("filename_prefix",), bridge.check_prefix)
+        _, listed, told = GENERATORS.save(filename_prefix, write, *notes, extension=FORMATS[format])
+        return io.NodeOutput(listed, ui={**told, "notes": notes})
 
 
 def _cover(generator: Any) -> tuple[Any, list[str]]:
@@ -340,31 +327,22 @@ class OneShotSaveLatent(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Latent.Input("latent", tooltip="The latents to save, any number of codes."),
-                prefix_input(LATENT_PREFIX),
+                prefix_input(LATENTS.prefix("latent")),
             ],
-            outputs=[
-                io.String.Output(
-                    "latent_name",
-                    display_name="latent_name",
-                    tooltip="Name of the file as Load StyleGAN Latent lists it.",
-                )
-            ],
+            outputs=[LATENTS.output()],
         )
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuse a place outside the output folder."""
-        return problem(cls, {"filename_prefix": filename_prefix}, _PREFIX)
+        return problem(cls, {"filename_prefix": filename_prefix}, PREFIX_CHECK)
 
     @classmethod
     @checked
     def execute(cls, latent: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file and report it."""
-        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
-            core.save_latent(latent, path)
-        listed = bridge.loadable_name(path, bridge.LATENTS)
-        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        return io.NodeOutput(listed, ui={"latents": [saved], "text": [f"saved as {listed}"]})
+        _, listed, told = LATENTS.save(filename_prefix, partial(core.save_latent, latent))
+        return io.NodeOutput(listed, ui=told)
 
 
 class OneShotLoadLatent(io.ComfyNode):
@@ -401,14 +379,12 @@ class OneShotLoadLatent(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, latent_name: str) -> str:
         """Run again when the file changed."""
-        return stamp(bridge.file_path(bridge.LATENTS, latent_name, "latent_name"))
+        return LATENTS.stamp(latent_name)
 
     @classmethod
     @checked
     def execute(cls, latent_name: str) -> io.NodeOutput:
         """Load, and tell what was assumed about another program's file."""
-        path = bridge.file_path(bridge.LATENTS, latent_name, "latent_name")
-        with bridge.by_name(path, latent_name):
-            latent = core.load_latent(path)
+        latent = LATENTS.read(latent_name, core.load_latent)
         text = bridge.said(core.latent_notes(latent))
         return io.NodeOutput(latent, ui={"text": text, "notes": text})

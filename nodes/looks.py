@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .. import oneshot_core as core
 from ..oneshot_core.choices import LOOK_STRENGTHS, STYLE_OFFSETS
 from . import bridge
 from .api import io
+from .file_kinds import LOOKS, PREFIX_CHECK
 from .queue_checks import problem
 from .sockets import Generator, Look, generator_input, prefix_input, schema
-from .stamps import stamp
 from .values import checked
-
-PREFIX = f"{bridge.LOOKS}/look"
 
 
 class OneShotApplyLook(io.ComfyNode):
@@ -112,35 +111,32 @@ class OneShotSaveLook(io.ComfyNode):
                     "differ.",
                     "adapted",
                 ),
-                prefix_input(PREFIX),
+                prefix_input(LOOKS.prefix("look")),
             ],
             outputs=[
                 Look.Output("look", display_name="look", tooltip="The look, for Apply Look."),
-                io.String.Output(
-                    "look_name",
-                    display_name="look_name",
-                    tooltip="Name of the file as Load Look lists it.",
-                ),
+                LOOKS.output(),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuse a place outside the output folder."""
-        values = {"filename_prefix": filename_prefix}
-        return problem(cls, values, (("filename_prefix",), bridge.check_prefix))
+        return problem(cls, {"filename_prefix": filename_prefix}, PREFIX_CHECK)
 
     @classmethod
     @checked
     def execute(cls, source: Any, adapted: Any, filename_prefix: str) -> io.NodeOutput:
         """Write the file, named like the look, and report it."""
-        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
+
+        def write(path: Path) -> Any:
             look = core.look_between(source, adapted, path.stem.rstrip("_"))
             core.save_look(look, path)
-        listed = bridge.loadable_name(path, bridge.LOOKS)
-        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        text = f"saved as {listed}\n{look.summary()}"
-        return io.NodeOutput(look, listed, ui={"looks": [saved], "text": [text]})
+            return look
+
+        look, listed, told = LOOKS.save(filename_prefix, write)
+        told["text"] = [f"{told['text'][0]}\n{look.summary()}"]
+        return io.NodeOutput(look, listed, ui=told)
 
 
 class OneShotLoadLook(io.ComfyNode):
@@ -167,13 +163,11 @@ class OneShotLoadLook(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, look_name: str) -> str:
         """Run again when the file changed."""
-        return stamp(bridge.file_path(bridge.LOOKS, look_name, "look_name"))
+        return LOOKS.stamp(look_name)
 
     @classmethod
     @checked
     def execute(cls, look_name: str) -> io.NodeOutput:
         """Load."""
-        path = bridge.file_path(bridge.LOOKS, look_name, "look_name")
-        with bridge.by_name(path, look_name):
-            look = core.load_look(path)
+        look = LOOKS.read(look_name, core.load_look)
         return io.NodeOutput(look, ui={"text": [look.summary()]})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from .. import oneshot_core as core
 from ..oneshot_core.recipe import MOST_STEPS
 from . import bridge
 from .api import io
+from .file_kinds import MAPPERS, PREFIX_CHECK
 from .finding import text_inputs
 from .queue_checks import edit_checks, problem
 from .sockets import (
@@ -22,7 +24,6 @@ from .sockets import (
 )
 from .values import checked
 
-PREFIX = f"{bridge.MAPPERS}/mapper"
 KEPT = "The training goes on from its last step when it is queued again"
 
 
@@ -59,16 +60,12 @@ class OneShotTrainMapper(io.ComfyNode):
                     "colours (from 64 px).",
                 ),
                 seed_input("Decides the network's start and the latents it is trained on."),
-                prefix_input(PREFIX),
+                prefix_input(MAPPERS.prefix("mapper")),
                 *_advanced_inputs(),
             ],
             outputs=[
                 Mapper.Output("mapper", display_name="mapper", tooltip="The mapper, for StyleCLIP Edit."),
-                io.String.Output(
-                    "mapper_name",
-                    display_name="mapper_name",
-                    tooltip="Name of the file as StyleCLIP Edit lists it.",
-                ),
+                MAPPERS.output(),
             ],
         )
 
@@ -79,7 +76,7 @@ class OneShotTrainMapper(io.ComfyNode):
         """Refuse texts that cannot be read, and a place outside the output folder."""
         values = {"text": text, "neutral_text": neutral_text, "filename_prefix": filename_prefix}
         checks = edit_checks(bridge.queued("OneShotTrainMapper"))
-        return problem(cls, values, *checks, (("filename_prefix",), bridge.check_prefix))
+        return problem(cls, values, *checks, PREFIX_CHECK)
 
     @classmethod
     @checked
@@ -97,13 +94,11 @@ class OneShotTrainMapper(io.ComfyNode):
                     bridge.kept_results("mappers"), generator.to(device), encoders.to(device).clip, text,
                     config, latents=latent, neutral_text=neutral_text, callbacks=[run.report], poll=run.check,
                 )  # fmt: skip
-        with bridge.save_place(filename_prefix, ".safetensors") as (path, name, subfolder):
-            core.save_mapper(mapper, path)
-        listed = bridge.loadable_name(path, bridge.MAPPERS)
-        saved = {"filename": name, "subfolder": subfolder, "type": "output"}
-        text_shown = [f"saved as {listed}\n{mapper.summary()}", *bridge.said(run.notes)]
+        write = partial(core.save_mapper, mapper)
+        _, listed, told = MAPPERS.save(filename_prefix, write, mapper.summary())
+        told["text"] += bridge.said(run.notes)
         curves = {"losses": [core.plot_points(losses)]} if losses else {}
-        return io.NodeOutput(mapper, listed, ui={"mappers": [saved], "text": text_shown, **curves})
+        return io.NodeOutput(mapper, listed, ui={**told, **curves})
 
 
 def _config(settings: dict[str, Any]) -> Any:

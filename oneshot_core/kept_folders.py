@@ -6,8 +6,6 @@ folders and their locks is somebody else's and is left alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -18,25 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .digests import KEY_DIGITS, settings_key
 from .writing import claim, holding, remove_stale_temporaries
 
 log = logging.getLogger(__name__)
 
-KEY_DIGITS = 32  # hex digits
 MARK = "used"  # a file in each folder; its time is that of the last use
 LOCK = ".lock"
 _OURS = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}(\.damaged-\d+)?")
-
-
-def settings_key(settings: Mapping[str, Any]) -> str:
-    """Name of what JSON values determine: 32 hex digits of their SHA-256."""
-    return digest(settings)[:KEY_DIGITS]
-
-
-def digest(values: Any) -> str:
-    """SHA-256 in hex of JSON values; the order of keys does not matter."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class KeptFolders:

@@ -26,10 +26,10 @@ from .choices import (
     SEARCH_STEPS,
     STEPS,
 )
+from .digests import KEY_DIGITS, digest
 from .file_names import last_part, last_part_of_model
 from .frames import Frame
 from .json_values import Fields, JsonError
-from .kept_folders import KEY_DIGITS, digest
 from .method_recipe import MethodRecipe, RecipeError
 from .quads import Quad
 from .ranges import MOST_RATE, check_number

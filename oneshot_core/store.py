@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from .kept_folders import KEY_DIGITS, KeptFolders
+from .digests import KEY_DIGITS
+from .kept_folders import KeptFolders
 from .recipe import STEM_DIGITS, Recipe
 from .run_folder import WORK, Run, RunError, kept_record, remove_state
 from .training import STATE_FILE

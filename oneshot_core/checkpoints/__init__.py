@@ -7,7 +7,6 @@ the own format and rosinality `.pt`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..digests import file_sha256
 from ..texts import printable
 from . import layouts, native, nvidia, rosinality, tensorflow
 from .assemble import (
@@ -91,14 +91,10 @@ def _plan(root: Any) -> CheckpointPlan:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1024 * 1024):
-                digest.update(block)
+        return file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    return digest.hexdigest()
 
 
 def detect(path: Path | str) -> str:

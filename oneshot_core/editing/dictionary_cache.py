@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints import CheckpointError, GeneratorBundle
+from ..digests import settings_key
 from ..features import ClipEncoder
-from ..kept_folders import KeptFolders, settings_key
+from ..kept_folders import KeptFolders
 from ..latents import Latent
 from ..writing import remove_stale_temporaries, set_aside
 from .dictionary import Dictionary

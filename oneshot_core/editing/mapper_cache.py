@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import CheckpointError, GeneratorBundle
+from ..digests import settings_key
 from ..features import ClipEncoder
 from ..features.identity import IdentityNet
 from ..fingerprints import encoder_fingerprint, fingerprint, latent_fingerprint, network_fingerprint
-from ..kept_folders import KeptFolders, settings_key
+from ..kept_folders import KeptFolders
 from ..latent_optimiser import StepProgress
 from ..latents import Latent
 from ..writing import set_aside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..choices import DEMO, DEMO_TARGET
+from ..digests import file_sha256, settings_key
 from ..file_names import model_and_file, models_of
 from ..recipe import Recipe
 from .targets import is_file, text_of
@@ -153,8 +153,7 @@ class Plan:
             named = (recipe.aim.mask, recipe.aim.latent, *clips, *more)
             values["files"] = [_sha256(Path(name)) for name in named if name]
             values["generator_file"] = None if status is None else [status.st_size, status.st_mtime_ns]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return settings_key(values)
 
     def check(self, on_server: bool) -> None:
         """Look for what would make a job fail before any work is done, in every job.
@@ -231,11 +230,7 @@ def _sha256(path: Path) -> str:
 @lru_cache(maxsize=4096)
 def _sha256_of(path: Path, size: int, changed_ns: int) -> str:
     """Of a file as it is now: many jobs share a target, a mask, weights."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def _check_for_server(job: BatchJob, workflow: Workflow | None) -> None:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
+from ..digests import file_sha256
 from ..json_values import Fields, JsonError, parse, told
 from ..writing import MARK, atomic_path, claim, explained, set_aside
 from .names import same
@@ -204,7 +205,7 @@ class Manifest:
             status = path.stat()
             if not path.is_file() or not status.st_size or status.st_size != file["bytes"]:
                 return False
-            return status.st_mtime_ns == file.get("changed_ns") or sha256_of(path) == file["sha256"]
+            return status.st_mtime_ns == file.get("changed_ns") or file_sha256(path) == file["sha256"]
         except (OSError, ValueError):
             return False
 
@@ -280,7 +281,7 @@ class Manifest:
         if not path.is_file():
             return dict(file)
         status = path.stat()
-        sha256 = file.get("sha256") or sha256_of(path)
+        sha256 = file.get("sha256") or file_sha256(path)
         return {**file, "bytes": status.st_size, "sha256": sha256, "changed_ns": status.st_mtime_ns}
 
     def take_picture(self, job: str, path: str) -> bool:
@@ -325,15 +326,6 @@ def _text(quoted: bytes) -> str | None:
 def _short(text: str) -> int:
     """64 bits of a text's hash: of a million texts two are the same once in thirty million times."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _own_places() -> tuple[str, ...]:

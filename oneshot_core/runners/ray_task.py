@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ..digests import file_sha256
 from ..inputs import OpenNetworks, open_inputs
 from ..latent_optimiser import StepProgress
 from ..memory import keep_freed_memory, one_line
@@ -27,7 +28,6 @@ from ..recipe import Recipe
 from ..run_folder import RunError, versions
 from ..store import FolderStore
 from ..training import Progress, RunCancelled, StopSignal
-from .manifest import sha256_of
 from .results import Follow, Results, make
 
 EVENT_SECONDS = 1.0  # between two words of a job about its steps
@@ -96,7 +96,7 @@ def follow(text: str, tell: Callable[[str], Any]) -> str:
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         facts = {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
         return json.dumps({"error": one_line(error), **facts})
-    hashes = {path: sha256_of(Path(path)) for path in made["files"].values() if Path(path).is_file()}
+    hashes = {path: file_sha256(Path(path)) for path in made["files"].values() if Path(path).is_file()}
     return json.dumps({**made, "hashes": hashes})
 
 

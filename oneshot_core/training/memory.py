@@ -9,8 +9,6 @@ H100 at 1024 px 8.4 GB (9.1).
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..checkpoints import GeneratorBundle
+from ..digests import digest
 from ..features import ClipEncoder, Encoders, EncodersOnDemand, Perceptual
 from ..features.identity import IdentityNet
 from ..latents import Latents
@@ -94,7 +93,7 @@ def _shapes_key(
         if network is not None and not isinstance(network, nn.Module):
             return None
         told.append(None if network is None else _told_of(network))
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return digest(told)
 
 
 def _told_of(network: nn.Module) -> list[Any]:

@@ -26,6 +26,7 @@ ORDER = (
     "memory",
     "threads",
     "pace",
+    "digests",
     "writing",
     "kept_folders",
     "quad_files",

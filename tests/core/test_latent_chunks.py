@@ -13,10 +13,11 @@ from reading_clip import TEXT, ReadingClip
 from stand_ins import StandInPerceptual, tiny_bundle
 
 from oneshot_core import latent_chunks
+from oneshot_core.digests import settings_key
 from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.inversion import inversion_config, invert_pictures
 from oneshot_core.inversion.projection import inversion_settings
-from oneshot_core.kept_folders import KeptFolders, settings_key
+from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.sampling import random_latents, sample
 from oneshot_core.saved_states import StateError
 

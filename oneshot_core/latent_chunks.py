@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from . import saved_states
 from .kept_folders import KeptWork
 from .latent_optimiser import LatentOptimiser, StepProgress
 from .pace import Pace
@@ -27,7 +28,6 @@ from .threads import ThreadWatch
 log = logging.getLogger(__name__)
 
 FORMAT, FORMAT_VERSION = "oneshot-codes", 1
-SAVE_SECONDS = 30.0  # between two saved states
 
 
 class Chunk(Protocol):
@@ -151,7 +151,7 @@ class _Running:
 
     def save_now_and_then(self) -> None:
         """Save, when that was long ago."""
-        if time.monotonic() - self._saved_at > SAVE_SECONDS:
+        if time.monotonic() - self._saved_at > saved_states.SAVE_SECONDS:
             self.save()
             self._saved_at = time.monotonic()
 

@@ -30,6 +30,7 @@ Made = TypeVar("Made", covariant=True)
 
 HISTORY = "history."
 MAX_CURVES = 1000
+SAVE_SECONDS = 30.0  # between two saved states of work that is followed here
 CHECKSUM = "checksum"
 
 
@@ -218,7 +219,6 @@ def run_saved(
     work: Resumable[Made],
     states: StateFile | None,
     callbacks: Sequence[Callable[[Any], None]],
-    every_seconds: float,
 ) -> Made:
     """Do steps, from the state that is there on, and save from time to time and at any end.
 
@@ -226,7 +226,6 @@ def run_saved(
         work: the steps.
         states: where; None: nothing is written.
         callbacks: called after every step; one that raises ends the work.
-        every_seconds: between two saved states.
     """
     if states is None:
         return work.run(callbacks)
@@ -236,7 +235,7 @@ def run_saved(
 
     def save(_: Any) -> None:
         nonlocal saved
-        if time.monotonic() - saved > every_seconds:
+        if time.monotonic() - saved > SAVE_SECONDS:
             work.save(states)
             saved = time.monotonic()
 

@@ -45,7 +45,6 @@ from .whitening import whitening_of
 log = logging.getLogger(__name__)
 
 STATE_FORMAT, STATE_VERSION = "oneshot-search", 2
-SAVE_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def search_latent(  # noqa: PLR0913 - what to search for, and how to follow it
     with gradients():
         search = _Search(bundle, encoders, target, config, draws or SeededDraws(config.seed), start, mask)
         states = None if state_file is None else search_states(state_file)
-        return run_saved(search, states, callbacks, SAVE_EVERY_SECONDS)
+        return run_saved(search, states, callbacks)
 
 
 def search_states(path: Path | str) -> StateFile:

@@ -37,7 +37,6 @@ from .statistics import StyleStatistics, style_statistics
 from .style_layout import check_styles, convolution_styles, resolution_of
 
 MAX_IMAGES = 4096
-SAVE_SECONDS = 60.0  # between two saved states
 PREFIX_BYTES = 512 * 1024**2  # features that may be kept of what lies before the layer that changes
 STATE_FORMAT, STATE_VERSION = "oneshot-dictionary-state", 1
 Progress = Callable[[int, int], None]
@@ -329,7 +328,7 @@ def measure_dictionary(
             _Samples(bundle.generator, codes, clip, config), statistics, styles, channels, settings
         )
         told = [] if progress is None else [lambda now: progress(*now)]
-        run_saved(work, None if state is None else state_file(state), told, SAVE_SECONDS)
+        run_saved(work, None if state is None else state_file(state), told)
         return Dictionary(
             work.whole(), styles, channels, statistics,
             rho=torch.tensor(work.rho, dtype=torch.float32),

@@ -23,7 +23,7 @@ from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import check_finite, check_shape, check_weights
 from .dictionary import Dictionary
-from .finite_differences import MAX_IMAGES, SAVE_SECONDS, state_file
+from .finite_differences import MAX_IMAGES, state_file
 from .statistics import Progress, StyleStatistics, style_statistics
 from .style_gradients import TINY, StyleView, take_gradients
 from .style_layout import check_styles, convolution_styles
@@ -127,7 +127,7 @@ def measure_gradient_dictionary(
         }
         states = None if state is None else state_file(state)
         work = _Tangents(view, vectors, kept, config, told)
-        mean, effect = run_saved(work, states, _shown(progress), SAVE_SECONDS)
+        mean, effect = run_saved(work, states, _shown(progress))
         return Dictionary(
             (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
             view.places[0][kept], view.places[1][kept], statistics,

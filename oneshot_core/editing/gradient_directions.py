@@ -37,7 +37,6 @@ from .style_gradients import (
 
 METHOD = "gradient"
 STATE_FORMAT, STATE_VERSION = "oneshot-gradients", 1
-SAVE_SECONDS = 30.0  # between two saved states
 # What decides which channels are taken; how far each moves is always its mean effect.
 SCORES: Mapping[str, Callable[[StyleGradients], Tensor]] = {
     "consistency": lambda found: found.consistency,
@@ -266,7 +265,7 @@ def _looked(look: _Look, progress: Progress | None, before: int = 0) -> FoundGra
         if progress is not None:
             progress(before + now.done, before + now.total)
 
-    found = run_saved(look, look.states, [told], SAVE_SECONDS)
+    found = run_saved(look, look.states, [told])
     if look.states is not None:
         look.states.forget_previous()
     return found

@@ -40,7 +40,6 @@ from .spaces import Variable, edit_widths
 log = logging.getLogger(__name__)
 
 STATE_FORMAT, STATE_VERSION = "oneshot-mapper-training", 1
-SAVE_EVERY_SECONDS = 60.0
 MOMENTS = 12  # copies of the weights in a step: gradient, four of the state, the best, what is saved of them
 
 
@@ -102,7 +101,7 @@ def train_mapper(  # noqa: PLR0913 - what to train for on what, and how to follo
         loss = MapperLoss(goal, config.weights(identity), identity)
         training = _Training(bundle, loss, config, latents, {"text": text, "neutral_text": neutral_text})
         states = None if state_file is None else training_states(state_file)
-        return run_saved(training, states, callbacks, SAVE_EVERY_SECONDS)
+        return run_saved(training, states, callbacks)
 
 
 def training_states(path: Path | str) -> StateFile:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tiny_clip import reading_clip
 from tiny_networks import changed, tiny_bundle
 
+from oneshot_core import saved_states
 from oneshot_core.checkpoints import CheckpointError
 from oneshot_core.editing import finite_differences as measuring
 from oneshot_core.editing.clip_features import picture_features, to_eight_bit
@@ -195,7 +196,7 @@ def test_a_stopped_measurement_goes_on_bit_for_bit(tmp_path, after, restore):
 
 
 def test_states_are_saved_as_it_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(saved_states, "SAVE_SECONDS", -1.0)
     path, kept = tmp_path / "state.safetensors", []
     measured(state=path, progress=lambda *_: kept.append(path.is_file()))
     assert kept == [False, *[True] * (len(PLACES) - 1)] and state_file(path).previous.is_file()

@@ -12,7 +12,7 @@ import torch
 from reading_clip import TEXT, ReadingClip
 from stand_ins import StandInPerceptual, tiny_bundle
 
-from oneshot_core import latent_chunks
+from oneshot_core import saved_states
 from oneshot_core.digests import settings_key
 from oneshot_core.editing import EditConfig, edit_latents
 from oneshot_core.inversion import inversion_config, invert_pictures
@@ -120,7 +120,7 @@ def test_a_folder_of_another_work_is_refused(tmp_path):
 
 
 def test_a_damaged_state_is_set_aside_and_the_one_before_it_serves(tmp_path, monkeypatch):
-    monkeypatch.setattr(latent_chunks, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(saved_states, "SAVE_SECONDS", 0.0)
     whole, kept = edited(KeptFolders(tmp_path / "whole"), Stopping()), KeptFolders(tmp_path / "kept")
     with pytest.raises(InterruptedError):
         edited(kept, Stopping(3))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept_runs import recipe_of, tiny_inputs
+from kills import killed_at
 
-from oneshot_core import writing
 from oneshot_core.inputs import Inputs
 from oneshot_core.recipe import Recipe
 from oneshot_core.run_folder import RECORD, RESULT
@@ -19,10 +20,6 @@ from oneshot_core.store import FolderStore
 
 RECIPE = recipe_of(2)
 PICTURES = ("grid.png", "losses.png", "reference.png", "target.png")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @contextmanager
@@ -34,28 +31,6 @@ def made(folder: Path, inputs: Inputs) -> dict[str, Any]:
     return make(RECIPE, inputs, FolderStore(folder), Results((0, 1)), quietly, lambda _: None)
 
 
-def killed_at(write: int, folder: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Make it, and be killed as soon as so many files have their names; False: there were fewer."""
-    rename, count = writing.rename_patiently, 0
-
-    def dying(source: Path, target: Path) -> None:
-        nonlocal count
-        if count >= write:  # a dead process writes nothing more, whatever it does at its end
-            raise Killed
-        rename(source, target)
-        count += 1
-        if count == write:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writing, "rename_patiently", dying)
-        try:
-            made(folder, inputs)
-        except Killed:
-            return True
-    return False
-
-
 @pytest.mark.slow
 def test_wherever_a_process_is_killed_the_next_one_makes_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -63,7 +38,7 @@ def test_wherever_a_process_is_killed_the_next_one_makes_the_same(
     inputs = tiny_inputs()
     whole = made(tmp_path / "whole", inputs)
     write = 1
-    while killed_at(write, folder := tmp_path / f"killed{write}", inputs, monkeypatch):
+    while killed_at(write, partial(made, folder := tmp_path / f"killed{write}", inputs), monkeypatch):
         again = made(folder, inputs)
         assert again["losses"] == whole["losses"] and again["step"] == 2, write
         assert again["files"].keys() == whole["files"].keys(), write

@@ -54,12 +54,12 @@ from editing_validation import validation_table
 
 from oneshot_core.checkpoints import GeneratorBundle, load, save
 from oneshot_core.checkpoints.native import read_tensors, write_tensors
-from oneshot_core.demo.world import ASSETS, demo_encoders, demo_generator, demo_recipe, demo_target
+from oneshot_core.demo.world import ASSETS, demo_generator, demo_recipe
 from oneshot_core.editing.gradient_directions import GradientConfig
 from oneshot_core.edits import LatentEdit
-from oneshot_core.objective import Aim
-from oneshot_core.search import search_latent
-from oneshot_core.training import adapt
+from oneshot_core.inputs import open_inputs, prepared
+from oneshot_core.pipeline import run_recipe
+from oneshot_core.store import FolderStore
 
 LENGTH, IMAGES = 8.0, 16
 SOURCE, ADAPTED = "source", "adapted"
@@ -144,12 +144,10 @@ def append(out: Path, row: Mapping[str, Any]) -> None:
 def adapted_generator(path: Path) -> GeneratorBundle:
     """Load the adapted generator, or make it as the verb demo does."""
     if not path.is_file():
-        source, encoders, recipe = demo_generator(), demo_encoders(), demo_recipe(LOOK)
-        target = demo_target(LOOK, source.size)
-        latent = search_latent(source, encoders, target, recipe.search_config()).latent
-        preset, _ = recipe.preset(source.size)
-        found = adapt(source, encoders, Aim(target, latent), preset, recipe.train_config())
-        save(found.bundle, path)
+        recipe = demo_recipe(LOOK)
+        recipe, inputs = prepared(recipe, open_inputs(recipe))
+        found = run_recipe(recipe, inputs, FolderStore(path.with_suffix("")))
+        save(found.adapted.bundle, path)
     return load(path)
 
 

@@ -65,7 +65,8 @@ def searched(work: Path, look: str, steps: int = SEARCH_STEPS) -> core.Latent:
     """The target's counterpart after so many steps."""
     path = work / f"reference-{look}-{steps}.safetensors"
     if not path.is_file():
-        config = replace(core.demo_recipe().search_config(), steps=steps)
+        recipe = core.demo_recipe().precised(torch.device("cpu"))
+        config = replace(recipe.search_config(), steps=steps)
         source, encoders = core.demo_generator(), core.demo_encoders()
         core.save_latent(core.search_latent(source, encoders, core.demo_target(look), config).latent, path)
     return core.load_latent(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ import editing_measures as measures  # noqa: E402
 import editing_methods as methods  # noqa: E402
 import editing_validation as validation  # noqa: E402
 
+sys.path[0] = str(ROOT / "docs")
+import make_pictures as pictures  # noqa: E402
+
 sys.path.pop(0)
 
 from oneshot_core.demo.making.sentences import READINGS  # noqa: E402
-from oneshot_core.demo.world import demo_generator  # noqa: E402
+from oneshot_core.demo.world import demo_generator, demo_recipe  # noqa: E402
 from oneshot_core.editing.direction import Direction  # noqa: E402
 from oneshot_core.editing.statistics import style_statistics  # noqa: E402
 from oneshot_core.edits import LatentEdit  # noqa: E402
@@ -80,3 +84,19 @@ def test_the_report_counts_what_passes():
     told = editing.report(rows, readings)
     assert "| gradient | 1 of 3 | 0 of 0 | 6.2 | 5 / 5 | 2.0 | 900 |" in told
     assert "| skin | 0.90 | +1.00 / 3.5 / 1 |" in told and "| light | 0.90 | – |" in told
+
+
+@pytest.mark.slow
+def test_the_adapted_generator_is_made_where_there_is_none(tmp_path, monkeypatch):
+    whole = demo_recipe(editing.LOOK)
+    search, training = replace(whole.search, steps=1), replace(whole.training, steps=1)
+    monkeypatch.setattr(editing, "demo_recipe", lambda _: replace(whole, search=search, training=training))
+    made = editing.adapted_generator(tmp_path / "adapted.safetensors")
+    assert made.family == demo_generator().family
+    again = editing.adapted_generator(tmp_path / "adapted.safetensors")
+    assert torch.equal(made.generator.const, again.generator.const)
+
+
+@pytest.mark.slow
+def test_the_pictures_counterpart_is_searched(tmp_path):
+    assert pictures.searched(tmp_path, "comic", 1).values.shape[0] == 1

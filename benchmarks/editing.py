@@ -141,10 +141,11 @@ def append(out: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def adapted_generator(path: Path) -> GeneratorBundle:
-    """Load the adapted generator, or make it as the verb demo does."""
+def adapted_generator(path: Path, parts: str | None = None) -> GeneratorBundle:
+    """Load the adapted generator, or make it as the verb demo does, but for the parts that are trained."""
     if not path.is_file():
         recipe = demo_recipe(LOOK)
+        recipe = replace(recipe, method=replace(recipe.method, trained_parts=parts))
         recipe, inputs = prepared(recipe, open_inputs(recipe))
         found = run_recipe(recipe, inputs, FolderStore(path.with_suffix("")))
         save(found.adapted.bundle, path)
@@ -276,7 +277,7 @@ def _cell(found: Mapping[str, Any]) -> str:
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], method: str, readings: Mapping[str, float]) -> str:
-    own = [one for factor in FIT if (one := _of(rows, method, factor))]
+    own = [one for factor in FIT if (one := _of(rows, method, factor) or _of(rows, method, factor, ADAPTED))]
     counted = [factor for factor in FIT if readings[factor] >= GATE_READABILITY]
     passed = {}
     for where in (SOURCE, ADAPTED):
@@ -307,6 +308,7 @@ def main() -> None:
     parser.add_argument(
         "--adapted", type=Path, help="generator adapted from the demo's; default: made in OUT"
     )
+    parser.add_argument("--trained-parts", help="of the adapted generator, where it is made")
     parser.add_argument("--report", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--validate", action="store_true", help="compare gradients with differences")
     options = parser.parse_args()
@@ -318,7 +320,7 @@ def main() -> None:
     if not options.report:
         options.adapted = options.adapted or options.out / "adapted.safetensors"
         if ADAPTED in options.generators:
-            adapted_generator(options.adapted)
+            adapted_generator(options.adapted, options.trained_parts)
         os.environ["OMP_NUM_THREADS"] = "1"
         for work in missing(options):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

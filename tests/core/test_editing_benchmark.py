@@ -83,6 +83,8 @@ def test_the_report_counts_what_passes():
     rows = [row("skin", 3.5, 1), row("beard", 2.0, 1), row("glasses", 9.0, 2), row("yaw", 9.0, 1)]
     told = editing.report(rows, readings)
     assert "| gradient | 1 of 3 | 0 of 0 | 6.2 | 5 / 5 | 2.0 | 900 |" in told
+    elsewhere = editing.report([{**row("skin", 3.5, 1), "where": "adapted"}], readings)
+    assert "| gradient | 0 of 0 | 1 of 1 | 3.5 |" in elsewhere
     assert "| skin | 0.90 | +1.00 / 3.5 / 1 |" in told and "| light | 0.90 | – |" in told
 
 
@@ -91,8 +93,9 @@ def test_the_adapted_generator_is_made_where_there_is_none(tmp_path, monkeypatch
     whole = demo_recipe(editing.LOOK)
     search, training = replace(whole.search, steps=1), replace(whole.training, steps=1)
     monkeypatch.setattr(editing, "demo_recipe", lambda _: replace(whole, search=search, training=training))
-    made = editing.adapted_generator(tmp_path / "adapted.safetensors")
-    assert made.family == demo_generator().family
+    made = editing.adapted_generator(tmp_path / "adapted.safetensors", "constant,convolution,noise")
+    affine, own = (one.generator.convs[0].affine.weight for one in (made, demo_generator()))
+    assert torch.equal(affine, own)
     again = editing.adapted_generator(tmp_path / "adapted.safetensors")
     assert torch.equal(made.generator.const, again.generator.const)
 

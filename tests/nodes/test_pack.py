@@ -98,8 +98,10 @@ def test_choices_are_the_engines() -> None:
 def test_the_pack_is_imported_quickly_and_silently() -> None:
     answer, log = loaded()
     assert answer["loaded"]
-    (line,) = [line for line in log.splitlines() if line.endswith(".nodes") and str(PACK) in line]
-    assert int(line.split("|")[1]) < 300_000  # microseconds, with all that it imports
+    told = [line.split("|") for line in log.splitlines() if line.startswith("import time:")]
+    took = {name.strip(): int(whole) for _, whole, name in told[1:]}  # microseconds, with all that it imports
+    # Of what torch takes: a busy machine is slow with both. On a quiet one it is a twentieth.
+    assert took[f"{PACK}.nodes"] < took["torch"] / 6
     printed = [line for line in log.splitlines() if not line.startswith("import time:")]
     noise = [line for line in printed if "oneshot" in line.lower()]
     assert noise == []

@@ -43,10 +43,24 @@ def latent_fingerprint(latent: Latent) -> str:
 
 
 def network_fingerprint(network: nn.Module) -> str:
-    """`fingerprint` of a network's state; computed again only after its tensors were changed or replaced.
+    """SHA-256 in hex over a network's state and what it computes with that; computed again only after its
+    tensors were changed or replaced.
 
     A 1024 px generator with its discriminator and a CLIP have about 1 GB, which takes a second to hash.
     """
+    return hashlib.sha256(f"{_state_fingerprint(network)}{_architecture(network)}".encode()).hexdigest()
+
+
+def _architecture(network: nn.Module) -> str:
+    """What two networks of the same tensors may differ in: activations, heads, settings of a layer."""
+    told = [f"{getattr(network, 'config', '')!r}"]
+    for name, module in network.named_modules():
+        heads = getattr(module, "num_heads", "")
+        told.append(f"{name} {type(module).__name__} {module.extra_repr()} {heads}")
+    return "\n".join(told)
+
+
+def _state_fingerprint(network: nn.Module) -> str:
     tensors = network.state_dict(keep_vars=True)
     if any(value.is_inference() for value in tensors.values()):  # they do not count their changes
         return fingerprint(tensors)
@@ -58,9 +72,14 @@ def network_fingerprint(network: nn.Module) -> str:
 
 
 def encoder_fingerprint(encoder: Any) -> str:
-    """SHA-256 in hex over an encoder's weights and its preprocessing."""
-    weights = network_fingerprint(encoder) if isinstance(encoder, nn.Module) else ""
-    return hashlib.sha256(f"{weights}{getattr(encoder, 'preprocess', '')!r}".encode()).hexdigest()
+    """SHA-256 in hex over an encoder's network, its preprocessing and how it reads text."""
+    network = network_fingerprint(encoder) if isinstance(encoder, nn.Module) else ""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    words = (
+        "" if tokenizer is None else f"{type(tokenizer).__name__} {getattr(tokenizer, 'context_length', '')}"
+    )
+    told = f"{network}{getattr(encoder, 'preprocess', '')!r}{words}"
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def clip_fingerprints(encoders: Encoders | EncodersOnDemand) -> list[list[Any]]:

@@ -192,6 +192,8 @@ class OneShotEditGrid(io.ComfyNode):
         cls, adapted: Any, latent: Any, direction: Any, strengths: str, psi: float, source: Any = None
     ) -> io.NodeOutput:
         """Draw the table."""
+        if source is not None:
+            core.check_pair(source, adapted)
         columns, count = core.parse_edit_strengths(strengths), core.count_of(latent)
         bundles = [bundle for bundle in (source, adapted) if bundle is not None]
         run, each = bridge.NodeProgress(len(bundles) * len(columns) * count), len(columns) * count
@@ -204,10 +206,10 @@ class OneShotEditGrid(io.ComfyNode):
                 core.edit_table(bundle, latent, direction, columns, config, _counted(run, place * each))
                 for place, bundle in enumerate(bundles)
             ]
+            notes = [] if source is None else bridge.said(core.drift_report(source, adapted).notes())
         grid = core.to_tensor(core.edit_sheet(drawn, latent, columns, direction))
         shown = bridge.to_comfy(grid)
         images = bridge.to_comfy(core.joined_pictures(drawn[-1]))
-        notes = [] if source is None else bridge.said(core.drift_report(source, adapted).notes())
         picture = ui.PreviewImage(shown, cls=cls).as_dict()
         return io.NodeOutput(shown, images, ui={**picture, "text": notes, "notes": notes})
 

@@ -110,7 +110,8 @@ class OneShotTextDirection(io.ComfyNode):
 
 def found_direction(generator: Any, encoders: Any, text: str, neutral: str, settings: dict[str, Any]) -> Any:
     """Find a direction as the settings say; on the device, with progress, cancel and advice on memory."""
-    method, run = settings["method"], bridge.NodeProgress(PARTS)
+    method, run, config = settings["method"], bridge.NodeProgress(PARTS), _gradient_config(settings)
+    config.selection.check(len(generator.generator.style_widths))
     told = _told(run)
     with bridge.working(LOWER, KEPT):
         device = bridge.make_room(core.editing_bytes(generator, encoders.clip, 8, 0))
@@ -118,7 +119,7 @@ def found_direction(generator: Any, encoders: Any, text: str, neutral: str, sett
             placed, clip = generator.to(device), encoders.to(device).clip
             given = _given_dictionary(placed, clip, settings, told, run.check)
             request = core.TextRequest(
-                text, neutral, _gradient_config(settings), dictionary=given,
+                text, neutral, config, dictionary=given,
                 kept=bridge.kept_results("directions"), poll=run.check,
             )  # fmt: skip
             return core.find_text_direction(method, placed, clip, request, told)
@@ -281,6 +282,10 @@ class OneShotComponentDirection(io.ComfyNode):
         if method["method"] == SEFA:
             found = core.sefa_directions(generator, chosen or None, component + 1)[component]
             return io.NodeOutput(found, ui={"text": [found.summary()]})
+        if chosen and max(chosen) >= (slots := generator.generator.config.num_layers):
+            raise ValueError(
+                f"layers must be slots from 0 to {slots - 1} for this generator, got {max(chosen)}"
+            )
         with bridge.working("codes", "Nothing is kept"):
             bridge.place([generator.generator], 0)
             every = core.ganspace_directions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -109,7 +110,7 @@ def _encoded(generator: Any, pictures: Tensor, method: dict[str, Any], quads: An
     """The encoder's latent; None for the other methods."""
     if method["method"] != E4E:
         return None
-    encoder = E4E_ENCODERS.read(method["e4e_file"], core.load_e4e)
+    encoder = E4E_ENCODERS.read(method["e4e_file"], partial(core.load_e4e, mean_latent=generator.mean_latent))
     return core.encode_pictures(generator, encoder.to(generator.generator.const.device), pictures)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         UnsafePickleError,
         check_family,
         check_format,
+        check_pair,
         detect,
         inspect,
         load,
@@ -224,8 +225,8 @@ _MODULES = {
     "batches": "check_count sampling_bytes",
     "blending": "blend_generators parse_strengths swap_from",
     "checkpoints": (
-        "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family check_format detect "
-        "inspect load related save with_fresh_discriminator"
+        "CheckpointError GeneratorBundle Provenance UnsafePickleError check_family check_format "
+        "check_pair detect inspect load related save with_fresh_discriminator"
     ),
     "pictures.covers": "cover_of draw_cover jpeg_file model_card",
     "demo.world": (

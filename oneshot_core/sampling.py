@@ -89,7 +89,7 @@ class Chunk(NamedTuple):
     edits: tuple[LatentEdit, ...] = ()
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str, what: str = "seeds") -> tuple[int, ...]:
     """Read a list of seeds and ranges such as "0-15,42"; ranges include both ends.
 
     Raises:
@@ -101,20 +101,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         try:
             first, last = int(low), int(high) if dash else int(low)
         except ValueError:
-            raise ValueError(f"seeds are numbers and ranges such as 0-15,42; cannot read {part!r}") from None
+            raise ValueError(f"{what} are numbers and ranges such as 0-15,42; cannot read {part!r}") from None
         if last < first:
             raise ValueError(f"the range {part!r} runs backwards; write {last}-{first}")
         if len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"{text!r} is more than {MAX_SEEDS:,} seeds; sample in several goes")
+            raise ValueError(f"{text!r} is more than {MAX_SEEDS:,} {what}; give fewer at once")
         seeds += range(first, last + 1)
     if not seeds:
-        raise ValueError("no seeds given; give at least one, such as 0 or 0-15")
+        raise ValueError(f"no {what} given; give at least one, such as 0 or 0-15")
     return tuple(seeds)
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
-    """Read class numbers such as "0-3,7" like seeds; empty text gives none."""
-    return parse_seeds(text) if text.strip() else ()
+    """Read numbers of classes or layers such as "0-3,7" like seeds; empty text gives none."""
+    return parse_seeds(text, "classes and layers") if text.strip() else ()
 
 
 def random_latents(

@@ -183,10 +183,15 @@ def _optimised(job: _Job, kept: KeptFolders) -> _Edited:
             neutral_text=options.neutral_text or "", identity=identity, callbacks=[follow], kept=kept,
         )  # fmt: skip
     before = job.latent or _start_of(result)
-    direction = save_direction(direction_of_edit(result, job.bundle), job.out / "direction.safetensors")
+    files = {}
+    if any(bool(vector.any()) for vector in result.change.vectors.values()):
+        made = direction_of_edit(result, job.bundle)
+        files["direction"] = save_direction(made, job.out / "direction.safetensors")
+    else:
+        note("nothing changed, so there is no direction; allow more steps, or a higher learning rate")
     losses = loss_plot(result.losses, job.out / "losses.png", title=options.text)
     last = {term: values[-1] for term, values in result.losses.items()}
-    return _Edited(before, result.latent, {"direction": direction, "losses": losses}, {"losses": last})
+    return _Edited(before, result.latent, {**files, "losses": losses}, {"losses": last})
 
 
 def _start_of(result: EditResult) -> Latent:

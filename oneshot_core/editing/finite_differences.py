@@ -329,10 +329,11 @@ def measure_dictionary(
         )
         told = [] if progress is None else [lambda now: progress(*now)]
         run_saved(work, None if state is None else state_file(state), told)
+        rows, rho, effect = work.whole()
         return Dictionary(
-            work.whole(), styles, channels, statistics,
-            rho=torch.tensor(work.rho, dtype=torch.float32),
-            effect=torch.tensor(work.effect, dtype=torch.float32) / (2 * config.sigmas),
+            rows, styles, channels, statistics,
+            rho=torch.tensor(rho, dtype=torch.float32),
+            effect=torch.tensor(effect, dtype=torch.float32) / (2 * config.sigmas),
             clip=clip.name, clip_fingerprint=settings["clip"], method=settings["method"], settings=settings,
         )  # fmt: skip
 
@@ -350,12 +351,13 @@ class _Measurement:
     ) -> None:
         self._samples, self._statistics, self._settings = samples, statistics, settings
         self._places = list(zip(styles.tolist(), channels.tolist(), strict=True))
-        self.rows, self.rho, self.effect = list[Tensor](), list[float](), list[float]()
+        self.rows = list[tuple[Tensor, float, float]]()  # with rho and effect
         self._saved = 0  # rows
 
-    def whole(self) -> Tensor:
-        """The rows [K, D]."""
-        return torch.stack(self.rows)
+    def whole(self) -> tuple[Tensor, list[float], list[float]]:
+        """Rows [K, D], rho and effect."""
+        rows, rho, effect = zip(*self.rows, strict=True)
+        return torch.stack(rows), list(rho), list(effect)
 
     def run(self, callbacks: Sequence[Callable[[tuple[int, int]], None]]) -> None:
         """Measure what is missing."""
@@ -373,9 +375,7 @@ class _Measurement:
 
     def _measure(self, style: int, channel: int) -> None:
         row, rho, effect = channel_row(*self._samples.features(style, channel, self._statistics))
-        self.rows.append(row.float())
-        self.rho.append(rho)
-        self.effect.append(effect)
+        self.rows.append((row.float(), rho, effect))
         if not self._samples.config.restore:
             self._samples.set_to_mean(style, channel, self._statistics)
 
@@ -383,9 +383,9 @@ class _Measurement:
         """Write the rows; atomic, and none twice."""
         if len(self.rows) == self._saved:
             return
-        history = {"rho": self.rho, "effect": self.effect}
-        states.save(SavedState(len(self.rows), self._settings, {"rows": self.whole()}, history))
-        self._saved = len(self.rows)
+        rows, rho, effect = self.whole()
+        states.save(SavedState(len(rows), self._settings, {"rows": rows}, {"rho": rho, "effect": effect}))
+        self._saved = len(rows)
 
     def restore(self, states: StateFile, path: Path) -> None:
         """Go on from a file; one that raises DamagedState has changed nothing."""
@@ -393,8 +393,8 @@ class _Measurement:
         found = states.read(path, self._settings, lambda count: {"rows": torch.zeros(count, width)})
         if not 0 < found.step <= len(self._places):
             raise DamagedState(f"{path}: has {found.step} rows, there are {len(self._places)}")
-        self.rows = list(found.tensors["rows"])
-        self.rho, self.effect = list(found.history["rho"]), list(found.history["effect"])
+        told = found.history
+        self.rows = list(zip(found.tensors["rows"], told["rho"], told["effect"], strict=True))
         self._saved = found.step
 
 

@@ -60,6 +60,11 @@ class Selection:
         if self.beta is not None and not 0 <= self.beta:
             raise ValueError(f"beta (usually 0.08 to 0.3) must be 0 or more, got {self.beta}")
 
+    def check(self, count: int) -> None:
+        """Refuse layers that a generator of `count` styles lacks; raises ValueError."""
+        if self.layers is not None:
+            check_styles(self.layers, count)
+
 
 @dataclass(frozen=True)
 class Selected:

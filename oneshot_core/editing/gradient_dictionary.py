@@ -21,11 +21,11 @@ from ..checkpoints import GeneratorBundle
 from ..features import ClipEncoder
 from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 from ..saved_states import DamagedState, SavedState, StateFile, run_saved
-from ..tensors import check_finite, check_shape, check_weights
+from ..tensors import check_finite, check_shape
 from .dictionary import Dictionary
 from .finite_differences import MAX_IMAGES, state_file
-from .statistics import Progress, StyleStatistics, style_statistics
-from .style_gradients import TINY, StyleView, take_gradients
+from .statistics import Progress, StyleStatistics
+from .style_gradients import TINY, StyleView, take_gradients, view_of
 from .style_layout import check_styles, convolution_styles
 
 METHOD = "gradients"
@@ -106,11 +106,8 @@ def measure_gradient_dictionary(
         FloatingPointError: a picture is not finite.
     """
     config = config or GradientDictionaryConfig()
-    bundle.check_finite()
-    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
-    statistics = statistics or style_statistics(bundle)
-    statistics.check_fits(bundle)
-    view = StyleView(bundle, clip, statistics)
+    view = view_of(bundle, clip, statistics)
+    statistics = view.statistics
     view.check_memory(min(config.batch_size, config.samples))
     kept = config.rows(view)
     with torch.inference_mode(False):
@@ -122,6 +119,7 @@ def measure_gradient_dictionary(
             "mean": fingerprint({"mean": bundle.mean_latent}),
             "clip": seen_by,
             "statistics": statistics.digest,
+            "truncation": [statistics.psi, statistics.cutoff],
             "basis": "" if basis is None else fingerprint({"basis": basis}),
             "config": config.describe(),
         }
@@ -153,44 +151,49 @@ class _Tangents:
     ) -> None:
         self._view, self._vectors, self._kept = view, vectors, kept
         self._config, self._settings = config, settings
-        self._tangents = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
-        self._lengths = torch.zeros(len(self._tangents), dtype=torch.float64)
-        self._sizes, self._saved = list[float](), 0  # of the samples so far; how many of them are saved
+        tangents = torch.zeros(int(kept.sum()), len(vectors), dtype=torch.float64)
+        lengths = torch.zeros(len(tangents), dtype=torch.float64)
+        self._sums: tuple[Tensor, Tensor, tuple[float, ...]] = tangents, lengths, ()  # and each sample's size
+        self._saved = 0  # samples
 
     def run(self, callbacks: Sequence[Callable[[tuple[int, int]], None]]) -> tuple[Tensor, Tensor]:
         """Take the samples that are missing; mean unit tangents and mean lengths, float64."""
         config = self._config
 
         def taken(values: Tensor) -> None:
-            tangents = values[:, :, self._kept].double()  # [M, n, K]
-            sizes = tangents.norm(dim=0)
-            self._tangents += (tangents / sizes.clamp_min(TINY)).sum(dim=1).T
-            self._lengths += sizes.sum(dim=0)
-            self._sizes += sizes.mean(dim=1).tolist()
+            found = values[:, :, self._kept].double()  # [M, n, K]
+            sizes = found.norm(dim=0)
+            tangents, lengths, before = self._sums
+            # One assignment: a signal between two would save a batch that is counted in half.
+            self._sums = (
+                tangents + (found / sizes.clamp_min(TINY)).sum(dim=1).T,
+                lengths + sizes.sum(dim=0),
+                (*before, *sizes.mean(dim=1).tolist()),
+            )
             for callback in callbacks:
-                callback((len(self._sizes), config.samples))
+                callback((len(self._sums[2]), config.samples))
 
-        seeds = range(config.seed + len(self._sizes), config.seed + config.samples)
+        seeds = range(config.seed + len(self._sums[2]), config.seed + config.samples)
         take_gradients(self._view, self._vectors, seeds, config.batch_size, taken)
-        return self._tangents / config.samples, self._lengths / config.samples
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"tangents": self._tangents, "lengths": self._lengths}
+        tangents, lengths, _ = self._sums
+        return tangents / config.samples, lengths / config.samples
 
     def save(self, states: StateFile) -> None:
         """Write the sums; atomic. No sample twice, and never what is not finite."""
-        if len(self._sizes) > self._saved and all(map(math.isfinite, self._sizes)):
-            state = SavedState(len(self._sizes), self._settings, self._state(), {"size": self._sizes})
-            states.save(state)
-            self._saved = state.step
+        tangents, lengths, sizes = self._sums
+        if len(sizes) > self._saved and all(map(math.isfinite, sizes)):
+            tensors = {"tangents": tangents, "lengths": lengths}
+            states.save(SavedState(len(sizes), self._settings, tensors, {"size": list(sizes)}))
+            self._saved = len(sizes)
 
     def restore(self, states: StateFile, path: Path) -> None:
         """Go on from a file; one that raises DamagedState has changed nothing."""
-        found = states.read(path, self._settings, self._state())
+        tangents, lengths, _ = self._sums
+        found = states.read(path, self._settings, {"tangents": tangents, "lengths": lengths})
         if not 0 < found.step <= self._config.samples:
             raise DamagedState(f"{path}: holds {found.step} samples, there are {self._config.samples}")
-        self._tangents, self._lengths = found.tensors["tangents"], found.tensors["lengths"]
-        self._sizes, self._saved = list(found.history["size"]), found.step
+        self._sums = found.tensors["tangents"], found.tensors["lengths"], tuple(found.history["size"])
+        self._saved = found.step
 
 
 def _basis(view: StyleView, basis: Tensor | None) -> Tensor:

@@ -23,16 +23,17 @@ from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 from ..kept_folders import KeptFolders, KeptWork, kept_work
 from ..ranges import check_number
 from ..saved_states import DamagedState, SavedState, StateFile, run_saved
-from ..tensors import check_weights, seeded
+from ..tensors import seeded
 from .direction import Direction
 from .finite_differences import MAX_IMAGES
 from .global_directions import Selection, select, style_direction, text_change
-from .statistics import Progress, StyleStatistics, style_statistics
+from .statistics import Progress, StyleStatistics
 from .style_gradients import (
     StyleGradients,
     StyleView,
     rank_correlation,
     take_gradients,
+    view_of,
 )
 
 METHOD = "gradient"
@@ -177,7 +178,7 @@ def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow 
         WriteError: `kept` cannot be written.
     """
     config = config or GradientConfig()
-    view = checked_view(bundle, clip, config.batch_size, statistics)
+    view = checked_view(bundle, clip, config, statistics)
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)
         found = kept_gradients(view, change, config, progress, kept, poll)
@@ -191,15 +192,18 @@ def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow 
 
 
 def checked_view(
-    bundle: GeneratorBundle, clip: ClipEncoder, batch_size: int, statistics: StyleStatistics | None
+    bundle: GeneratorBundle, clip: ClipEncoder, config: GradientConfig, statistics: StyleStatistics | None
 ) -> StyleView:
     """Refuse what gradients cannot be taken of; see `text_direction`."""
-    bundle.check_finite()
-    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
-    statistics = statistics or style_statistics(bundle)
-    statistics.check_fits(bundle)
-    view = StyleView(bundle, clip, statistics)
-    view.check_memory(batch_size)
+    config.selection.check(len(bundle.generator.style_widths))
+    view = view_of(bundle, clip, statistics)
+    view.check_memory(config.batch_size)
+    layers = config.selection.layers
+    if layers is not None and min(layers) >= view.count:
+        raise ValueError(
+            f"none of these layers is drawn at {view.max_px} px, which is all that {clip.name} reads; choose "
+            "coarser ones"
+        )
     return view
 
 
@@ -211,6 +215,7 @@ def gradient_settings(view: StyleView, change: Tensor, config: GradientConfig) -
         "mean": fingerprint({"mean": view.bundle.mean_latent}),
         "clip": encoder_fingerprint(view.clip),
         "statistics": view.statistics.digest,
+        "truncation": [view.statistics.psi, view.statistics.cutoff],
         "change": fingerprint({"change": change}),
         "config": config.describe(),
     }
@@ -287,12 +292,17 @@ class _Look:
         draws = torch.randn(config.probes, len(change), generator=seeded(config.seed, 0, "gradient.probes"))
         self._directions = torch.cat([change[None], draws.to(change)])
         self._parts = list[Tensor]()
-        self.done, self.total, self._saved = 0, config.first_samples, 0
+        self.total, self._saved = config.first_samples, 0
         self.states: StateFile | None = None
         if saved is not None:
             self._settings = {**saved.settings, "look": name}
             path = saved.folder / f"{name}.safetensors"
             self.states = StateFile(path, STATE_FORMAT, STATE_VERSION, "gradients of a text direction")
+
+    @property
+    def done(self) -> int:
+        """Samples so far."""
+        return sum(part.shape[1] for part in self._parts)
 
     def run(self, callbacks: Sequence[Callable[[_Look], None]]) -> FoundGradients:
         """Take the gradients that are missing."""
@@ -300,7 +310,6 @@ class _Look:
 
         def taken(values: Tensor) -> None:
             self._parts.append(values)
-            self.done += values.shape[1]
             for callback in callbacks:
                 callback(self)
 
@@ -328,8 +337,9 @@ class _Look:
         values = torch.cat(self._parts, dim=1)
         sizes = values.double().abs().mean(dim=(0, 2))
         if bool(sizes.isfinite().all()):
-            states.save(SavedState(self.done, self._settings, {"values": values}, {"size": sizes.tolist()}))
-            self._saved = self.done
+            count = values.shape[1]
+            states.save(SavedState(count, self._settings, {"values": values}, {"size": sizes.tolist()}))
+            self._saved = count
 
     def restore(self, states: StateFile, path: Path) -> None:
         """Go on from a file; one that raises DamagedState has changed nothing."""
@@ -343,7 +353,7 @@ class _Look:
             raise DamagedState(
                 f"{path}: holds {found.step} samples, at most {self._config.most_samples} are looked at"
             )
-        self._parts, self.done, self._saved = [found.tensors["values"]], found.step, found.step
+        self._parts, self._saved = [found.tensors["values"]], found.step
 
 
 def agreement_notes(found: FoundGradients, config: GradientConfig) -> tuple[str, ...]:

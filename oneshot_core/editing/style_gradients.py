@@ -21,13 +21,13 @@ from ..latents import truncate
 from ..memory import check_memory
 from ..networks import Generator
 from ..sampling import random_latents
-from ..tensors import Styles, gradients, owned
+from ..tensors import Styles, check_weights, gradients, owned
 from ..threads import ThreadWatch
 from ..training.memory import editing_step_bytes
 from .clip_features import picture_features
 from .dictionary import all_rows
 from .finite_differences import PartialDrawing
-from .statistics import StyleStatistics
+from .statistics import StyleStatistics, style_statistics
 
 TINY = 1e-30  # squared gradients below which a channel counts as one that nothing follows
 
@@ -158,6 +158,16 @@ class StyleView:
             needed = editing_step_bytes(self.bundle, self.clip, samples, max_px=self.max_px)
             what = f"the gradients of {samples} pictures of {self.max_px} px taken at once"
             check_memory(needed, what, "lower batch_size" if samples > 1 else "use a smaller CLIP model")
+
+
+def view_of(bundle: GeneratorBundle, clip: ClipEncoder, statistics: StyleStatistics | None) -> StyleView:
+    """Look at a generator; None: statistics are measured. Raises ValueError for weights that are not finite,
+    and for statistics of another family."""
+    bundle.check_finite()
+    check_weights(clip, f"the CLIP model {clip.name}", "load its file again, or use another")
+    statistics = statistics or style_statistics(bundle)
+    statistics.check_fits(bundle)
+    return StyleView(bundle, clip, statistics)
 
 
 def drawn_px(generator: Generator, clip: ClipEncoder) -> int:

@@ -30,7 +30,8 @@ from .gradient_directions import (
 )
 from .statistics import Progress, StyleStatistics
 
-SHORTLIST, DIFFERENCE_IMAGES = 100, 8  # channels that the hybrid looks at again, and samples it has for that
+# Channels that the hybrid looks at again, at least, and samples that it has for that.
+SHORTLIST, DIFFERENCE_IMAGES = 100, 8
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,25 @@ def by_hybrid(
         ValueError: see `gradient_directions.text_direction`.
     """
     config = request.gradient
-    view = checked_view(bundle, clip, config.batch_size, request.statistics)
+    view = checked_view(bundle, clip, config, request.statistics)
     with torch.inference_mode(False):
         change = text_change(clip, request.text, request.neutral_text)
-        found = kept_gradients(view, change, config, progress, request.kept, request.poll)
-        channels = shortlist(found.gradients, SHORTLIST, config.selection)
+        count = max(SHORTLIST, config.selection.channels or 0)
+
+        def looked(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total + count)
+
+        found = kept_gradients(view, change, config, looked, request.kept, request.poll)
+        channels = shortlist(found.gradients, count, config.selection)
         differences = DictionaryConfig(
             DIFFERENCE_IMAGES, seed=config.seed, channels=tuple(channels), max_px=view.max_px,
             batch_size=max(2, config.batch_size),
         )  # fmt: skip
-        samples = len(found.gradients.values)
-        total = samples + len(channels)
 
         def told(done: int, _: int) -> None:
             if progress is not None:
-                progress(samples + done, total)
+                progress(found.forwards + done, found.forwards + len(channels))
 
         asked = bundle, clip, differences, view.statistics
         if request.kept is None:
@@ -127,8 +132,9 @@ def by_hybrid(
             measured = cached_dictionary(request.kept, *asked, progress=told, poll=request.poll)
         amplitudes = secant_amplitudes(measured, change, config.selection)
         direction = direction_of(measured, amplitudes, request.texts(clip, HYBRID))
+    drawn = found.forwards + 2 * DIFFERENCE_IMAGES * len(channels)
     return TextDirection(
-        direction, HYBRID, samples, found.forwards + 2 * DIFFERENCE_IMAGES * len(channels),
+        direction, HYBRID, len(found.gradients.values), drawn,
         found.backwards, found.agreement,
         (*clip.text_notes(request.text), *agreement_notes(found, config)),
     )  # fmt: skip

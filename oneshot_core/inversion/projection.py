@@ -107,11 +107,14 @@ def invert_pictures(  # noqa: PLR0913 - what to invert how, and how to follow it
         take part.
 
     Raises:
-        ValueError: see `check_inversion`; or a step that does not fit main memory.
+        ValueError: see `check_inversion`; something given together with `kept`; or a step that does not fit
+            main memory.
         FloatingPointError: a loss or a gradient became NaN or infinite; the message names term, picture and
             step.
     """
     check_inversion(bundle, pictures, perceptual, config, start)
+    if kept is not None and any(value is not None for value in vars(given).values()):
+        raise ValueError("what is kept does not know what was given; leave out kept, or given")
     corners = quad_values(quads, len(pictures))
     asked = (bundle, pictures, perceptual, config, start)
     with gradients(), kept_work(kept, lambda: inversion_settings(*asked), poll) as saved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from stand_ins import StandInClip, tiny_bundle
 
 from oneshot_core.checkpoints import GeneratorBundle
 from oneshot_core.copies import private_copy
+from oneshot_core.editing import gradient_dictionary
 from oneshot_core.editing.global_directions import Selection, text_change
 from oneshot_core.editing.gradient_dictionary import (
     GradientDictionaryConfig,
@@ -291,6 +293,43 @@ def test_damaged_samples_are_set_aside(bundle, statistics, tmp_path):
     assert list(tmp_path.glob("*/look.damaged*"))
 
 
+def test_other_truncation_of_the_samples_is_another_work(bundle, statistics, tmp_path):
+    kept = KeptFolders(tmp_path)
+    find(bundle, statistics, LONG, kept=kept)
+    with pytest.raises(Stopped):
+        find(bundle, dataclasses.replace(statistics, psi=0.2), LONG, progress=stopping(0), kept=kept)
+
+
+def test_a_signal_amid_a_batch_is_counted_wholly_or_not_at_all(bundle, statistics, tmp_path, monkeypatch):
+    """Wherever in the sums it comes; what was saved then leads to what an unstopped work gives."""
+    config, state = GradientDictionaryConfig(samples=4, batch_size=1), tmp_path / "state.safetensors"
+    measure = partial(measure_gradient_dictionary, bundle, ReadingClip(), config, statistics)
+    whole, code = measure(), gradient_dictionary._Tangents.run.__code__
+    (taken,) = [one for one in code.co_consts if getattr(one, "co_name", "") == "taken"]
+    stopped = 0
+    for line in sorted({line for _, _, line in taken.co_lines() if line}):
+        calls = 0
+
+        def trace(frame, event, _, line=line):
+            nonlocal calls
+            if frame.f_code is taken and event == "line" and frame.f_lineno == line:
+                calls += 1
+                if calls == 2:
+                    raise KeyboardInterrupt
+            return trace if frame.f_code is taken else None
+
+        sys.settrace(trace)
+        try:
+            measure(state=state)
+        except KeyboardInterrupt:
+            stopped += 1
+        finally:
+            sys.settrace(None)
+        assert measure(state=state).digest == whole.digest, line
+        state.unlink()
+    assert stopped > 3
+
+
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_a_stopped_dictionary_by_gradients_goes_on(bundle, statistics, tmp_path, at):
     config, state = GradientDictionaryConfig(samples=6, batch_size=1), tmp_path / "state.safetensors"
@@ -388,6 +427,13 @@ def test_refusals(bundle, statistics, monkeypatch):
         find(spoilt, statistics)
     with pytest.raises(ValueError, match="samples must be 1"):
         GradientDictionaryConfig(samples=0)
+    for layers, message in (
+        ((40,), "styles from 0 to 10, got 40"),
+        ((9, 10), "none of these layers is drawn"),
+    ):
+        selection = Selection(layers=layers)
+        with pytest.raises(ValueError, match=message):  # before any picture
+            find(bundle, statistics, dataclasses.replace(FEW, selection=selection), progress=stopping(0))
     dictionary = GradientDictionaryConfig(samples=2, styles=(8,))
     with pytest.raises(ValueError, match="is drawn at 16 px"):
         measure_gradient_dictionary(bundle, ReadingClip(), dictionary, statistics)

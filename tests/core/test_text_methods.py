@@ -76,7 +76,7 @@ def test_the_hybrid_measures_differences_of_the_shortlist(bundle, request_, monk
         "hybrid", bundle, ReadingClip(), request_, progress=lambda *now: told.append(now)
     )
     assert (found.samples, found.forwards, found.backwards) == (4, 4 + 2 * 3 * 10, 4)
-    assert told[0] == (4, 4) and told[-1] == (14, 14) and len(told) == 11
+    assert [done for done, _ in told] == [4, *range(5, 15)] and {total for _, total in told} == {14}
     assert found.direction.method == "hybrid" and 1 <= found.direction.channels <= 6
     # Each channel moves as the whole dictionary by differences says.
     statistics = request_.statistics
@@ -98,6 +98,13 @@ def test_the_hybrid_measures_differences_of_the_shortlist(bundle, request_, monk
     largest = max(abs(value) for value in wanted.values())
     for place, amplitude in moved.items():
         assert amplitude == pytest.approx(wanted[place] / largest, abs=1e-3)
+
+
+def test_a_hybrid_takes_as_many_channels_as_are_asked_for(bundle, request_, monkeypatch):
+    monkeypatch.setattr(text_methods, "SHORTLIST", 2)
+    monkeypatch.setattr(text_methods, "DIFFERENCE_IMAGES", 1)
+    found = find_text_direction("hybrid", bundle, ReadingClip(), request_)
+    assert found.direction.channels == CONFIG.selection.channels == 6
 
 
 def test_a_hybrid_stops_when_it_is_told_to(bundle, request_):

@@ -31,7 +31,13 @@ from .training import STATE_FILE, AdaptResult
 from .training.loop import SNAPSHOTS, snapshot_files
 from .training.masking import MASKED_FILE
 from .training.state import state_file
-from .writing import atomic_path, remove_stale_temporaries, rename_patiently, set_aside
+from .writing import (
+    atomic_path,
+    check_was_read,
+    remove_stale_temporaries,
+    rename_patiently,
+    set_aside,
+)
 
 log = logging.getLogger(__name__)
 
@@ -313,6 +319,13 @@ class Run:
             RunError: nothing says that what is there is a run's.
         """
         self.refuse_others()
+        for folder in (self.folder, self.work):
+            try:
+                record_values(folder / RECORD)
+            except ForeignRecord as error:
+                raise RunError(f"{error}; choose another folder") from None
+            except (OSError, JsonError):  # there is none, or it is what is left of one
+                continue
         results = [RESULT, REFERENCE, *PICTURES]
         damaged = (f"{Path(name).stem}.damaged{Path(name).suffix}" for name in (*results, RECORD))
         for path in (
@@ -337,7 +350,8 @@ class Run:
             return work()
 
     def set_aside(self, reason: object) -> None:
-        """Rename the folder and start anew."""
+        """Rename the folder and start anew; raises the reason where the disk only refused to read."""
+        check_was_read(reason)
         number = 1
         while (aside := self.folder.with_name(f"{self.folder.name}.damaged-{number}")).exists():
             number += 1

@@ -323,7 +323,9 @@ def read_record(path: Path, format: str, version: int) -> Fields:
         values = read(path)
         fields = Fields(values, str(path))
     except JsonError as error:
-        raise error if _is_ours(path, format) else ForeignRecord(str(error)) from error
+        if _is_ours(path, format):
+            raise
+        raise ForeignRecord(str(error)) from error
     found = (fields.value("format", None), fields.value("format_version", None))
     if found != (format, version):
         raise ForeignRecord(

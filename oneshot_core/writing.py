@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 log = logging.getLogger(__name__)
 
@@ -335,8 +336,28 @@ def rename_patiently(old: Path, new: Path, tries: int = 20) -> None:
             time.sleep(0.05)
 
 
+def check_was_read(reason: object) -> None:
+    """Raise what the disk's refusal to read has caused: what was not read may be sound, if later.
+
+    Args:
+        reason: why something counts as damaged; a stale handle of a network drive, permissions or a failing
+            cable are none.
+    """
+    cause, seen = reason, set[int]()
+    while isinstance(cause, BaseException) and id(cause) not in seen:  # some are their own cause
+        if isinstance(cause, OSError):
+            raise cast("BaseException", reason)
+        seen.add(id(cause))
+        cause = cause.__cause__
+
+
 def set_aside(path: Path, reason: object) -> Path:
-    """Rename a damaged file to `<stem>.damaged<suffix>`, over an earlier one; returns that name."""
+    """Rename a damaged file to `<stem>.damaged<suffix>`, over an earlier one; returns that name.
+
+    Raises:
+        Exception: the reason, where the disk only refused to read; see `check_was_read`.
+    """
+    check_was_read(reason)
     aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
     rename_patiently(path, aside)
     log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, reason)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT, FORMAT_VERSION = "oneshot-batch-manifest", 3
 FILE_NAME = "manifest.jsonl"
+SNAPSHOT_FOLDER = "snapshots"  # a kind of what was made, which people remove to free space
 IN_USE = f".batch{MARK}"
 PICTURES = "pictures"  # folder of the results' pictures, beside those of the jobs
 OPEN, DONE, FAILED, CANCELLED = "open", "done", "failed", "cancelled"
@@ -201,7 +202,7 @@ class Manifest:
             if not path.resolve().is_relative_to(own):
                 return False
             if "sha256" not in file:
-                return path.is_dir()
+                return path.is_dir() or file.get("kind") == SNAPSHOT_FOLDER
             status = path.stat()
             if not path.is_file() or not status.st_size or status.st_size != file["bytes"]:
                 return False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
 from ..checkpoints import GeneratorBundle, read_tensors
+from ..choices import AUTO, PRECISIONS
 from ..inputs import Inputs, prepared
 from ..pictures import save_png
 from ..pictures.covers import draw_cover, model_card
@@ -23,6 +24,7 @@ from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT, RunError, kept_rec
 from ..sampling import sample
 from ..store import FolderStore
 from ..training.loop import SNAPSHOTS
+from .manifest import SNAPSHOT_FOLDER
 
 # Of a recipe and its folder: gives callbacks and poll as `run_recipe` takes them.
 Follow: TypeAlias = Callable[[Recipe, Path], AbstractContextManager[dict[str, Any]]]
@@ -69,7 +71,7 @@ def make(
     """
     started, folder = time.monotonic(), store.folder
     _check_names(recipe, folder)
-    recipe, inputs = prepared(recipe, inputs)
+    recipe, inputs = prepared(_as_begun(recipe, store), inputs)
     for text in inputs.notes:
         tell(text)
     finish = Finish(results.with_discriminator, lambda bundle: model_card(bundle, draw_cover(bundle)))
@@ -78,7 +80,9 @@ def make(
     losses = {name: _last(values) for name, values in done.adapted.losses.items()}
     facts = {"step": done.adapted.step, "losses": losses, "notes": list(inputs.notes)}
     facts["versions"] = done.record.get("versions", {})
-    files = done.record.get("files", {})
+    files = dict(done.record.get("files", {}))
+    if not _is_there(folder / files.get(SNAPSHOT_FOLDER, "")):
+        files.pop(SNAPSHOT_FOLDER, None)
     drawn = done.record.get("seeds") == results.seeds and all(
         _is_there(folder / file) for file in files.values()
     )
@@ -92,6 +96,16 @@ def make(
     seconds = round(time.monotonic() - started, 1)
     _note_files(done, files, seconds, results.seeds)
     return {**facts, "files": _placed(folder, files), "seconds": seconds, "versions": versions()}
+
+
+def _as_begun(recipe: Recipe, store: FolderStore) -> Recipe:
+    """With the number format that a run which is there began with: it may go on where "auto" is another."""
+    if recipe.training.precision != AUTO or store.fresh:
+        return recipe
+    begun = kept_record(store.folder).get("recipe", {}).get("training", {}).get("precision")
+    if begun not in PRECISIONS:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, precision=begun))
 
 
 def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: str) -> dict[str, str]:
@@ -117,12 +131,10 @@ def _draw(done: PipelineResult, inputs: Inputs, results: Results, target_name: s
     save_png(sheet, folder / "grid.png")
     title = f"{done.run.recipe.method.preset} on {target_name or ', '.join(inputs.told.texts)}"
     loss_plot(done.adapted.losses, folder / "losses.png", title=title)
-    return {
-        **files,
-        "losses": "losses.png",
-        "run": RECORD,
-        "snapshots": f"{done.run.work.name}/{SNAPSHOTS}",
-    }
+    files |= {"losses": "losses.png", "run": RECORD}
+    if (done.run.work / SNAPSHOTS).is_dir():
+        files[SNAPSHOT_FOLDER] = f"{done.run.work.name}/{SNAPSHOTS}"
+    return files
 
 
 def _beside(source: GeneratorBundle, adapted: GeneratorBundle) -> GeneratorBundle:

@@ -296,7 +296,13 @@ def test_a_done_job_has_files_in_the_folder_that_are_what_they_were(tmp_path):
     for path, done in (("x/link", False), ("x/snapshots", True), ("x/gone", False)):
         manifest.record("x", {"key": "k", "status": DONE, "files": [{"path": path, "kind": "adapted"}]})
         assert manifest.is_done("x", "k") is done, path
-    for entry, done in (({}, False), ({"files": []}, False), ({"files": [], "saved_nothing": True}, True)):
+    snapshots = {"path": "x/removed", "kind": "snapshots"}
+    for entry, done in (
+        ({"files": [snapshots]}, True),
+        ({}, False),
+        ({"files": []}, False),
+        ({"files": [], "saved_nothing": True}, True),
+    ):
         manifest.record("x", {"key": "k", "status": DONE, **entry})
         assert manifest.is_done("x", "k") is done, entry
 

@@ -45,7 +45,8 @@ def batch(options: Namespace) -> None:
         raise BadInput("--ray and --server are two places to run the jobs; name one")
     # Nodes of a cluster work in folders of their own.
     plan = read_plan(Path(options.plan).absolute() if options.ray else options.plan)
-    plan.check(on_server=bool(servers))
+    if not options.cancel:
+        plan.check(on_server=bool(servers))
     folder = Path("out") / plan.name if options.out is None else out_path(options.out)
     if options.check:
         _show(plan, folder, servers, options)
@@ -53,9 +54,10 @@ def batch(options: Namespace) -> None:
     started = time.monotonic()
     folder = out_folder(str(folder.absolute() if options.ray else folder))
     if options.cancel:
-        manifest = Manifest(folder, plan.name)
-        for client in servers:
-            note(f"took {len(withdraw(plan, client, manifest))} jobs out of the queue of {client.server}")
+        with held(folder):
+            manifest = Manifest(folder, plan.name)
+            for client in servers:
+                note(f"took {len(withdraw(client, manifest))} jobs out of the queue of {client.server}")
         return
     with held(folder):
         manifest = Manifest(folder, plan.name, fresh=options.fresh)

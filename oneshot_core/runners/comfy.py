@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from ..writing import WriteError
 from .answers import Event, Outcome, Report, SavedFile
 from .comfy_client import ComfyClient
 from .downloads import is_fetched, is_picture
@@ -183,7 +184,8 @@ class ServerRun:
     def _tried(self, one: _Open, what: str, work: Callable[[], _Result]) -> _Result | None:
         """Do something for one job; what goes wrong ends this job and no other.
 
-        A broken connection passes through, so that the server is waited for, but not again and again.
+        A broken connection passes through, so that the server is waited for, but not again and again; and so
+        does a disk that refuses results: they stay on the server for the next run.
         """
         try:
             result = work()
@@ -193,6 +195,8 @@ class ServerRun:
                 raise
             self._close(one, FAILED, error=plain(f"{error} ({MAX_BREAKS} times in a row)"))
             return None
+        except WriteError:
+            raise
         except (OSError, ValueError) as error:  # refused, or not what it should be; no such file
             self._close(one, FAILED, error=plain(error))
             return None
@@ -220,6 +224,8 @@ class ServerRun:
         one.is_new = False  # even when the answer is lost
 
         def send() -> tuple[dict[str, int], list[str]]:
+            if one.taken.stale:
+                self._client.cancel(one.taken.stale)
             image = None if one.job.target is None else self._client.upload_image(one.job.target)
             fields = given(one.job, image)
             workflow = filled(self._plan.workflow or {}, one.job.name, fields, one.job.inputs)
@@ -348,18 +354,15 @@ class ServerRun:
         raise error
 
 
-def withdraw(plan: Plan, client: ComfyClient, manifest: Manifest) -> list[str]:
-    """Take a plan's open jobs out of a server's queue and interrupt the one that runs.
+def withdraw(client: ComfyClient, manifest: Manifest) -> list[str]:
+    """Take a batch's open jobs out of a server's queue, whatever the plan is; interrupt the one that runs.
 
     Returns:
         Names of the jobs that were open on this server.
     """
-    found: dict[str, dict[str, Any]] = {}
-    known = {name for name, status in manifest.statuses().items() if status == OPEN}
-    for job in plan.jobs if known else ():
-        entry = manifest.entry(job.name, plan.key(job, on_server=True)) if job.name in known else {}
-        if is_open_on(entry, client.server):
-            found[job.name] = entry
+    names = [name for name, status in manifest.statuses().items() if status == OPEN]
+    entries = ((name, manifest.last(name)) for name in names)
+    found = {name: entry for name, entry in entries if is_open_on(entry, client.server)}
     if found:
         client.cancel([entry["prompt_id"] for entry in found.values()])
         manifest.record_all([(name, {**entry, "status": CANCELLED}) for name, entry in found.items()])

@@ -83,6 +83,7 @@ class SharedRun(ServerRun):
             self._pool.set_alive(server, False)
             if not self._pool.stopped:
                 self._give_back()
+            self._pool.retire(server)
 
     def _wait(self, error: ServerUnreachable) -> None:
         """Wait until the server answers again; meanwhile the others get its jobs."""
@@ -193,6 +194,7 @@ class ManyServers:
         Raises:
             ServerUnreachable, ComfyError: no server can run the plan, or none is left; what is not done stays
                 open.
+            PlanError, OSError: the plan cannot be read to its end; so, too.
         """
         absent = self._first_look()
         threads = [
@@ -210,6 +212,8 @@ class ManyServers:
             self._pool.stop()
             for thread in threads:
                 thread.join()
+        if self._pool.broken is not None:
+            raise self._pool.broken
         if self._pool.is_left():
             raise self._errors[-1]
         return self._pool.statuses
@@ -232,6 +236,7 @@ class ManyServers:
                 problems = (str(error),)
             if problems:
                 self._unfit.add(client.server)
+                self._pool.retire(client.server)
                 self._watcher.message(f"{client.server} is left out: {problems[0]}")
         if len(absent) + len(self._unfit) < len(self._clients):
             return absent
@@ -245,7 +250,8 @@ class ManyServers:
         except Exception as error:
             log.debug("a server is left", exc_info=True)
             self._errors.append(error)
-            self._watcher.message(f"{plain(error)}; the other servers go on")
+            if error is not self._pool.broken:
+                self._watcher.message(f"{plain(error)}; the other servers go on")
 
 
 def problems_of(plan: Plan, client: ComfyClient) -> tuple[str, ...]:

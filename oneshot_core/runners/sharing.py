@@ -36,12 +36,14 @@ class Taken:
         key: see `Plan.key`.
         entry: what the manifest knows of it for this server: where an earlier client queued it, else empty.
         tried: server on which it failed, so that another one is asked whether that is the job's fault.
+        stale: prompts of it, as the plan had it before, that are in this server's queue.
     """
 
     job: BatchJob
     key: str
     entry: dict[str, Any] = field(default_factory=dict)
     tried: str | None = None
+    stale: list[str] = field(default_factory=list)
 
 
 class Pool:
@@ -55,7 +57,7 @@ class Pool:
     """
 
     def __init__(self, plan: Plan, manifest: Manifest, watcher: BatchWatcher, servers: Sequence[str]) -> None:
-        self._manifest, self._watcher, self._servers = manifest, watcher, servers
+        self._manifest, self._watcher, self._servers = manifest, watcher, set(servers)
         self._walk: Iterator[tuple[BatchJob, str]] | None = self._keyed(plan)
         self._reserved = {server: deque[Taken]() for server in servers}
         self._returned: deque[Taken] = deque()
@@ -67,6 +69,7 @@ class Pool:
         self._out = 0  # jobs that servers have
         self._changed = threading.Condition(threading.RLock())
         self.stopped = False
+        self.broken: Exception | None = None  # why the plan cannot be read to its end
         self.statuses: dict[str, str] = {}  # by job, of those that have ended or were done already
 
     def _keyed(self, plan: Plan) -> Iterator[tuple[BatchJob, str]]:
@@ -102,20 +105,32 @@ class Pool:
                 self._returned.remove(one)
                 return one
         while self._walk is not None:
-            found = next(self._walk, None)
+            found = self._next()
             if found is None:
                 self._walk = None
                 break
-            one = Taken(*found, self._manifest.entry(found[0].name, found[1]))
-            owner = str(one.entry.get("server"))
-            if not is_open_on(one.entry, owner) or owner not in self._servers:
-                one.entry = {}
+            one, known = Taken(*found), self._manifest.last(found[0].name)
+            owner = str(known.get("server"))
+            if not is_open_on(known, owner) or owner not in self._servers:
                 return one
+            if known["key"] == one.key:
+                one.entry = known
+            else:
+                one.stale.append(str(known["prompt_id"]))
             if owner == server:
                 return one
             self._reserved[owner].append(one)
             self._changed.notify_all()
         return None
+
+    def _next(self) -> tuple[BatchJob, str] | None:
+        assert self._walk is not None
+        try:
+            return next(self._walk, None)
+        except Exception as error:
+            self.broken = error  # a generator that raised looks like one that has come to its end
+            self.stop()
+            raise
 
     def end(self, one: Taken, status: str) -> None:
         """Note that a job has ended for good."""
@@ -174,6 +189,13 @@ class Pool:
 
     def _others(self, server: str) -> bool:
         return bool(self._alive - {server})
+
+    def retire(self, server: str) -> None:
+        """Note that a server takes no more jobs; what was queued on it goes to the others."""
+        with self._changed:
+            self._servers.discard(server)
+            self._alive.discard(server)
+            self.release(server)
 
     def release(self, server: str) -> None:
         """Give what an earlier client had queued on a server to the others."""

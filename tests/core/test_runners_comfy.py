@@ -20,6 +20,7 @@ from oneshot_core.runners.manifest import Manifest
 from oneshot_core.runners.plan import plan_from_values
 from oneshot_core.runners.sharing import BatchWatcher
 from oneshot_core.runners.transfer import ComfyError, ServerUnreachable
+from oneshot_core.writing import WriteError
 
 WORKFLOW = {
     "1": {"class_type": "LoadStyleGAN", "inputs": {"generator_name": "demo"}},
@@ -301,10 +302,43 @@ def test_withdrawing_takes_the_rest_out_of_the_queue(comfy, tmp_path):
         run.run()
     comfy.begin_next()
     client, manifest = ComfyClient(comfy.url), Manifest(tmp_path / "out", plan.name)
-    assert withdraw(plan, client, manifest) == ["one", "two"]
+    assert withdraw(client, manifest) == ["one", "two"]
     assert client.queued() == {}
-    assert withdraw(plan, client, manifest) == []
+    assert withdraw(client, manifest) == []
     assert manifest.statuses() == {"one": "cancelled", "two": "cancelled"}
+
+
+def test_what_the_plan_was_before_is_taken_out_of_the_queue(comfy, tmp_path):
+    comfy.automatic = False
+    jobs = [{"name": "one"}, {"name": "two"}]
+    run = make_run(comfy, make_plan(tmp_path, jobs), Watcher())
+    run._listen = stop_here
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    before = {body["prompt_id"] for body in comfy.pending}
+    changed = make_plan(tmp_path, [{**job, "steps": 7} for job in jobs])
+    again = make_run(comfy, changed, Watcher())
+    again._listen = stop_here
+    with pytest.raises(KeyboardInterrupt):
+        again.run()
+    assert len(comfy.pending) == 2 and not before & {body["prompt_id"] for body in comfy.pending}
+    client, manifest = ComfyClient(comfy.url), Manifest(tmp_path / "out", changed.name)
+    assert withdraw(client, manifest) == ["one", "two"] and not comfy.pending  # whatever the plan is by then
+
+
+def test_a_full_disk_blames_no_job_and_its_results_stay_on_the_server(comfy, tmp_path, monkeypatch):
+    plan, download = make_plan(tmp_path, [{"name": "one"}, {"name": "two"}]), ComfyClient.download
+
+    def full(*_: object) -> None:
+        raise WriteError(28, "out/one cannot be written: no space left on device")
+
+    monkeypatch.setattr(ComfyClient, "download", full)
+    with pytest.raises(WriteError, match="no space"):
+        make_run(comfy, plan, Watcher()).run()
+    assert "failed" not in Manifest(tmp_path / "out", plan.name).statuses().values()
+    monkeypatch.setattr(ComfyClient, "download", download)
+    assert make_run(comfy, plan, Watcher()).run() == {"one": "done", "two": "done"}
+    assert len(comfy.submitted) == 2
 
 
 def test_a_download_that_breaks_is_tried_again(comfy, tmp_path):

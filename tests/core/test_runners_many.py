@@ -157,6 +157,44 @@ def test_a_server_that_dies_gives_its_jobs_back(servers, tmp_path):
     assert sum(job.get("crashes", 0) for job in jobs.values()) == 1  # of the one that ran
 
 
+def test_what_was_queued_on_a_server_that_takes_no_part_goes_to_the_others(servers, tmp_path, monkeypatch):
+    left, other = servers
+    left.automatic = other.automatic = False
+    thread, _ = in_background(make_run(make_plan(tmp_path, 6), servers))
+    wait_for(lambda: len(left.pending) == len(other.pending) == 2)
+    left.stop()  # the client, too, as far as the manifest tells
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    before = manifest.read_bytes()
+    other.automatic = True
+    other.run_next()
+    other.run_next()
+    thread.join(20)
+    manifest.write_bytes(before)
+    left.start()
+    lacks = many.problems_of
+    monkeypatch.setattr(
+        many, "problems_of",
+        lambda plan, client: ("its pack is broken",) if client.server == left.url else lacks(plan, client),
+    )  # fmt: skip
+    thread, statuses = in_background(make_run(make_plan(tmp_path, 6), servers))
+    thread.join(20)
+    assert not thread.is_alive() and statuses == all_done(6)
+
+
+def test_a_plan_that_cannot_be_read_to_its_end_ends_the_run(servers, tmp_path, monkeypatch):
+    plan = make_plan(tmp_path, 30)
+    key = Plan.key
+
+    def failing(self: Plan, job: Any, on_server: bool) -> str:
+        if job.name == "j9":
+            raise OSError("stale file handle")
+        return key(self, job, on_server)
+
+    monkeypatch.setattr(Plan, "key", failing)
+    with pytest.raises(OSError, match="stale file handle"):
+        make_run(plan, servers).run()
+
+
 def test_a_server_that_was_only_silent_loses_what_others_have_now(servers, tmp_path):
     silent, other = servers
     silent.automatic = other.automatic = False

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 LOCAL = "local"  # a cluster of this machine, for one run
 WINDOW = 1000  # jobs that Ray has at a time: enough that a cluster can see how much it should grow
 MAX_CRASHES = 3
+MAX_MISPLACED = 10
 MAX_FRUITLESS = 3  # clusters in a row that were lost before a job ended
 SILENCE_SECONDS = 60.0  # of the other process; then the cluster is taken for lost
 STOP_SECONDS = 40.0  # for it to end: tasks between two steps, then the cluster that it started
@@ -91,6 +92,7 @@ class _Job:
     key: str
     fresh: bool
     crashes: int = 0
+    misplaced: int = 0  # times that a node could not do it
 
 
 @dataclass
@@ -216,6 +218,8 @@ class RayRun:
         self._ended_since_start = 0
         self._fruitless = 0
         self._heard = 0.0
+        self._unfit_nodes: set[str] = set()
+        self._gpus = task.gpus  # of each job; from the first cluster on, whatever a later one lacks
         self.opened = 0  # how often a worker read networks from files
         self.statuses: dict[str, str] = {}
 
@@ -270,7 +274,7 @@ class RayRun:
     def _joined(self, probe: str) -> _Driver:
         """Start the other process and wait until it has a cluster; try again within the patience."""
         settings = {
-            "address": self._address, "gpus": self._task.gpus, "cpus": self._task.cpus, "cores": self._cores,
+            "address": self._address, "gpus": self._gpus, "cpus": self._task.cpus, "cores": self._cores,
             "probe": probe,
         }  # fmt: skip
         until = time.monotonic() + self._patience
@@ -284,11 +288,12 @@ class RayRun:
                 raise
             if event["event"] == "ready":
                 self._ended_since_start, self._heard = 0, time.monotonic()
+                self._gpus = event["gpus"]
                 self._watcher.message(_told_cluster(event))
                 return driver
             reason = str(event.get("reason") or driver.last_words())
             driver.end(patiently=False)
-            if event["event"] == "refused" or first or time.monotonic() > until:
+            if first or time.monotonic() > until:  # one that was restarted gets its nodes one by one
                 raise ClusterError(f"the Ray cluster {self._address} cannot be used: {reason}")
             time.sleep(RETRY_SECONDS)
 
@@ -343,6 +348,8 @@ class RayRun:
             self.opened += event["count"]
         elif kind == "lost":
             self._lost(driver, one, str(event["reason"]))
+        elif kind == "ended" and "unfit" in event["result"]:
+            self._unfit(driver, one, event["result"])
         elif kind == "ended":
             self._end(one, event["result"])
             self._fill(driver)
@@ -355,6 +362,18 @@ class RayRun:
             self._hand_out(driver, one)
             return
         self._close(one, f"its worker was lost {one.crashes} times: {reason}")
+        self._fill(driver)
+
+    def _unfit(self, driver: _Driver, one: _Job, result: Mapping[str, Any]) -> None:
+        """A node cannot do any job: this one goes to others, though not for ever."""
+        one.misplaced += 1
+        if one.misplaced < MAX_MISPLACED:
+            if result["node"] not in self._unfit_nodes:
+                self._unfit_nodes.add(str(result["node"]))
+                self._watcher.message(f"{result['unfit']}; its jobs are handed out again")
+            self._hand_out(driver, one)
+            return
+        self._close(one, str(result["unfit"]))
         self._fill(driver)
 
     def _end(self, one: _Job, result: Mapping[str, Any]) -> None:

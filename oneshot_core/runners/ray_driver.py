@@ -36,6 +36,7 @@ PROBE_SECONDS = 180.0  # a cluster may have to start a node first
 STOP_SECONDS = 15.0  # for tasks to end between two steps
 EVENTS_SECONDS = 10.0  # for the actor to answer
 SURE_SECONDS = 2.0  # after a loss the cluster must answer: else it was the cluster that was lost
+LEAVE_SECONDS = 10.0  # for Ray to end a cluster in order; on a busy machine it takes its time
 LOST_SECONDS = 30.0  # without any answer: Ray itself would go on waiting for a head that was restarted
 EXIT_FAILED, EXIT_REFUSED, EXIT_LOST = 1, 3, 4
 
@@ -65,11 +66,25 @@ class Driver:
         self._losses: list[tuple[float, dict[str, Any]]] = []  # not told yet, and since when they are known
         self._heard, self._answered = 0.0, time.monotonic()
         self._probe = settings["probe"]
-        probe = ray.remote(num_cpus=0, max_retries=2)(
-            ray_task.probe  # it finds a place on a full cluster, too
-        )
-        self._check(json.loads(ray.get(probe.remote(self._probe), timeout=PROBE_SECONDS)))
+        for text in ray.get(self._probes(gpus, settings["cpus"]), timeout=PROBE_SECONDS):
+            self._check(json.loads(text))
         self.say("ready", resources={name: resources.get(name, 0) for name in ("CPU", "GPU")}, gpus=gpus)
+
+    def _probes(self, gpus: float, cpus: float) -> list[Any]:
+        """Tasks that look around, one on each node that jobs can run on; they find a place on a full one."""
+        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        able = [
+            node["NodeID"]
+            for node in self._ray.nodes()
+            if node["Alive"]
+            and node["Resources"].get("GPU", 0) >= gpus
+            and node["Resources"].get("CPU", 0) >= cpus
+        ]
+        # A cluster that has yet to grow has none of them.
+        places = [affinity(node, soft=False) for node in able] or ["DEFAULT"]
+        settings = {"num_cpus": 0, "max_retries": 2}
+        looks = [self._ray.remote(**settings, scheduling_strategy=place)(ray_task.probe) for place in places]
+        return [look.remote(self._probe) for look in looks]
 
     def _check(self, told: Mapping[str, Any]) -> None:
         if not told["sees_folder"]:
@@ -234,14 +249,20 @@ def _leave(settings: Mapping[str, Any], code: int) -> None:
     if code == 0:  # else the caller reads it
         Path(settings["log"]).unlink(missing_ok=True)
     if code != EXIT_LOST:  # to leave it in order, Ray would wait for it
-        with suppress(Exception):
-            sys.modules["ray"].shutdown()
+        leaving = threading.Thread(target=_shut_down, daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_SECONDS)
     if settings["place"] is not None:
         shutil.rmtree(settings["place"], ignore_errors=True)
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
             # Ray's agents outlive their cluster: they tell it for a minute that it is gone.
             os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(code)
+
+
+def _shut_down() -> None:
+    with suppress(Exception):
+        sys.modules["ray"].shutdown()
 
 
 def main() -> None:

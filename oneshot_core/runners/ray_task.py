@@ -35,7 +35,12 @@ MOST_EVENTS = 10_000  # that wait; of more the oldest are lost
 LOCK_SECONDS = (
     150.0  # that a folder is waited for: a node that is gone holds it until the file server notices
 )
+UNFIT_SECONDS = 30.0  # that a node which cannot do a job keeps it, so that others get the rest
 NETWORKS = OpenNetworks()  # of this worker process
+
+
+class UnseenStorage(RunError):
+    """A node that does not share the results' storage; no job is to blame."""
 
 
 class Events:
@@ -79,7 +84,8 @@ def follow(text: str, tell: Callable[[str], Any]) -> str:
         tell: takes events, JSON too.
 
     Returns:
-        JSON: what `make` returns, with the SHA-256 of every file; or `error`, `seconds` and `versions`.
+        JSON: what `make` returns, with the SHA-256 of every file; or `error`, `seconds` and `versions`; or
+        `unfit` and `node`, where another node is to do it.
     """
     values = json.loads(text)
     started, stop = time.monotonic(), StopSignal()
@@ -93,6 +99,9 @@ def follow(text: str, tell: Callable[[str], Any]) -> str:
             made = _made(values, say, stop)
     except RunCancelled:
         return json.dumps({"cancelled": True})
+    except UnseenStorage as error:
+        time.sleep(UNFIT_SECONDS)  # meanwhile this node takes no other job to give back
+        return json.dumps({"unfit": str(error), "node": socket.gethostname()})
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         facts = {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
         return json.dumps({"error": one_line(error), **facts})
@@ -116,7 +125,7 @@ def _cancelling(stop: StopSignal) -> Iterator[None]:
 
 def _made(values: Mapping[str, Any], say: Callable[..., None], stop: StopSignal) -> dict[str, Any]:
     if not Path(values["probe"]).is_file():  # else results would be written where nobody looks
-        raise RunError(unseen(socket.gethostname(), values["probe"]))
+        raise UnseenStorage(unseen(socket.gethostname(), values["probe"]))
     torch.set_num_threads(values["threads"])
     device = torch.device(values["device"])
     if device.type == "cpu":

@@ -173,6 +173,40 @@ def test_a_cluster_that_is_lost_is_joined_again_and_no_job_is_blamed(tmp_path, m
     assert sum("the Ray cluster is lost (raylet died)" in text for text in watcher.messages) == 2
 
 
+def test_a_node_that_cannot_do_a_job_gives_it_back_and_no_job_is_blamed(tmp_path, monkeypatch):
+    times: dict[str, int] = {}
+
+    def answer(values: dict[str, Any]) -> list[dict[str, Any]]:
+        times[values["job"]] = count = times.get(values["job"], 0) + 1
+        unfit = {"unfit": "n2 does not see the folder", "node": "n2"}
+        if values["job"] == "j1" or count < 3:
+            return [{"event": "ended", "job": values["job"], "result": unfit}]
+        return finished(values)
+
+    scripted(monkeypatch, answer)
+    run, watcher = make_run(tmp_path)
+    assert run.run() == {"j0": "done", "j1": "failed", "j2": "done"}
+    assert times == {"j0": 3, "j1": ray_runner.MAX_MISPLACED, "j2": 3}
+    assert manifest_of(tmp_path / "out")["j1"]["error"] == "n2 does not see the folder"
+    assert sum("n2 does not see" in text for text in watcher.messages) == 1
+
+
+def test_a_cluster_that_is_joined_again_must_have_what_the_first_one_had(tmp_path, monkeypatch):
+    settings: list[dict[str, Any]] = []
+    gpus = {**READY, "resources": {"CPU": 2, "GPU": 2}, "gpus": 1.0}
+    firsts = [gpus, {"event": "refused", "reason": "the cluster has no GPU"}, gpus]
+
+    def started(given: Any) -> Script:
+        settings.append(given)
+        return Script(finished if len(settings) == 3 else lambda _: [], firsts[len(settings) - 1])
+
+    scripted(monkeypatch, finished)
+    monkeypatch.setattr(ray_runner._Driver, "started", started)
+    run, _ = make_run(tmp_path)
+    assert run.run() == {f"j{number}": "done" for number in range(3)}
+    assert [one["gpus"] for one in settings] == [None, 1.0, 1.0]
+
+
 def test_clusters_that_are_lost_again_and_again_end_the_run(tmp_path, monkeypatch):
     scripts = scripted(monkeypatch, lambda _: [])
     run, _ = make_run(tmp_path)

@@ -63,6 +63,18 @@ class PlayedRay:
         self.answers = True
         self.asked: dict[str, Any] = {}  # of every task
         self.cancelled: list[tuple[str, bool]] = []
+        self.probed: list[str] = []  # nodes that were asked whether they see the folder
+        self.blind = ""  # the one that does not
+
+    util = SimpleNamespace(
+        scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+    )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"NodeID": name, "Alive": name != "dead", "Resources": self.resources if name != "poor" else {}}
+            for name in ("one", "two", "poor", "dead")
+        ]
 
     def cluster_resources(self) -> dict[str, float]:
         return self.resources
@@ -73,7 +85,9 @@ class PlayedRay:
                 self.asked = settings
                 return SimpleNamespace(remote=lambda text, _: json.loads(text)["job"])
             if what is ray_task.probe:
-                seen = {"node": "n", "versions": versions(), "sees_folder": True}
+                place = settings["scheduling_strategy"]
+                self.probed.append(place)
+                seen = {"node": place, "versions": versions(), "sees_folder": place != self.blind}
                 return SimpleNamespace(remote=lambda _: lambda: json.dumps(seen))
             actor = SimpleNamespace(take=SimpleNamespace(remote=lambda: self._take))
             return SimpleNamespace(remote=lambda: actor)
@@ -87,6 +101,8 @@ class PlayedRay:
         return taken
 
     def get(self, reference: Any, timeout: float | None = None) -> Any:
+        if isinstance(reference, list):
+            return [one() for one in reference]
         return self.results.pop(reference)() if isinstance(reference, str) else reference()
 
     def wait(self, tasks: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
@@ -180,6 +196,15 @@ def test_gpus_of_a_task(now):
     assert ray.asked == {"num_gpus": 1.0, "num_cpus": 1, "max_retries": 0, "max_calls": 0}
     with pytest.raises(Refused, match="no GPU; --gpus 0"):
         Driver(PlayedRay(), io.StringIO(), {**SETTINGS, "gpus": 0.5})
+
+
+def test_every_node_that_jobs_can_run_on_is_asked_for_the_folder(now):
+    ray = PlayedRay({"CPU": 8.0, "GPU": 2.0})
+    driven(ray)
+    assert ray.probed == ["one", "two"]
+    ray.blind = "two"
+    with pytest.raises(Refused, match="two, a node of the cluster, does not see the folder"):
+        driven(ray)
 
 
 def test_a_caller_that_was_killed_ends_it(now, monkeypatch):

@@ -454,6 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             getattr(import_module(f".commands.{module}", __package__), function)(options)
     except (KeyboardInterrupt, Interrupted) as stop:
         note(f"interrupted: {one_line(stop)}" if isinstance(stop, Interrupted) else "interrupted")
+        if getattr(options, "fresh", False):
+            note("leave out --fresh to go on: with it, everything is thrown away again")
         return exit_code(stop)
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes one line
         return _report(error, options)

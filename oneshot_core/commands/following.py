@@ -116,13 +116,19 @@ def followed(recipe: Recipe, folder: Path, quiet: bool) -> Iterator[dict[str, An
             raise Interrupted("the search was stopped; the same command goes on from there", number) from None
         finally:
             _end(bars, notes)
-    if received and 0 < reached < total:
-        snapshot = folder / WORK / SNAPSHOTS / f"step_{reached:06d}.safetensors"
-        raise Interrupted(
-            f"stopped after step {reached} of {total}; the same command goes on from there. The generator so "
-            f"far: {snapshot}",
-            received[0],
-        )
+    if received and reached:
+        raise Interrupted(_stopped(reached, total, folder), received[0])
+
+
+def _stopped(reached: int, total: int, folder: Path) -> str:
+    """Say where a training was stopped; after its last step pictures and record are still to be written."""
+    if reached == total:
+        return "stopped after the last step; the same command writes what is left"
+    snapshot = folder / WORK / SNAPSHOTS / f"step_{reached:06d}.safetensors"
+    return (
+        f"stopped after step {reached} of {total}; the same command goes on from there. The generator so "
+        f"far: {snapshot}"
+    )
 
 
 def _end(bars: Mapping[str, ProgressBar], notes: Mapping[str, Iterable[str]]) -> None:

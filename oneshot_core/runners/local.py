@@ -99,7 +99,7 @@ def finish(manifest: Manifest, job: BatchJob, key: str, result: Mapping[str, Any
     manifest.record(job.name, done)
     if manifest.is_done(job.name, key):
         return ""
-    reason = f"files of {job.name} are empty or missing; add --fresh to make them anew"  # of an earlier run
+    reason = f"files of {job.name} are empty or missing; remove its folder to make them anew"
     manifest.record(job.name, {**done, "status": FAILED, "error": reason})
     return reason
 

@@ -26,7 +26,7 @@ from oneshot_core.editing.gradient_dictionary import measure_gradient_dictionary
 from oneshot_core.editing.gradient_directions import GradientConfig
 from oneshot_core.editing.statistics import StyleStatistics, style_statistics
 from oneshot_core.editing.style_gradients import drawn_px
-from oneshot_core.editing.text_methods import TextRequest, find_text_direction, secant_amplitudes
+from oneshot_core.editing.text_methods import TextRequest, find_text_direction, select_secants
 from oneshot_core.edits import STYLE, LatentEdit
 from oneshot_core.features import ClipEncoder
 from oneshot_core.latents import z_from_seeds
@@ -138,7 +138,7 @@ def finite_differences(ask: Ask) -> Made:
 def secants(ask: Ask) -> Made:
     """The same dictionary, channels weighted by how much they change at all, as the hybrid does."""
     dictionary = difference_dictionary(ask.encoder, ask.images, ask.out)
-    amplitudes = secant_amplitudes(dictionary, text_change(ask.clip, *ask.texts), Selection())
+    amplitudes = select_secants(dictionary, text_change(ask.clip, *ask.texts), Selection()).amplitudes
     found = direction_of(dictionary, amplitudes)
     return Made((found.at(1.0),), 2 * ask.images * len(dictionary.rows), 0)
 
@@ -153,7 +153,7 @@ def tangents(ask: Ask) -> Made:
     """The dictionary by gradients, channels weighted by how much they change at all."""
     dictionary = tangent_dictionary(ask.encoder)
     change = text_change(ask.clip, *ask.texts)
-    found = direction_of(dictionary, secant_amplitudes(dictionary, change, Selection()))
+    found = direction_of(dictionary, select_secants(dictionary, change, Selection()))
     return Made((found.at(1.0),), 16, 16 * dictionary.rows.shape[1])
 
 

@@ -95,11 +95,17 @@ def _text(parser: argparse.ArgumentParser) -> None:
     option(
         one, "--channels", "so many: 10 to 20 for colours, 100 to 200 for shapes", type=positive, metavar="N"
     )
-    option(one, "--beta", "those of at least this relevance (0.08 to 0.3)", type=number(0), metavar="X")
+    option(
+        one,
+        "--beta",
+        "those of at least this score: with a dictionary 0.08 to 0.3; of gradients the result names one",
+        type=number(0),
+        metavar="X",
+    )
     option(
         one,
         "--auto-beta",
-        "StyleCLIP's threshold that leaves more than N: 20 for faces, 100 for all else",
+        "with a dictionary, StyleCLIP's threshold that leaves more than N: 20 for faces, 100 for all else",
         type=positive,
         metavar="N",
     )

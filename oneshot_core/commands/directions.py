@@ -57,6 +57,10 @@ def _text(options: Namespace) -> None:
     selection = Selection(
         options.channels, options.beta, options.auto_beta, options.layers, options.per_layer
     )
+    if options.auto_beta is not None and not options.dictionary:
+        raise BadInput(
+            "--auto-beta is StyleCLIP's threshold of a dictionary: give --dictionary, or --channels"
+        )
     device = prepare(options)
     bundle = open_generator(options.generator, device)
     clip = _clip(options, bundle, device)
@@ -83,9 +87,11 @@ def _text(options: Namespace) -> None:
             made = find_text_direction(options.by, bundle, clip, request, show)
         for line in made.notes:
             note(line)
-        told = {"samples": made.samples, "agreement": made.agreement, "channels": made.direction.channels}
-        agreed = "" if made.agreement is None else f", halves agree to {made.agreement:.2f}"
-        _write(options, made.direction, out, told, f"{made.samples} samples{agreed}")
+        told = {
+            "samples": made.samples, "agreement": made.agreement, "channels": made.direction.channels,
+            "beta": made.beta,
+        }  # fmt: skip
+        _write(options, made.direction, out, told, made.details())
 
 
 def _sefa(options: Namespace) -> None:

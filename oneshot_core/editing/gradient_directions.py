@@ -107,6 +107,7 @@ class TextDirection:
         backwards: of them taken back, once per sample and direction of CLIP's space.
         agreement: rank correlation of the channels between two halves of the samples; None: not measured.
         notes: sentences for the user.
+        beta: threshold of the method's score that takes the same channels; None: not known.
     """
 
     direction: Direction
@@ -116,12 +117,20 @@ class TextDirection:
     backwards: int
     agreement: float | None = None
     notes: tuple[str, ...] = ()
+    beta: float | None = None
+
+    def details(self) -> str:
+        """Say in one line how it was found."""
+        told = [f"{self.samples} samples"] if self.samples else []
+        if self.agreement is not None:
+            told[-1] += f", whose halves agree to {self.agreement:.2f}"
+        if self.beta is not None:
+            told.append(f"threshold {self.beta:.3g} takes the same channels")
+        return "; ".join(told)
 
     def summary(self) -> str:
         """Say in one line what was found and how."""
-        looked = f"; {self.samples} samples" if self.samples else ""
-        agreed = "" if self.agreement is None else f", whose halves agree to {self.agreement:.2f}"
-        return f"{self.direction.summary()}{looked}{agreed}"
+        return "; ".join(filter(None, [self.direction.summary(), self.details()]))
 
 
 @dataclass(frozen=True)
@@ -182,12 +191,14 @@ def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow 
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)
         found = kept_gradients(view, change, config, progress, kept, poll)
+        score = SCORES[config.score](found.gradients)
+        beta = select(found.gradients, score, config.selection).beta
         taken = chosen_channels(found.gradients, config.score, config.selection)
         texts = {"name": name or text, "text": text, "neutral_text": neutral_text, "method": METHOD}
         direction = style_direction(found.gradients, taken, {**texts, "clip": clip.name})
     return TextDirection(
         direction, METHOD, len(found.gradients.values), found.forwards, found.backwards, found.agreement,
-        (*clip.text_notes(text), *agreement_notes(found, config)),
+        (*clip.text_notes(text), *agreement_notes(found, config)), beta,
     )  # fmt: skip
 
 

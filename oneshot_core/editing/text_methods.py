@@ -18,7 +18,15 @@ from ..kept_folders import KeptFolders
 from .dictionary import Dictionary
 from .dictionary_cache import cached_dictionary
 from .finite_differences import DictionaryConfig, measure_dictionary
-from .global_directions import Selection, direction_of, find_direction, relevance, select, text_change
+from .global_directions import (
+    Selected,
+    Selection,
+    direction_of,
+    find_direction,
+    relevance,
+    select,
+    text_change,
+)
 from .gradient_directions import (
     GradientConfig,
     TextDirection,
@@ -130,18 +138,18 @@ def by_hybrid(
             measured = measure_dictionary(*asked, progress=told)
         else:
             measured = cached_dictionary(request.kept, *asked, progress=told, poll=request.poll)
-        amplitudes = secant_amplitudes(measured, change, config.selection)
-        direction = direction_of(measured, amplitudes, request.texts(clip, HYBRID))
+        selected = select_secants(measured, change, config.selection)
+        direction = direction_of(measured, selected.amplitudes, request.texts(clip, HYBRID))
     drawn = found.forwards + 2 * DIFFERENCE_IMAGES * len(channels)
     return TextDirection(
         direction, HYBRID, len(found.gradients.values), drawn,
         found.backwards, found.agreement,
-        (*clip.text_notes(request.text), *agreement_notes(found, config)),
+        (*clip.text_notes(request.text), *agreement_notes(found, config)), selected.beta,
     )  # fmt: skip
 
 
-def secant_amplitudes(dictionary: Dictionary, change: Tensor, selection: Selection | None = None) -> Tensor:
-    """Amplitudes [K] float64 by what a channel adds to the agreement with a change per sigma, the largest 1.
+def select_secants(dictionary: Dictionary, change: Tensor, selection: Selection | None = None) -> Selected:
+    """Choose channels by what each adds to the agreement with a change per sigma.
 
     Where StyleCLIP ranks channels by direction alone, so that one which hardly changes a picture counts as
     much as one that changes it all, this is relevance times effect.
@@ -157,7 +165,7 @@ def secant_amplitudes(dictionary: Dictionary, change: Tensor, selection: Selecti
     if dictionary.effect is None:
         raise ValueError("this dictionary says nothing of effects; measure one here")
     values = relevance(dictionary, change) * dictionary.effect.double()
-    return select(dictionary, values, selection).amplitudes
+    return select(dictionary, values, selection)
 
 
 def by_dictionary(
@@ -179,7 +187,9 @@ def by_dictionary(
         request.dictionary, clip, request.text, request.neutral_text, request.gradient.selection, request.name
     )
     direction = replace(found.direction, method=FINITE_DIFFERENCES)
-    return TextDirection(direction, FINITE_DIFFERENCES, 0, 0, 0, notes=tuple(clip.text_notes(request.text)))
+    return TextDirection(
+        direction, FINITE_DIFFERENCES, 0, 0, 0, notes=tuple(clip.text_notes(request.text)), beta=found.beta
+    )
 
 
 GRADIENT, HYBRID, FINITE_DIFFERENCES = "gradient", "hybrid", "finite differences"

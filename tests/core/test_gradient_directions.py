@@ -203,7 +203,9 @@ def test_samples_are_doubled_until_halves_agree(bundle, statistics):
     )
     easy = find(bundle, statistics, dataclasses.replace(config, agreement=-1.0))
     assert easy.samples == 4 and easy.notes == ()
-    assert easy.summary().endswith(f"; 4 samples, whose halves agree to {easy.agreement:.2f}")
+    assert f"; 4 samples, whose halves agree to {easy.agreement:.2f}; threshold " in easy.summary()
+    same = dataclasses.replace(config, agreement=-1.0, selection=Selection(beta=easy.beta))
+    assert find(bundle, statistics, same).direction.channels == easy.direction.channels
     # A limit below the first look is kept.
     assert find(bundle, statistics, dataclasses.replace(config, most_samples=3)).samples == 3
     # What was looked at is kept: more samples in two steps are those of one.

@@ -20,7 +20,7 @@ from oneshot_core.editing.text_methods import (
     METHODS,
     TextRequest,
     find_text_direction,
-    secant_amplitudes,
+    select_secants,
 )
 from oneshot_core.kept_folders import KeptFolders
 from oneshot_core.tensors import seeded
@@ -154,7 +154,7 @@ def test_a_dictionary_of_either_kind_is_read(bundle, request_):
     with pytest.raises(ValueError, match="not of the family|do not fit"):
         find_text_direction("finite differences", tiny_bundle(16, seed=5), ReadingClip(), asked)
     with pytest.raises(ValueError, match="says nothing of effects"):
-        secant_amplitudes(dataclasses.replace(tangents, effect=None), torch.ones(12))
+        select_secants(dataclasses.replace(tangents, effect=None), torch.ones(12))
 
 
 def test_an_unknown_method_is_refused(bundle, request_):

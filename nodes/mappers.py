@@ -11,7 +11,7 @@ from . import bridge
 from .api import io
 from .file_kinds import MAPPERS, PREFIX_CHECK
 from .finding import text_inputs
-from .queue_checks import edit_checks, problem
+from .queue_checks import problem, text_checks
 from .sockets import (
     Latent,
     Mapper,
@@ -75,7 +75,7 @@ class OneShotTrainMapper(io.ComfyNode):
     ) -> bool | str:
         """Refuse texts that cannot be read, and a place outside the output folder."""
         values = {"text": text, "neutral_text": neutral_text, "filename_prefix": filename_prefix}
-        checks = edit_checks(bridge.queued("OneShotTrainMapper"))
+        checks = text_checks(bridge.queued("OneShotTrainMapper"))
         return problem(cls, values, *checks, PREFIX_CHECK)
 
     @classmethod

@@ -166,9 +166,14 @@ def compare_checks(here: Queued | None, further: Sequence[str]) -> list[Check]:
     return [(("snapshots",), check)]
 
 
+def text_checks(here: Queued | None) -> list[Check]:
+    """Texts that the demo's CLIP reads, where that is linked."""
+    return [(("text",), check_text), *_demo_texts(here)]
+
+
 def edit_checks(here: Queued | None) -> list[Check]:
-    """Checks of StyleCLIPEdit: texts that the demo's CLIP reads, where that is linked; how many latents."""
-    checks = [(("text",), check_text), *_demo_texts(here)]
+    """Checks of StyleCLIPEdit: the texts, and how many latents, whose pictures are held."""
+    checks = text_checks(here)
     return checks if here is None else [*checks, ((), partial(_check_latents, here, core.EDIT_COPIES))]
 
 

@@ -23,6 +23,13 @@ KINDS = ("w", W_PLUS, STYLE)
 MAX_TEXT = 2000  # characters of each text of a direction
 
 
+def check_told(texts: Mapping[str, object]) -> None:
+    """Refuse what a direction cannot say of itself, by its name; raises ValueError."""
+    for name, text in texts.items():
+        if not isinstance(text, str) or len(text) > MAX_TEXT:
+            raise ValueError(f"the {name} of a direction must be at most {MAX_TEXT} characters")
+
+
 @dataclass(frozen=True)
 class Direction:
     """A direction in W, in W+ or in the styles.
@@ -64,10 +71,7 @@ class Direction:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"a direction is in {', '.join(KINDS)}, got {self.kind!r}")
-        for name in TEXTS:
-            text = getattr(self, name)
-            if not isinstance(text, str) or len(text) > MAX_TEXT:
-                raise ValueError(f"the {name} of a direction must be at most {MAX_TEXT} characters")
+        check_told({name: getattr(self, name) for name in TEXTS})
         if not self.vectors or not any(bool(vector.any()) for vector in self.vectors.values()):
             raise ValueError(f"{self.title} changes nothing; lower its threshold, or choose more channels")
         spread = {*self.vectors, *self.sigma, *self.mean}

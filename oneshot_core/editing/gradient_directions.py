@@ -24,7 +24,7 @@ from ..kept_folders import KeptFolders, KeptWork, kept_work
 from ..ranges import check_number
 from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import seeded
-from .direction import Direction
+from .direction import Direction, check_told
 from .finite_differences import MAX_IMAGES
 from .global_directions import Selection, select, style_direction, text_change
 from .statistics import Progress, StyleStatistics
@@ -187,6 +187,7 @@ def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow 
         WriteError: `kept` cannot be written.
     """
     config = config or GradientConfig()
+    check_told({"text": text, "neutral_text": neutral_text, "name": name})
     view = checked_view(bundle, clip, config, statistics)
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)

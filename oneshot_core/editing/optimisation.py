@@ -28,7 +28,7 @@ from ..networks import Generator
 from ..ranges import MOST_RATE, check_number
 from ..tensors import Images, Latents, check_weights, gradients, is_finite, owned
 from ..training.memory import editing_step_bytes
-from .direction import Direction
+from .direction import Direction, check_told
 from .goal import TextGoal, check_legacy, check_preprocessing
 from .spaces import Variable, check_room, edit_widths
 
@@ -247,6 +247,7 @@ def check_edit(
     """
     if not text.strip():
         raise ValueError('the text is empty; say what the pictures are to show, such as "a smiling face"')
+    check_told({"text": text})
     check_identity(config.identity_weight, identity)
     if config.start == "given":
         if latent is None:

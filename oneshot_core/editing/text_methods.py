@@ -17,6 +17,7 @@ from ..features import ClipEncoder
 from ..kept_folders import KeptFolders
 from .dictionary import Dictionary
 from .dictionary_cache import cached_dictionary
+from .direction import check_told
 from .finite_differences import DictionaryConfig, measure_dictionary
 from .global_directions import (
     Selected,
@@ -65,6 +66,9 @@ class TextRequest:
     name: str = ""
     kept: KeptFolders | None = None
     poll: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_told({"text": self.text, "neutral_text": self.neutral_text, "name": self.name})
 
     def texts(self, clip: ClipEncoder, method: str) -> dict[str, str]:
         """What a direction says of itself."""

@@ -419,6 +419,8 @@ def test_refusals(bundle, statistics, monkeypatch):
         find(bundle, statistics, neutral=TEXT)
     with pytest.raises(ValueError, match="the text is empty"):
         find(bundle, statistics, text=" ")
+    with pytest.raises(ValueError, match="the name of a direction must be at most 2000"):
+        find(bundle, statistics, name="a" * 2001, progress=stopping(0))
     with pytest.raises(ValueError, match="unknown is no word"):
         find(bundle, statistics, text="unknown")
     with pytest.raises(ValueError, match="do not fit"):

@@ -415,6 +415,16 @@ def kept_record(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def peeked_record(folder: Path) -> dict[str, Any]:
+    """`kept_record` for who does not hold the folder: nothing is mended; empty where none is sound."""
+    for path in (folder / RECORD, folder / WORK / RECORD):
+        try:
+            return record_values(path)
+        except (OSError, JsonError):
+            continue
+    return {}
+
+
 def record_values(path: Path) -> dict[str, Any]:
     """Read a run's record.
 

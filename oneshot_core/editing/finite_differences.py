@@ -327,8 +327,7 @@ def measure_dictionary(
         work = _Measurement(
             _Samples(bundle.generator, codes, clip, config), statistics, styles, channels, settings
         )
-        told = [] if progress is None else [lambda now: progress(*now)]
-        run_saved(work, None if state is None else state_file(state), told)
+        run_saved(work, None if state is None else state_file(state), counted(progress))
         rows, rho, effect = work.whole()
         return Dictionary(
             rows, styles, channels, statistics,
@@ -396,6 +395,11 @@ class _Measurement:
         told = found.history
         self.rows = list(zip(found.tensors["rows"], told["rho"], told["effect"], strict=True))
         self._saved = found.step
+
+
+def counted(progress: Progress | None) -> list[Callable[[tuple[int, int]], None]]:
+    """What steps tell that count themselves: how many of how many are done."""
+    return [] if progress is None else [lambda now: progress(*now)]
 
 
 def state_file(path: Path | str) -> StateFile:

@@ -23,7 +23,7 @@ from ..fingerprints import encoder_fingerprint, fingerprint, network_fingerprint
 from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import check_finite, check_shape
 from .dictionary import Dictionary
-from .finite_differences import MAX_IMAGES, state_file
+from .finite_differences import MAX_IMAGES, counted, state_file
 from .statistics import Progress, StyleStatistics
 from .style_gradients import TINY, StyleView, take_gradients, view_of
 from .style_layout import check_styles, convolution_styles
@@ -125,17 +125,13 @@ def measure_gradient_dictionary(
         }
         states = None if state is None else state_file(state)
         work = _Tangents(view, vectors, kept, config, told)
-        mean, effect = run_saved(work, states, _shown(progress))
+        mean, effect = run_saved(work, states, counted(progress))
         return Dictionary(
             (F.normalize(mean, dim=1) @ vectors.double().cpu()).float(),
             view.places[0][kept], view.places[1][kept], statistics,
             rho=mean.norm(dim=1).float(), effect=effect.float(),
             clip=clip.name, clip_fingerprint=seen_by, method=METHOD, settings=told,
         )  # fmt: skip
-
-
-def _shown(progress: Progress | None) -> list[Callable[[tuple[int, int]], None]]:
-    return [] if progress is None else [lambda now: progress(*now)]
 
 
 class _Tangents:

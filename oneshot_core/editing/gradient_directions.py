@@ -26,7 +26,7 @@ from ..saved_states import DamagedState, SavedState, StateFile, run_saved
 from ..tensors import seeded
 from .direction import Direction, check_told
 from .finite_differences import MAX_IMAGES
-from .global_directions import Selection, select, style_direction, text_change
+from .global_directions import Selected, Selection, select, style_direction, text_change
 from .statistics import Progress, StyleStatistics
 from .style_gradients import (
     StyleGradients,
@@ -192,14 +192,13 @@ def text_direction(  # noqa: PLR0913 - what is asked of whom, and how to follow 
     with torch.inference_mode(False):
         change = text_change(clip, text, neutral_text)
         found = kept_gradients(view, change, config, progress, kept, poll)
-        score = SCORES[config.score](found.gradients)
-        beta = select(found.gradients, score, config.selection).beta
-        taken = chosen_channels(found.gradients, config.score, config.selection)
+        selected = _selected(found.gradients, config.score, config.selection)
+        taken = _mean_effects(found.gradients, selected)
         texts = {"name": name or text, "text": text, "neutral_text": neutral_text, "method": METHOD}
         direction = style_direction(found.gradients, taken, {**texts, "clip": clip.name})
     return TextDirection(
         direction, METHOD, len(found.gradients.values), found.forwards, found.backwards, found.agreement,
-        (*clip.text_notes(text), *agreement_notes(found, config)), beta,
+        (*clip.text_notes(text), *agreement_notes(found, config)), selected.beta,
     )  # fmt: skip
 
 
@@ -391,8 +390,15 @@ def chosen_channels(found: StyleGradients, score: str, selection: Selection | No
     Raises:
         ValueError: see `global_directions.select`.
     """
-    taken = select(found, SCORES[score](found), selection).amplitudes != 0
-    amplitudes = torch.where(taken, found.effect, 0.0)
+    return _mean_effects(found, _selected(found, score, selection))
+
+
+def _selected(found: StyleGradients, score: str, selection: Selection | None) -> Selected:
+    return select(found, SCORES[score](found), selection)
+
+
+def _mean_effects(found: StyleGradients, selected: Selected) -> Tensor:
+    amplitudes = torch.where(selected.amplitudes != 0, found.effect, 0.0)
     return amplitudes / amplitudes.abs().max()
 
 

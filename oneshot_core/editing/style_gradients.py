@@ -210,15 +210,6 @@ def take_gradients(
             each(found)
 
 
-def measured_gradients(
-    view: StyleView, directions: Tensor, seeds: Sequence[int], batch_size: int, shift: Tensor | None = None
-) -> Tensor:
-    """Take the gradients [M, N, K] of all samples; see `take_gradients`."""
-    found = list[Tensor]()
-    take_gradients(view, directions, seeds, batch_size, found.append, shift)
-    return torch.cat(found, dim=1)
-
-
 def shifted(styles: Styles, shift: Tensor, view: StyleView) -> Styles:
     """Add [K] in sigmas to styles."""
     widths = [style.shape[1] for style in styles[: view.count]]

@@ -80,10 +80,9 @@ class SharedRun(ServerRun):
                     else:
                         self._pool.wait(IDLE_SECONDS)
         finally:
-            self._pool.set_alive(server, False)
+            self._pool.retire(server)
             if not self._pool.stopped:
                 self._give_back()
-            self._pool.retire(server)
 
     def _wait(self, error: ServerUnreachable) -> None:
         """Wait until the server answers again; meanwhile the others get its jobs."""

@@ -20,7 +20,7 @@ from ..pictures.plots import loss_plot
 from ..pictures.sheets import adaptation_sheet
 from ..pipeline import Finish, PipelineResult, run_recipe
 from ..recipe import Recipe
-from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT, RunError, kept_record, versions
+from ..run_folder import PICTURES, RECORD, REFERENCE, RESULT, RunError, kept_record, peeked_record, versions
 from ..sampling import sample
 from ..store import FolderStore
 from ..training.loop import SNAPSHOTS
@@ -102,7 +102,7 @@ def _as_begun(recipe: Recipe, store: FolderStore) -> Recipe:
     """With the number format that a run which is there began with: it may go on where "auto" is another."""
     if recipe.training.precision != AUTO or store.fresh:
         return recipe
-    begun = kept_record(store.folder).get("recipe", {}).get("training", {}).get("precision")
+    begun = peeked_record(store.folder).get("recipe", {}).get("training", {}).get("precision")
     if begun not in PRECISIONS:
         return recipe
     return replace(recipe, training=replace(recipe.training, precision=begun))

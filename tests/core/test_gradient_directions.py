@@ -33,8 +33,8 @@ from oneshot_core.editing.style_gradients import (
     StyleGradients,
     StyleView,
     drawn_px,
-    measured_gradients,
     rank_correlation,
+    take_gradients,
 )
 from oneshot_core.edits import edited_styles
 from oneshot_core.kept_folders import KeptFolders
@@ -76,6 +76,13 @@ def statistics(bundle) -> StyleStatistics:
 
 def in_double(bundle: GeneratorBundle) -> GeneratorBundle:
     return dataclasses.replace(bundle, generator=private_copy(bundle.generator).double())
+
+
+def measured_gradients(view, directions, seeds, batch_size, shift=None) -> torch.Tensor:
+    """Gradients [M, N, K] of all samples."""
+    found = []
+    take_gradients(view, directions, seeds, batch_size, found.append, shift)
+    return torch.cat(found, dim=1)
 
 
 def change_of_texts() -> torch.Tensor:
